@@ -1,0 +1,1 @@
+"""tensorpress: does tensor decomposition compress your language model usefully?"""
