@@ -1,0 +1,58 @@
+"""The pipeline: fetch, calibrate, decompose, assemble, evaluate, aggregate, report.
+
+Paths carry keys (src/tensorpress/keys.py), so an artifact that exists is right; inputs are
+ancient() because modification times say nothing.
+"""
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from tensorpress import paths
+from tensorpress.errors import TensorpressError
+from tensorpress.plan import Plan
+from tensorpress import params as tensorpress_params
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+try:
+    plan = Plan(tensorpress_params.parse(config, "params.yaml"))
+except TensorpressError as error:
+    raise WorkflowError(str(error)) from None
+
+LIVE = plan.live()
+
+
+wildcard_constraints:
+    model=r"[^/]+-[0-9a-f]{10}",
+    corpus=r"[^/]+-[0-9a-f]{10}",
+    calibration=r"[^/]+-[0-9a-f]{10}",
+    decomposition=r"[^/]+-[0-9a-f]{10}",
+    run=r"[^/]+-[0-9a-f]{10}",
+    evaluation=r"[^/]+-[0-9a-f]{10}",
+    report=r"[^/]+-[0-9a-f]{10}",
+    layer=r"\d{3}",
+
+
+rule all:
+    default_target: True
+    input:
+        ancient(LIVE["reports"]),
+        ancient(LIVE["aggregate"]),
+
+
+include: "rules/fetch.smk"
+include: "rules/calibrate.smk"
+include: "rules/decompose.smk"
+include: "rules/assemble.smk"
+include: "rules/evaluate.smk"
+include: "rules/aggregate.smk"
+include: "rules/report.smk"
+
+
+onsuccess:
+    for page in LIVE["reports"]:
+        print(f"report: {page}")

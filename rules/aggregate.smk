@@ -1,0 +1,29 @@
+"""One table of all metrics, one of all decompositions."""
+
+
+rule stage_aggregate:
+    input:
+        ancient(LIVE["aggregate"]),
+
+
+rule aggregate:
+    input:
+        evaluations=ancient(LIVE["evaluate"]),
+        storage=ancient([paths.storage_rows(run) for run in plan.runs]),
+        decompositions=ancient(
+            [
+                paths.decomposition_rows(p.decomposition.id, p.layer)
+                for p in plan.used_decompositions
+            ]
+        ),
+    output:
+        results=paths.results_table(plan.table_id),
+        decompositions=paths.decompositions_table(plan.table_id),
+    params:
+        recipe_runs=plan.recipe_runs,
+    log:
+        paths.LOGS / f"aggregate/{plan.table_id}.log",
+    conda:
+        "../envs/report.yaml"
+    script:
+        "../workflow_scripts/aggregate.py"

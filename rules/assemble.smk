@@ -1,0 +1,26 @@
+"""Compressed checkpoints that transformers loads."""
+
+
+rule stage_assemble:
+    input:
+        ancient(LIVE["assemble"]),
+
+
+rule assemble:
+    input:
+        model=lambda w: ancient(paths.model(plan.runs[w.run].model.id)),
+        factors=lambda w: ancient([p.factors for p in plan.runs[w.run].placements]),
+    output:
+        checkpoint=directory(paths.run("{run}")),
+        rows=paths.storage_rows("{run}"),
+    params:
+        run=lambda w: plan.runs[w.run],
+    log:
+        paths.LOGS / "assemble/{run}.log",
+    resources:
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 60 * attempt,
+    conda:
+        "../envs/compress.yaml"
+    script:
+        "../workflow_scripts/assemble.py"

@@ -1,0 +1,30 @@
+"""Second moments of the modules' inputs."""
+
+
+CALIBRATIONS = {each.id: each for each in plan.calibrations.values()}
+
+
+rule stage_calibrate:
+    input:
+        ancient(LIVE["calibrate"]),
+
+
+rule calibrate:
+    input:
+        model=lambda w: ancient(paths.model(CALIBRATIONS[w.calibration].model.id)),
+        corpus=lambda w: ancient(paths.corpus(CALIBRATIONS[w.calibration].corpus.id)),
+    output:
+        directory(paths.calibration("{calibration}")),
+    params:
+        calibration=lambda w: CALIBRATIONS[w.calibration],
+    log:
+        paths.LOGS / "calibrate/{calibration}.log",
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 60 * attempt,
+    conda:
+        "../envs/compress.yaml"
+    script:
+        "../workflow_scripts/calibrate.py"

@@ -1,0 +1,44 @@
+"""Models and corpora; embedded models are trained here."""
+
+
+MODELS = {model.id: model for model in plan.models.values()}
+CORPORA = {corpus.id: corpus for corpus in plan.corpora.values()}
+
+
+rule stage_fetch:
+    input:
+        ancient(LIVE["fetch"]),
+
+
+rule fetch_model:
+    output:
+        directory(paths.model("{model}")),
+    params:
+        model=lambda w: MODELS[w.model],
+    log:
+        paths.LOGS / "fetch_model/{model}.log",
+    threads: workflow.cores
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 60 * attempt,
+    conda:
+        "../envs/compress.yaml"
+    script:
+        "../workflow_scripts/fetch_model.py"
+
+
+rule fetch_corpus:
+    output:
+        paths.corpus("{corpus}"),
+    params:
+        corpus=lambda w: CORPORA[w.corpus],
+    log:
+        paths.LOGS / "fetch_corpus/{corpus}.log",
+    resources:
+        mem_mb=lambda w, attempt: 1000 * attempt,
+        runtime=lambda w, attempt: 10 * attempt,
+    conda:
+        "../envs/compress.yaml"
+    script:
+        "../workflow_scripts/fetch_corpus.py"

@@ -1,0 +1,97 @@
+"""One job of the decompose stage: one method, one module group, one layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tensorpress import registry
+from tensorpress.calibration import expand_sites
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.families.base import Family
+from tensorpress.layers import ModuleShape
+from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.rows import DecompositionRow
+
+
+def decompose_layer(
+    model_directory: Path,
+    family: Family,
+    spec: MethodSpec,
+    group: str,
+    layer: int,
+    moments_file: Path | None,
+    device: torch.device,
+) -> tuple[list[Factors], float, dict[str, Tensor]]:
+    """Decompose one group of one layer, reading only that layer's tensors of the group.
+
+    Returns the factor sets (float32), the seconds that the method took, and the weights
+    (float32, canonical name -> ``(out, in)`` or ``(E, out, in)``) for ``measure``.
+    """
+    checkpoint = Checkpoint.open(model_directory)
+    shape = family.layer_shape(checkpoint.config, layer)
+    stored = checkpoint.weights(family, layer, shape, shape.group(group))
+    weights = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
+    moments = None
+    if moments_file is not None:
+        sites = load_file(moments_file, device=str(device))
+        moments = expand_sites(sites, shape.group(group))
+    start = time.perf_counter()
+    factors = registry.load(spec.method).decompose(weights, shape, spec, moments)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return factors, time.perf_counter() - start, weights
+
+
+def measure(
+    factors: Sequence[Factors],
+    weights: dict[str, Tensor],
+    shapes: dict[str, ModuleShape],
+    labels: dict[str, str],
+    layer: int,
+    seconds: float,
+) -> list[DecompositionRow]:
+    """Relative Frobenius errors in float64, per module and per stack, with bits and bounds.
+
+    ``labels`` holds the row's model, method_name, method and group. The first module of a
+    stack carries the stack's stored values, the first row the job's seconds.
+    """
+    rows: list[DecompositionRow] = []
+    for each in factors:
+        errors = {module: _errors(each, module, weights[module]) for module in each.modules}
+        residual = sum(error for error, _ in errors.values())
+        total = sum(norm for _, norm in errors.values())
+        stored_values = sum(value.numel() for value in each.store.state_dict().values())
+        for index, module in enumerate(each.modules):
+            error, norm = errors[module]
+            rows.append(
+                DecompositionRow(
+                    **labels,
+                    layer=layer,
+                    module=module,
+                    stack="+".join(each.modules),
+                    relative_error=(error / norm) ** 0.5 if norm else 0.0,
+                    stack_error=(residual / total) ** 0.5 if total else 0.0,
+                    lower_bound=each.lower_bound,
+                    upper_bound=each.upper_bound,
+                    dense_values=shapes[module].numel,
+                    stored_values=0 if index else stored_values,
+                    seconds=0.0 if rows else seconds,
+                )
+            )
+    return rows
+
+
+def _errors(factors: Factors, module: str, weight: Tensor) -> tuple[float, float]:
+    """Squared norms of (reconstruction - weight) and weight, accumulated in float64."""
+    if weight.ndim == 3:
+        pairs = [(factors.store.dense(e), weight[e]) for e in range(weight.shape[0])]
+    else:
+        pairs = [(factors.store.dense(factors.modules.index(module)), weight)]
+    error = sum(float((dense.double() - w.double()).square().sum()) for dense, w in pairs)
+    return error, sum(float(w.double().square().sum()) for _, w in pairs)

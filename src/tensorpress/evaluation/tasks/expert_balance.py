@@ -1,0 +1,22 @@
+"""Task ``expert_balance``: how evenly the router uses the experts of each layer."""
+
+from __future__ import annotations
+
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.perplexity import token_windows
+from tensorpress.evaluation.routing import effective_experts
+from tensorpress.evaluation.specs import ExpertBalance
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.rows import EvalRow
+
+
+def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
+    """Effective experts (exponential of the assignment entropy) per layer, and the least."""
+    tokenizer = load_tokenizer(job.run_directory)
+    windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
+    counts = effective_experts(load_model(job.run_directory, job.device), windows, job.device)
+    rows = [
+        EvalRow(f"effective_experts_layer_{i}", count, None, windows.numel())
+        for i, count in enumerate(counts)
+    ]
+    return [EvalRow("effective_experts_min", min(counts), None, windows.numel()), *rows]

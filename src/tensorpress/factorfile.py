@@ -1,0 +1,65 @@
+"""Factor files: the factors of one layer and group in safetensors, with their settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tensorpress.atomic import replacing
+from tensorpress.errors import TensorpressError
+from tensorpress.formats.base import Format
+from tensorpress.formats.table import FORMATS
+from tensorpress.methods.base import Factors
+
+
+@dataclass(frozen=True)
+class StoredFactors:
+    """Factors read back: ``modules[i]`` is slice ``i`` of ``store``."""
+
+    modules: tuple[str, ...]
+    store: Format
+
+
+def store_name(modules: Sequence[str]) -> str:
+    """Name of a factor set inside files and models: ``attention_q-attention_o``."""
+    return "-".join(module.replace(".", "_") for module in modules)
+
+
+def save_factors(factors: Sequence[Factors], path: Path) -> None:
+    """Write factor sets; the header's ``stores`` is what ``load_factors`` rebuilds them from."""
+    tensors: dict[str, Tensor] = {}
+    stores = []
+    for each in factors:
+        name = store_name(each.modules)
+        stores.append(
+            {"format": each.store.name, "settings": each.store.settings, "modules": each.modules}
+        )
+        for factor, value in each.store.state_dict().items():
+            tensors[f"{name}.{factor}"] = value.cpu().contiguous()
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"stores": json.dumps(stores)})
+
+
+def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[StoredFactors]:
+    """Factor sets of ``path``; with ``modules``, only those that hold one of these."""
+    loaded = []
+    try:
+        with safe_open(path, framework="pt") as file:
+            for entry in json.loads(file.metadata()["stores"]):
+                if modules is not None and not set(entry["modules"]) & set(modules):
+                    continue
+                store = FORMATS[entry["format"]](**entry["settings"])
+                name = store_name(entry["modules"])
+                values = {f: file.get_tensor(f"{name}.{f}") for f in store.state_dict()}
+                loaded.append(StoredFactors(tuple(entry["modules"]), store.fill(**values)))
+    except SafetensorError as error:
+        raise TensorpressError(
+            f"{path}: damaged factor file ({error}); delete it and run again"
+        ) from error
+    return loaded

@@ -1,0 +1,102 @@
+"""Fetch models and corpora into ``results/fetch``, verified before anything long starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from tensorpress.atomic import replacing
+from tensorpress.checkpoint import INDEX, SINGLE, Checkpoint
+from tensorpress.embedded import corpus as embedded_corpus
+from tensorpress.errors import TensorpressError
+from tensorpress.families.table import family_of
+from tensorpress.params import Corpus, EmbeddedCorpus, EmbeddedModel, HubModel, LocalModel, Model
+from tensorpress.sources import checkpoint_files, corpus_file, hub_file
+
+
+def fetch_model(
+    name: str, spec: Model, target: Path, device: torch.device, threads: int = 1
+) -> None:
+    """Train, copy or download a model into ``target`` and verify its checkpoint."""
+    fetchers = {"embedded": _train, "local": _copy, "hub": _download}
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        fetchers[spec.source](name, spec, temporary, device, threads)
+        _verify(name, temporary)
+
+
+def fetch_corpus(name: str, spec: Corpus, target: Path) -> None:
+    """Write the text of a corpus, documents joined by blank lines."""
+    if isinstance(spec, EmbeddedCorpus):
+        text = "\n\n".join(embedded_corpus.documents(spec.split))
+    else:
+        try:
+            text = corpus_file(name, spec).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise TensorpressError(f"corpora.{name}.path: {spec.path} is not UTF-8") from error
+    if not text.strip():
+        raise TensorpressError(f"corpora.{name}: the text is empty")
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _train(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+    from tensorpress.embedded.training import train
+
+    assert isinstance(spec, EmbeddedModel)
+    model, tokenizer, record = train(spec.name, spec.seed, device, threads)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))
+
+
+def _copy(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+    assert isinstance(spec, LocalModel)
+    # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
+    for path in checkpoint_files(Path(spec.path)):
+        shutil.copyfile(path, target / path.name)
+
+
+def _download(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+    assert isinstance(spec, HubModel)
+    wanted = ["config.json", "tokenizer_config.json"]
+    optional = ["tokenizer.json", "tokenizer.model", "generation_config.json", INDEX]
+    for filename in wanted:
+        shutil.copyfile(hub_file(name, spec, filename), target / filename)
+    for filename in optional:
+        try:
+            shutil.copyfile(hub_file(name, spec, filename), target / filename)
+        except TensorpressError:
+            continue
+    shards = [SINGLE]
+    if (target / INDEX).is_file():
+        index = json.loads((target / INDEX).read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+    for shard in shards:
+        shutil.copyfile(hub_file(name, spec, shard), target / shard)
+
+
+def _verify(name: str, directory: Path) -> None:
+    """Every weight of every layer is there, with the config's shape, and finite."""
+    checkpoint = Checkpoint.open(directory)
+    family = family_of(checkpoint.config, f"models.{name}")
+    stored = checkpoint.shapes()
+    for layer in range(family.layer_count(checkpoint.config)):
+        shapes = family.layer_shape(checkpoint.config, layer).modules
+        for module, shape in shapes.items():
+            source = family.weight_source(layer, module, shape, stored)
+            for tensor in source.names:
+                if tensor not in stored:
+                    raise TensorpressError(f"models.{name}: tensor {tensor} is missing")
+                if source.rows is None and stored[tensor] != (
+                    shape.out_features,
+                    shape.in_features,
+                ) and len(stored[tensor]) == 2:  # fmt: skip
+                    raise TensorpressError(
+                        f"models.{name}: tensor {tensor} has shape {stored[tensor]}, config.json "
+                        f"says ({shape.out_features}, {shape.in_features})"
+                    )
+    checkpoint.verify()

@@ -1,0 +1,86 @@
+"""Canonical names: every weight matrix of a model is (layer, module), modules form groups.
+
+A *module* is ``attention.q`` or ``experts.up``; its weight is one matrix ``(out, in)``, or, for
+experts, a stack of them ``(E, out, in)``. Hugging Face's names appear only in ``families/``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "attention": ("attention.q", "attention.k", "attention.v", "attention.o"),
+    "ffn": ("ffn.gate", "ffn.up", "ffn.down"),
+    "experts": ("experts.gate", "experts.up", "experts.down"),
+}
+MODULES: tuple[str, ...] = tuple(module for group in GROUPS.values() for module in group)
+
+
+@dataclass(frozen=True)
+class ModuleShape:
+    """Shape of one module's weight: ``slices`` matrices of ``(out, in)``; 1 unless experts."""
+
+    out_features: int
+    in_features: int
+    slices: int = 1
+
+    @property
+    def numel(self) -> int:
+        """Number of weights of all slices."""
+        return self.slices * self.out_features * self.in_features
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a method may know of a transformer layer before it sees a weight."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    modules: dict[str, ModuleShape]
+
+    def group(self, group: str) -> dict[str, ModuleShape]:
+        """The modules of ``group`` that this layer has, in canonical order."""
+        return {m: self.modules[m] for m in GROUPS[group] if m in self.modules}
+
+
+def group_of(module: str) -> str:
+    """The group that ``module`` belongs to: ``attention.q`` -> ``attention``."""
+    return module.split(".")[0]
+
+
+def expand_modules(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
+    """Module names of ``all``, group names and single names, in canonical order.
+
+    ``all`` means every module of ``available``; an explicit name that is not available is kept,
+    so that the caller can say that the model lacks it.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        wanted.update(available if name == "all" else GROUPS.get(name, (name,)))
+    return tuple(module for module in MODULES if module in wanted)
+
+
+def middle(layers: int, count: int) -> tuple[int, ...]:
+    """``count`` layers from ``layers // 2`` to the right (the study's dense layer sets)."""
+    start = layers // 2
+    return tuple(range(start, start + count))
+
+
+def middle_out(layers: int, count: int) -> tuple[int, ...]:
+    """``count`` layers from ``layers // 2``: the first quarter to the right, then alternating.
+
+    The study's layer sets for mixture models: right until a quarter of the layers, then left
+    and right in turn, left first.
+    """
+    left = right = layers // 2
+    chosen = [left]
+    while len(chosen) < count:
+        go_right = len(chosen) < layers // 4 or (len(chosen) - layers // 4) % 2 == 1
+        if (go_right and right + 1 < layers) or left == 0:
+            right += 1
+            chosen.append(right)
+        else:
+            left -= 1
+            chosen.append(left)
+    return tuple(sorted(chosen))

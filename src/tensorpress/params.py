@@ -1,0 +1,274 @@
+"""``params.yaml``: what may stand in it, every default, and errors that name the place.
+
+Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked in ``plan``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from tensorpress.embedded.specs import EMBEDDED
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.specs import BaseTask, TaskSpec
+from tensorpress.layers import GROUPS, MODULES
+from tensorpress.methods.base import MethodSpec
+from tensorpress.registry import METHODS, spec_class
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+AnyMethod = Annotated[
+    Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - built from the registry
+    Field(discriminator="method"),
+]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EmbeddedModel(Section):
+    """A small model that the fetch phase trains itself on standard-library prose."""
+
+    source: Literal["embedded"]
+    name: str = Field(description="dense or moe")
+    seed: int = Field(0, ge=0)
+    baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
+
+
+class LocalModel(Section):
+    """A directory with config.json, safetensors and tokenizer files."""
+
+    source: Literal["local"]
+    path: str
+    baseline_tasks: tuple[Name, ...] = ()
+
+
+class HubModel(Section):
+    """A Hugging Face repository at one pinned commit."""
+
+    source: Literal["hub"]
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit hash, 40 hex digits")
+    baseline_tasks: tuple[Name, ...] = ()
+
+
+class EmbeddedCorpus(Section):
+    """Docstrings and help topics of the standard library."""
+
+    source: Literal["embedded"]
+    split: Literal["train", "heldout"]
+
+
+class FileCorpus(Section):
+    """A UTF-8 text file; documents are separated by blank lines."""
+
+    source: Literal["file"]
+    path: str
+
+
+class Storage(Section):
+    """How weights and factors are stored; decides the bits of a value."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+
+
+class Calibration(Section):
+    """Text over which second moments of the modules' inputs are accumulated."""
+
+    corpus: Name
+    tokens: int = Field(65536, ge=1)
+    window: int = Field(256, ge=2)
+    batch: int = Field(16, ge=1)
+
+
+class MiddleLayers(Section):
+    """``middle``: from layer L//2 to the right, so many layers."""
+
+    middle: int = Field(ge=1)
+
+
+class MiddleOutLayers(Section):
+    """``middle_out``: from layer L//2, right for a quarter of the layers, then alternating."""
+
+    middle_out: int = Field(ge=1)
+
+
+ListedLayers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+def _layer_set_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<name>"
+    if isinstance(value, list | tuple):
+        return "<list>"
+    forms = {("middle",): "<middle>", ("middle_out",): "<middle_out>"}
+    return forms.get(tuple(value)) if isinstance(value, dict) else None
+
+
+LayerSet = Annotated[
+    Annotated[Literal["all", "each"], Tag("<name>")]
+    | Annotated[ListedLayers, Tag("<list>")]
+    | Annotated[MiddleLayers, Tag("<middle>")]
+    | Annotated[MiddleOutLayers, Tag("<middle_out>")],
+    Discriminator(
+        _layer_set_form,
+        custom_error_type="layer_set",
+        custom_error_message="allowed: all, each, a list of layers, middle: K, middle_out: K",
+    ),
+]
+
+
+class Step(Section):
+    """One method on some modules of the recipe's layers."""
+
+    modules: tuple[str, ...] = Field(min_length=1)
+    method: Name
+
+
+class Recipe(Section):
+    """Methods applied together; one compressed model per model and layer set."""
+
+    models: tuple[Name, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1)
+    layers: tuple[Name, ...] = Field(min_length=1, description="names of layer_sets")
+    tasks: tuple[Name, ...] = Field(min_length=1)
+
+
+class Report(Section):
+    """One notebook rendered for one model."""
+
+    notebook: Literal["pareto", "layers", "cost"]
+    model: Name
+    task: Name = Field(description="perplexity task on the vertical axis")
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    storage: Storage = Storage()
+    models: dict[
+        Name, Annotated[EmbeddedModel | LocalModel | HubModel, Field(discriminator="source")]
+    ] = Field(min_length=1)
+    corpora: dict[Name, Annotated[EmbeddedCorpus | FileCorpus, Field(discriminator="source")]]
+    calibration: Calibration
+    methods: dict[Name, AnyMethod]
+    layer_sets: dict[Name, LayerSet]
+    recipes: dict[Name, Recipe]
+    tasks: dict[Name, TaskSpec]
+    reports: dict[Name, Report]
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for path, name, section in self._names():
+            known = getattr(self, section)
+            if name not in known:
+                raise TensorpressError(_line(path, name, f"a name of {section}: {_listed(known)}"))
+        for name, model in self.models.items():
+            if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
+                raise TensorpressError(_line(f"models.{name}.name", model.name, _listed(EMBEDDED)))
+        known_modules = ("all", *GROUPS, *MODULES)
+        for name, recipe in self.recipes.items():
+            for index, step in enumerate(recipe.steps):
+                for module in step.modules:
+                    if module not in known_modules:
+                        path = f"recipes.{name}.steps.{index}.modules"
+                        raise TensorpressError(_line(path, module, _listed(known_modules)))
+        return self
+
+    def _names(self) -> list[tuple[str, str, str]]:
+        """Every reference by name: (path, name, section that must hold it)."""
+        found = [("calibration.corpus", self.calibration.corpus, "corpora")]
+        for name, recipe in self.recipes.items():
+            at = f"recipes.{name}"
+            found += [(f"{at}.models", model, "models") for model in recipe.models]
+            found += [(f"{at}.layers", layers, "layer_sets") for layers in recipe.layers]
+            found += [(f"{at}.tasks", task, "tasks") for task in recipe.tasks]
+            for index, step in enumerate(recipe.steps):
+                found.append((f"{at}.steps.{index}.method", step.method, "methods"))
+        for name, task in self.tasks.items():
+            found += [(f"tasks.{name}.{role}", c, "corpora") for role, c in task.corpora.items()]
+        for name, model in self.models.items():
+            found += [(f"models.{name}.baseline_tasks", t, "tasks") for t in model.baseline_tasks]
+        for name, report in self.reports.items():
+            found.append((f"reports.{name}.model", report.model, "models"))
+            found.append((f"reports.{name}.task", report.task, "tasks"))
+        return found
+
+
+Model = EmbeddedModel | LocalModel | HubModel
+Corpus = EmbeddedCorpus | FileCorpus
+Task = BaseTask
+Method = MethodSpec
+
+
+def load(path: Path) -> Params:
+    """Read and check a params file; ``TensorpressError`` is one line with path, value, allowed."""
+    if not path.is_file():
+        raise TensorpressError(f"{path}: no such params file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise TensorpressError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return parse(raw, str(path))
+
+
+def parse(raw: Any, where: str = "params") -> Params:
+    """Check params already read; ``where`` begins every error."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise TensorpressError(f"{where}: {_explain(error, raw)}") from error
+    except TensorpressError as error:
+        raise TensorpressError(f"{where}: {error}") from error
+
+
+def _explain(error: ValidationError, raw: Any) -> str:
+    first, *others = error.errors()
+    path = _path_in_file(first["loc"], raw)
+    if first["type"] == "extra_forbidden":
+        text = f"{path}: unknown key"
+    elif first["type"] == "missing":
+        text = f"{path}: missing"
+    elif first["type"] == "union_tag_invalid":
+        field = first["ctx"]["discriminator"].strip("'")
+        allowed = first["ctx"]["expected_tags"].replace("'", "")
+        text = _line(f"{path}.{field}", first["ctx"]["tag"], allowed)
+    else:
+        text = f"{path}: {first['input']!r} is not allowed: {first['msg']}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _path_in_file(loc: tuple[int | str, ...], raw: Any) -> str:
+    """Pydantic's location without the union tags, which are not in the file."""
+    path: list[str] = []
+    for index, part in enumerate(loc):
+        inside = (isinstance(raw, dict) and part in raw) or (
+            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        )
+        if inside:
+            raw = raw[part]
+        if inside or index == len(loc) - 1:
+            path.append(str(part))
+    return ".".join(path) or "the file"
+
+
+def _line(path: str, value: object, allowed: str) -> str:
+    return f"{path}: {value!r} is not allowed; allowed: {allowed}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,99 @@
+"""Every path of the project, relative to its root (the working directory of Snakemake and DVC)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+NOTEBOOKS = Path("notebooks")
+QUERIES = Path("queries")
+
+RESULTS = Path("results")
+ATTIC = RESULTS / ".attic"
+PLAN = RESULTS / "plan"
+LOGS = RESULTS / "logs"
+METRICS = RESULTS / "metrics.json"
+PLOTS = RESULTS / "plots"
+
+STAGES = (
+    "fetch",
+    "calibrate",
+    "decompose",
+    "assemble",
+    "evaluate",
+    "aggregate",
+    "reports",
+)
+"""Keyed stages in the order of the pipeline; each is a folder of ``results`` and a DVC stage."""
+
+
+def stage(name: str) -> Path:
+    """Folder of a stage's artifacts."""
+    return RESULTS / name
+
+
+def plan_file(name: str) -> Path:
+    """The live keys of a stage, which its DVC stage depends on."""
+    return PLAN / f"{name}.json"
+
+
+def model(identity: str) -> Path:
+    """A fetched model: config, safetensors, tokenizer."""
+    return stage("fetch") / identity
+
+
+def corpus(identity: str) -> Path:
+    """A fetched corpus as UTF-8 text."""
+    return stage("fetch") / f"{identity}.txt"
+
+
+def calibration(identity: str) -> Path:
+    """Second moments of a model's module inputs, one file a layer."""
+    return stage("calibrate") / identity
+
+
+def moments(directory: Path, layer: int) -> Path:
+    """Second moments of one layer, inside a calibration directory."""
+    return directory / f"layer-{layer:03d}.safetensors"
+
+
+def factors(identity: str, layer: int | str) -> Path:
+    """Factors of one layer; ``layer`` may be a Snakemake wildcard."""
+    return stage("decompose") / identity / f"{_layer(layer)}.safetensors"
+
+
+def decomposition_rows(identity: str, layer: int | str) -> Path:
+    """Errors, bounds, bits and time of one layer's decomposition."""
+    return stage("decompose") / identity / f"{_layer(layer)}.parquet"
+
+
+def run(identity: str) -> Path:
+    """A compressed checkpoint that transformers loads."""
+    return stage("assemble") / identity
+
+
+def storage_rows(identity: str) -> Path:
+    """Bits and bytes of a compressed checkpoint."""
+    return stage("assemble") / f"{identity}.parquet"
+
+
+def evaluation_rows(identity: str) -> Path:
+    """Metrics of one task on one run."""
+    return stage("evaluate") / f"{identity}.parquet"
+
+
+def results_table(identity: str) -> Path:
+    """All metrics of all runs."""
+    return stage("aggregate") / identity / "results.parquet"
+
+
+def decompositions_table(identity: str) -> Path:
+    """All errors of all decompositions."""
+    return stage("aggregate") / identity / "decompositions.parquet"
+
+
+def report(identity: str) -> Path:
+    """A rendered report."""
+    return stage("reports") / f"{identity}.html"
+
+
+def _layer(layer: int | str) -> str:
+    return f"layer-{layer:03d}" if isinstance(layer, int) else f"layer-{layer}"

@@ -1,0 +1,123 @@
+"""Row types of every Parquet file; the schemas come from the types, units are in the names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tensorpress.atomic import replacing
+
+
+@dataclass(frozen=True)
+class DecompositionRow:
+    """One module of one layer after one decomposition.
+
+    Errors are relative Frobenius norms; bounds belong to the stack of modules that share
+    factors, and so do ``stack_error`` and ``stored_bits`` (given once, with the first module).
+    """
+
+    model: str
+    method_name: str
+    method: str
+    group: str
+    layer: int
+    module: str
+    stack: str
+    relative_error: float
+    stack_error: float
+    lower_bound: float | None
+    upper_bound: float | None
+    dense_values: int
+    stored_values: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StorageRow:
+    """Bits of one run; each saving is ``100 * (1 - stored / dense)`` over its denominator."""
+
+    dense_bits: int
+    stored_bits: int
+    checkpoint_bytes: int
+    bits_saved_modules_percent: float
+    bits_saved_blocks_percent: float
+    bits_saved_without_embeddings_percent: float
+    bits_saved_with_embeddings_percent: float
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One metric of one task on one run; ``version`` states protocol or harness version."""
+
+    metric: str
+    value: float
+    stderr: float | None = None
+    samples: int | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One metric of one recipe on one model and layer set, with the bits that it costs.
+
+    ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
+    ``baseline``. ``run`` is the folder in ``results/assemble``. Savings are in percent.
+    """
+
+    model: str
+    recipe: str
+    layer_set: str
+    layers: str
+    layer_count: int
+    run: str
+    dense_bits: int
+    stored_bits: int
+    checkpoint_bytes: int
+    bits_saved_modules_percent: float
+    bits_saved_blocks_percent: float
+    bits_saved_without_embeddings_percent: float
+    bits_saved_with_embeddings_percent: float
+    task: str
+    kind: str
+    metric: str
+    value: float
+    stderr: float | None
+    samples: int | None
+    version: str
+
+
+Row = TypeVar("Row")
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+def schema(row_type: type) -> pa.Schema:
+    """Arrow schema of a row type."""
+    hints = get_type_hints(row_type)
+    return pa.schema([_field(f.name, hints[f.name]) for f in dataclasses.fields(row_type)])
+
+
+def write_rows(rows: Iterable[Row], row_type: type[Row], path: Path) -> None:
+    """Write rows as Parquet with the schema of their type."""
+    columns = [dataclasses.asdict(row) for row in rows]  # type: ignore[call-overload]
+    table = pa.Table.from_pylist(columns, schema=schema(row_type))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_rows(paths: Sequence[Path], row_type: type[Row]) -> list[Row]:
+    """Rows of the listed files."""
+    return [row_type(**record) for path in paths for record in pq.read_table(path).to_pylist()]
+
+
+def _field(name: str, hint: Any) -> pa.Field:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    value = next(kind for kind in kinds if kind is not NoneType)
+    return pa.field(name, _ARROW[value], nullable=NoneType in kinds)

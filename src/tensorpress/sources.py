@@ -1,0 +1,119 @@
+"""Where models and corpora come from, as far as planning needs it: configs and fingerprints.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tensorpress.embedded.specs import EMBEDDED
+from tensorpress.errors import TensorpressError
+from tensorpress.keys import file_fingerprint
+from tensorpress.params import (
+    Corpus,
+    EmbeddedCorpus,
+    EmbeddedModel,
+    FileCorpus,
+    HubModel,
+    LocalModel,
+    Model,
+)
+
+_FINGERPRINTS = Path("results/.fingerprints.json")
+
+
+def model_config(name: str, model: Model) -> dict[str, Any]:
+    """The ``config.json`` of a model, without its weights."""
+    if isinstance(model, EmbeddedModel):
+        return dict(EMBEDDED[model.name].config)
+    if isinstance(model, LocalModel):
+        return _read_config(_directory(name, model) / "config.json", f"models.{name}.path")
+    return _read_config(hub_file(name, model, "config.json"), f"models.{name}.repository")
+
+
+def model_source(name: str, model: Model) -> dict[str, Any]:
+    """What identifies the content of a model: its settings, or the hash of its files."""
+    if isinstance(model, LocalModel):
+        files = checkpoint_files(_directory(name, model))
+        return {"source": "local", "content": {f.name: _fingerprint(f) for f in files}}
+    return model.model_dump(exclude={"baseline_tasks"})
+
+
+def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
+    """What identifies the content of a corpus."""
+    if isinstance(corpus, EmbeddedCorpus):
+        return corpus.model_dump()
+    return {"source": "file", "content": _fingerprint(corpus_file(name, corpus))}
+
+
+def corpus_file(name: str, corpus: FileCorpus) -> Path:
+    """The file of a corpus; ``TensorpressError`` if it is missing."""
+    path = Path(corpus.path)
+    if not path.is_file():
+        raise TensorpressError(f"corpora.{name}.path: {corpus.path!r} is not a file")
+    return path
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    """Files of a checkpoint directory that matter: config, safetensors, tokenizer."""
+    patterns = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+    return sorted({path for pattern in patterns for path in directory.glob(pattern)})
+
+
+def hub_file(name: str, model: HubModel, filename: str) -> Path:
+    """One file of a repository at its pinned revision, from the cache or the hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    at = f"models.{name}: {model.repository}@{model.revision[:8]}"
+    try:
+        return Path(hf_hub_download(model.repository, filename, revision=model.revision))
+    except LocalEntryNotFoundError as error:
+        raise TensorpressError(
+            f"{at}: the hub cannot be reached and {filename} is not in the cache; connect once, "
+            f"or download the model and use source: local with its path"
+        ) from error
+    except HfHubHTTPError as error:
+        raise TensorpressError(
+            f"{at}: the hub refuses {filename}; check repository and revision, "
+            f"and run 'hf auth login' for gated models ({' '.join(str(error).split())[:200]})"
+        ) from error
+    except OSError as error:
+        raise TensorpressError(
+            f"{at}: {filename} cannot be fetched ({error}); "
+            f"connect once, or download the model and use source: local with its path"
+        ) from error
+
+
+def _directory(name: str, model: LocalModel) -> Path:
+    directory = Path(model.path)
+    if not directory.is_dir():
+        raise TensorpressError(f"models.{name}.path: {model.path!r} is not a directory")
+    return directory
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise TensorpressError(f"{where}: {path} does not hold a JSON object")
+    return config
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of a file, remembered by size and modification time: planning must stay fast."""
+    stat = path.stat()
+    entry = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    known = json.loads(_FINGERPRINTS.read_text()) if _FINGERPRINTS.is_file() else {}
+    if entry not in known:
+        known[entry] = file_fingerprint(path)
+        _FINGERPRINTS.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _FINGERPRINTS.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(known))
+        os.replace(temporary, _FINGERPRINTS)
+    return known[entry]

@@ -1,0 +1,31 @@
+"""Rule aggregate: the results tables out of the listed artifacts."""
+
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.job import job
+
+with job(snakemake):
+    from tensorpress.aggregation import RunResult, TaskResult, result_rows
+    from tensorpress.rows import DecompositionRow, ResultRow, read_rows, write_rows
+
+    runs = [
+        RunResult(
+            model=each.run.model.name,
+            recipe=each.recipe,
+            layer_set=each.layer_set,
+            layers=each.layers,
+            run=each.run.id,
+            storage=paths.storage_rows(each.run.id),
+            tasks=tuple(
+                TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))
+                for e in each.evaluations
+            ),
+        )
+        for each in snakemake.params.recipe_runs
+    ]
+    write_rows(result_rows(runs), ResultRow, Path(snakemake.output.results))
+    decompositions = read_rows(
+        [Path(p) for p in snakemake.input.decompositions], DecompositionRow
+    )
+    write_rows(decompositions, DecompositionRow, Path(snakemake.output.decompositions))

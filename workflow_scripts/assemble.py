@@ -1,0 +1,18 @@
+"""Rule assemble: a compressed checkpoint out of a model and its factors."""
+
+from pathlib import Path
+
+from tensorpress.job import job
+
+with job(snakemake):
+    from tensorpress.assembly import LayerFactors, assemble
+    from tensorpress.atomic import replacing
+    from tensorpress.rows import StorageRow, write_rows
+
+    run = snakemake.params.run
+    placements = [LayerFactors(p.layer, p.modules, p.factors) for p in run.placements]
+    with replacing(Path(snakemake.output.checkpoint)) as target:
+        storage = assemble(
+            Path(snakemake.input.model), run.model.family, placements, run.dtype, target
+        )
+    write_rows([storage], StorageRow, Path(snakemake.output.rows))

@@ -1,0 +1,21 @@
+"""Rule calibrate: second moments of every module's inputs, one file a layer."""
+
+from pathlib import Path
+
+from tensorpress.job import job
+
+with job(snakemake) as device:
+    from tensorpress.calibration import calibrate, save_moments
+    from tensorpress.evaluation.perplexity import token_windows
+    from tensorpress.loading import load_model, load_tokenizer
+
+    calibration = snakemake.params.calibration
+    settings, model = calibration.settings, calibration.model
+    text = Path(snakemake.input.corpus).read_text(encoding="utf-8")
+    tokenizer = load_tokenizer(Path(snakemake.input.model))
+    count = -(-settings.tokens // settings.window)
+    windows = token_windows(tokenizer, text, settings.window, count)
+    shapes = [model.family.layer_shape(model.config, i) for i in range(model.layer_count)]
+    network = load_model(Path(snakemake.input.model), device)
+    layers = calibrate(network, model.family, shapes, windows, settings.batch, device)
+    save_moments(layers, windows.numel(), Path(snakemake.output[0]))

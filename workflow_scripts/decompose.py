@@ -1,0 +1,34 @@
+"""Rule decompose: factors of one module group of one layer."""
+
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.job import job
+
+with job(snakemake) as device:
+    from tensorpress.decomposition import decompose_layer, measure
+    from tensorpress.factorfile import save_factors
+    from tensorpress.rows import DecompositionRow, write_rows
+
+    made = snakemake.params.decomposition
+    layer = int(snakemake.wildcards.layer)
+    moments = snakemake.input.get("moments")
+    factors, seconds, weights = decompose_layer(
+        Path(snakemake.input.model),
+        made.model.family,
+        made.spec,
+        made.group,
+        layer,
+        paths.moments(Path(moments), layer) if moments else None,
+        device,
+    )
+    labels = {
+        "model": made.model.name,
+        "method_name": made.method_name,
+        "method": made.spec.method,
+        "group": made.group,
+    }
+    shapes = made.model.family.layer_shape(made.model.config, layer).modules
+    rows = measure(factors, weights, shapes, labels, layer, seconds)
+    save_factors(factors, Path(snakemake.output.factors))
+    write_rows(rows, DecompositionRow, Path(snakemake.output.rows))

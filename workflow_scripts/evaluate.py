@@ -1,0 +1,21 @@
+"""Rule evaluate: metrics of one task on one compressed checkpoint."""
+
+from importlib import import_module
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.job import job
+
+with job(snakemake) as device:
+    from tensorpress.evaluation.job import EvaluationJob
+    from tensorpress.rows import EvalRow, write_rows
+
+    made = snakemake.params.evaluation
+    task = EvaluationJob(
+        run_directory=Path(snakemake.input.run),
+        dense_directory=paths.run(made.dense.id) if made.dense else None,
+        corpora={role: paths.corpus(corpus.id) for role, corpus in made.corpora.items()},
+        device=device,
+    )
+    rows = import_module(made.spec.entry).evaluate(task, made.spec)
+    write_rows(rows, EvalRow, Path(snakemake.output[0]))

@@ -1,0 +1,19 @@
+"""Rule report: one notebook, executed over the results tables, as HTML."""
+
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.job import job
+
+with job(snakemake):
+    from tensorpress.reporting import render
+
+    spec = snakemake.params.report.spec
+    parameters = {
+        "model": spec.model,
+        "task": spec.task,
+        "results": str(Path(snakemake.input.results).resolve()),
+        "decompositions": str(Path(snakemake.input.decompositions).resolve()),
+        "queries": str(paths.QUERIES.resolve()),
+    }
+    render(Path(snakemake.input.notebook), parameters, Path(snakemake.output[0]))
