@@ -5,9 +5,10 @@ from pathlib import Path
 from tensorpress.job import job
 
 with job(snakemake) as device:
-    from tensorpress.calibration import calibrate, save_moments
+    from tensorpress.calibration import calibrate
     from tensorpress.evaluation.perplexity import token_windows
     from tensorpress.loading import load_model, load_tokenizer
+    from tensorpress.moments import save_moments
 
     calibration = snakemake.params.calibration
     settings, model = calibration.settings, calibration.model

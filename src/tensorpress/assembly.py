@@ -20,9 +20,8 @@ from tensorpress import formats
 from tensorpress.checkpoint import INDEX, SINGLE, Checkpoint
 from tensorpress.factorfile import StoredFactors, load_factors, store_name
 from tensorpress.families.base import Family
-from tensorpress.formats.base import Format
+from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.formats.model import STORES
 from tensorpress.layers import group_of
 from tensorpress.rows import StorageRow
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved

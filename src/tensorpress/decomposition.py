@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tensorpress import registry
-from tensorpress.calibration import expand_sites
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.base import Family
 from tensorpress.layers import ModuleShape
 from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.moments import expand_sites
 from tensorpress.rows import DecompositionRow
 
 

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[torch.device]:
+def job(snakemake: Any) -> Iterator[torch.device | None]:
     """Run a script's body on its own device with its share of the cores.
+
+    Rules that ask for a GPU get a device (the CPU where there is none); the others get ``None``
+    and are spared the import of torch.
 
     A ``TensorpressError`` ends the script with that one line; any other failure with one line
     that names the log, which holds the traceback.
@@ -33,7 +36,7 @@ def job(snakemake: Any) -> Iterator[torch.device]:
         with gpu_slot() if wants_gpu else _no_gpu() as slot:
             if slot is not None:
                 os.environ[VISIBLE] = slot
-            yield _device(slot, int(snakemake.threads))
+            yield _device(slot, int(snakemake.threads)) if wants_gpu else None
         log.write_text("finished\n")
     except BaseException as error:
         log.write_text(traceback.format_exc())

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+STORES = "tensorpress"
+"""Submodule of a layer that owns the layer's factors, and key of the plan in config.json."""
+
 
 class Format(nn.Module):
     """Factors of ``slices`` matrices of shape ``(out_features, in_features)``.

@@ -11,11 +11,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .base import STORES
 from .modules import FactoredExperts, FactoredLinear
 from .table import FORMATS
-
-STORES = "tensorpress"
-"""Submodule of a layer that owns the layer's factors, and key of the plan in config.json."""
 
 
 class FactoredMixin:

@@ -1,0 +1,23 @@
+"""Dense matrices, as a format like any other: the control."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .base import Format
+
+
+class DenseSlices(Format):
+    """``weight (S, out, in)``."""
+
+    name = "dense"
+
+    def __init__(self, *, slices: int, out_features: int, in_features: int) -> None:
+        super().__init__(slices=slices, out_features=out_features, in_features=in_features)
+        self.factor("weight", (slices, out_features, in_features))
+
+    def project(self, x: Tensor, index: int) -> Tensor:
+        return nn.functional.linear(x, self.weight[index])
+
+    def dense(self, index: int) -> Tensor:
+        return self.weight[index]

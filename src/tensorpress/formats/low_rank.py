@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .base import Format
+
+
+class LowRank(Format):
+    name = "low_rank"
+
+    def __init__(self, *, slices: int, out_features: int, in_features: int, rank: int) -> None:
+        super().__init__(slices=slices, out_features=out_features, in_features=in_features, rank=rank)
+        self.factor("left", (slices, out_features, rank))
+        self.factor("right", (slices, rank, in_features))
+
+    def project(self, x: Tensor, index: int) -> Tensor:
+        return nn.functional.linear(nn.functional.linear(x, self.right[index]), self.left[index])
+
+    def dense(self, index: int) -> Tensor:
+        return self.left[index] @ self.right[index]

@@ -1,0 +1,21 @@
+"""Nothing stored, zero out: what remains of a dropped module."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import Format
+
+
+class Zero(Format):
+    name = "zero"
+
+    def __init__(self, *, slices: int, out_features: int, in_features: int) -> None:
+        super().__init__(slices=slices, out_features=out_features, in_features=in_features)
+
+    def project(self, x: Tensor, index: int) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.out_features)
+
+    def dense(self, index: int) -> Tensor:
+        import torch
+        return torch.zeros(self.out_features, self.in_features)

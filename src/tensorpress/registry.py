@@ -1,0 +1,24 @@
+"""Method name -> module: the one place where a new method is listed. Torch-free."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from tensorpress.methods.base import MethodSpec
+
+METHODS: dict[str, str] = {
+    "dense": "tensorpress.methods.dense",
+    "drop": "tensorpress.methods.drop",
+    "svd": "tensorpress.methods.svd",
+}
+
+
+def load(method: str) -> ModuleType:
+    """The method's module, with ``Spec`` and ``decompose``."""
+    return import_module(METHODS[method])
+
+
+def spec_class(method: str) -> type[MethodSpec]:
+    """The settings class of a method."""
+    return load(method).Spec

@@ -1,0 +1,76 @@
+"""GPU slots with pretended ids: concurrent jobs never share one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tensorpress.slots import gpu_slot, visible_ids
+
+JOB = """
+import sys, time
+from pathlib import Path
+from tensorpress.slots import gpu_slot
+folder = Path(sys.argv[1])
+with gpu_slot(folder, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0.01) as device:
+    begin = time.monotonic()
+    time.sleep(0.3)
+    end = time.monotonic()
+print(device, begin, end)
+"""
+
+
+def test_eight_jobs_over_four_ids_never_share_one(tmp_path: Path) -> None:
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOB, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    held = [job.communicate()[0].split() for job in jobs]
+    assert {device for device, _, _ in held} == {"0", "1", "2", "3"}
+    for device in "0123":
+        spans = sorted((float(b), float(e)) for d, b, e in held if d == device)
+        assert all(
+            end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)
+        ), spans
+
+
+def test_killed_holder_frees_its_device(tmp_path: Path) -> None:
+    hold = JOB.replace("time.sleep(0.3)", "print('held', flush=True); time.sleep(60)").replace(
+        '"0,1,2,3"', '"5"'
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.wait()
+    with gpu_slot(tmp_path, {"CUDA_VISIBLE_DEVICES": "5"}, 0.01) as device:
+        assert device == "5"
+
+
+def test_no_gpu_yields_none(tmp_path: Path) -> None:
+    for listed in ("", "-1"):
+        with gpu_slot(tmp_path, {"CUDA_VISIBLE_DEVICES": listed}) as device:
+            assert device is None
+
+
+def test_scheduler_list_is_respected(tmp_path: Path) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_JOB_ID": "7"}
+    with gpu_slot(tmp_path, environment) as device:
+        assert device == "2,3"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_may_be_names() -> None:
+    assert visible_ids({"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}) == ["GPU-a", "GPU-b"]
+
+
+@pytest.mark.parametrize("listed", ["0", "0,1"])
+def test_ids_are_read(listed: str) -> None:
+    assert visible_ids({"CUDA_VISIBLE_DEVICES": listed}) == listed.split(",")

@@ -1,0 +1,216 @@
+"""A copy of the project with a tiny model and params, driven as a user would: by commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+BIN = Path(sys.executable).parent
+
+
+def tiny_text() -> str:
+    """About 60 kB of prose that every Python carries."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))[:60_000]
+
+
+def tiny_tokenizer(vocabulary: int = 300) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on ``tiny_text``."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=alphabet, special_tokens=["<end>"]
+    )
+    tokenizer.train_from_iterator([tiny_text()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+def tiny_llama(layers: int = 3) -> LlamaForCausalLM:
+    """Random Llama with grouped-query attention: 4 heads, 2 of keys and values."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tiny_moe(layers: int = 2) -> Qwen3MoeForCausalLM:
+    """Random Qwen3-MoE: 4 experts, 2 per token."""
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=128,
+    )
+    return Qwen3MoeForCausalLM(config)
+
+
+def save_tiny(model: LlamaForCausalLM | Qwen3MoeForCausalLM, folder: Path) -> Path:
+    """Save a tiny model with its tokenizer as a local model directory."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_params() -> dict:
+    """A study of one local model that takes seconds: two methods, two recipes, one task."""
+    return {
+        "storage": {"dtype": "float32"},
+        "models": {"tiny": {"source": "local", "path": "inputs/tiny"}},
+        "corpora": {"text": {"source": "file", "path": "inputs/text.txt"}},
+        "calibration": {"corpus": "text", "tokens": 256, "window": 64, "batch": 2},
+        "methods": {
+            "svd": {"method": "svd", "rank": 8, "whiten": "input"},
+            "drop": {"method": "drop"},
+        },
+        "layer_sets": {"one": {"middle": 1}},
+        "recipes": {
+            "svd": {
+                "models": ["tiny"],
+                "steps": [{"modules": ["ffn"], "method": "svd"}],
+                "layers": ["one"],
+                "tasks": ["heldout"],
+            },
+            "drop": {
+                "models": ["tiny"],
+                "steps": [{"modules": ["ffn"], "method": "drop"}],
+                "layers": ["one"],
+                "tasks": ["heldout"],
+            },
+        },
+        "tasks": {
+            "heldout": {"kind": "perplexity", "corpus": "text", "window": 64, "max_windows": 4}
+        },
+        "reports": {"pareto": {"notebook": "pareto", "model": "tiny", "task": "heldout"}},
+    }
+
+
+class Workspace:
+    """A project folder under git (and, if wanted, DVC) that commands run in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, params: dict | None = None) -> Workspace:
+        """Copy the project's files, write tiny inputs and params, and commit."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in listed:
+            if not name.startswith(("tests/", ".ci/")) and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        workspace = cls(folder)
+        (folder / "inputs").mkdir()
+        save_tiny(tiny_llama(), folder / "inputs/tiny")
+        (folder / "inputs/text.txt").write_text(tiny_text(), encoding="utf-8")
+        workspace.write_params(params or tiny_params())
+        workspace.git("init", "-q", "-b", "main")
+        workspace.commit("X")
+        return workspace
+
+    def write_params(self, params: dict) -> None:
+        text = yaml.safe_dump(params, sort_keys=False)
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text in a file; the text must be there."""
+        path = self.folder / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text, (name, old)
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment in the folder, with the folder's own package."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command} failed:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+        return done
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder / "src"),
+            "DVC_NO_ANALYTICS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t",
+            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
+        }  # fmt: skip
+
+    def git(self, *arguments: str) -> None:
+        self.run("git", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *arguments, check=check)
+
+    def ran(self) -> Counter[str]:
+        """Jobs that ran since the last call, by rule, read from the logs that each leaves."""
+        logs = list((self.folder / "results/logs").rglob("*.log"))
+        counts = Counter(log.relative_to(self.folder / "results/logs").parts[0] for log in logs)
+        for log in logs:
+            log.unlink()
+        return counts
+
+    def planned(self) -> Counter[str]:
+        """Jobs that ``snakemake -n`` would run, by rule, without the target rules."""
+        done = self.snakemake("-n", "--quiet", "rules")
+        counts: Counter[str] = Counter()
+        for line in (done.stdout + done.stderr).splitlines():
+            words = line.split()
+            if len(words) == 2 and words[1].isdigit() and words[0] not in ("total", "all"):
+                counts[words[0]] = int(words[1])
+        return counts
+
+    def nothing_to_do(self) -> bool:
+        done = self.snakemake("-n")
+        return "Nothing to be done" in done.stdout + done.stderr
+
+    def dvc_clean(self) -> bool:
+        done = self.run("dvc", "status", "--json")
+        return json.loads(done.stdout) == {}
