@@ -25,7 +25,5 @@ with job(snakemake):
         for each in snakemake.params.recipe_runs
     ]
     write_rows(result_rows(runs), ResultRow, Path(snakemake.output.results))
-    decompositions = read_rows(
-        [Path(p) for p in snakemake.input.decompositions], DecompositionRow
-    )
+    decompositions = read_rows([Path(p) for p in snakemake.input.decompositions], DecompositionRow)
     write_rows(decompositions, DecompositionRow, Path(snakemake.output.decompositions))

@@ -15,6 +15,7 @@ from tensorpress.formats.modules import FactoredExperts
 from tensorpress.layers import LayerShape
 from tensorpress.moments import SITES, Moments
 
+
 class _RecordingSlices(DenseSlices):
     """Dense expert matrices that add what they are applied to, to the moment of their site."""
 

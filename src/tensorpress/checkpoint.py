@@ -95,7 +95,9 @@ class Checkpoint:
         for name in sorted(self.files):
             tensor = self.read([name])[name]
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise TensorpressError(f"{self.directory}: tensor {name} has NaN or infinite values")
+                raise TensorpressError(
+                    f"{self.directory}: tensor {name} has NaN or infinite values"
+                )
 
 
 def _names(path: Path) -> list[str]:

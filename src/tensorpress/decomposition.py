@@ -93,5 +93,5 @@ def _errors(factors: Factors, module: str, weight: Tensor) -> tuple[float, float
         pairs = [(factors.store.dense(e), weight[e]) for e in range(weight.shape[0])]
     else:
         pairs = [(factors.store.dense(factors.modules.index(module)), weight)]
-    error = sum(float((dense.double() - w.double()).square().sum()) for dense, w in pairs)
+    error = sum(float((dense.to(w).double() - w.double()).square().sum()) for dense, w in pairs)
     return error, sum(float(w.double().square().sum()) for _, w in pairs)

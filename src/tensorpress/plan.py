@@ -197,7 +197,9 @@ class Plan:
     @cached_property
     def used_decompositions(self) -> list[Placement]:
         """One placement per (decomposition, layer) that some run needs."""
-        wanted = {(p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements}
+        wanted = {
+            (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
+        }
         return list(wanted.values())
 
     @cached_property
@@ -236,9 +238,7 @@ class Plan:
                 for p in self.used_decompositions
                 for path in (p.factors, paths.decomposition_rows(p.decomposition.id, p.layer))
             ],
-            "assemble": [
-                path for i in self.runs for path in (paths.run(i), paths.storage_rows(i))
-            ],
+            "assemble": [path for i in self.runs for path in (paths.run(i), paths.storage_rows(i))],
             "evaluate": [paths.evaluation_rows(i) for i in self.evaluations],
             "aggregate": [
                 paths.results_table(self.table_id),
@@ -279,7 +279,9 @@ class Plan:
         )
         return CalibrationArtifact(model, corpus, settings, content)
 
-    def _decomposition(self, model: ModelArtifact, method: str, group: str) -> DecompositionArtifact:
+    def _decomposition(
+        self, model: ModelArtifact, method: str, group: str
+    ) -> DecompositionArtifact:
         spec = self.params.methods[method]
         calibration = self.calibrations[model.name] if spec.needs_moments else None
         content = key(
@@ -460,5 +462,7 @@ def _label(placements: tuple[Placement, ...]) -> str:
     methods = "+".join(dict.fromkeys(p.decomposition.method_name for p in placements))
     layers = sorted({p.layer for p in placements})
     together = layers == list(range(layers[0], layers[-1] + 1))
-    span = f"{layers[0]}-{layers[-1]}" if together and len(layers) > 1 else "_".join(map(str, layers))
+    span = (
+        f"{layers[0]}-{layers[-1]}" if together and len(layers) > 1 else "_".join(map(str, layers))
+    )
     return f"{methods[:40]}-L{span[:20]}"

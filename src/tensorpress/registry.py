@@ -11,6 +11,10 @@ METHODS: dict[str, str] = {
     "dense": "tensorpress.methods.dense",
     "drop": "tensorpress.methods.drop",
     "svd": "tensorpress.methods.svd",
+    "tt": "tensorpress.methods.tt",
+    "tucker_qkvo": "tensorpress.methods.tucker_qkvo",
+    "tucker_ffn": "tensorpress.methods.tucker_ffn",
+    "td_moe": "tensorpress.methods.td_moe",
 }
 
 
@@ -21,4 +25,5 @@ def load(method: str) -> ModuleType:
 
 def spec_class(method: str) -> type[MethodSpec]:
     """The settings class of a method."""
-    return load(method).Spec
+    spec: type[MethodSpec] = load(method).Spec
+    return spec

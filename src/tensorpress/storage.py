@@ -45,9 +45,7 @@ def bits(tensors: Iterable[StoredTensor], value_bits: int) -> int:
     return value_bits * sum(tensor.numel for tensor in tensors)
 
 
-def bits_saved(
-    dense: list[StoredTensor], stored: list[StoredTensor], value_bits: int
-) -> BitsSaved:
+def bits_saved(dense: list[StoredTensor], stored: list[StoredTensor], value_bits: int) -> BitsSaved:
     """Compare a model before and after: methods.md section 4, ``100 * (1 - stored / dense)``.
 
     Denominators: replaced modules; all of the layers that hold one; the model without its

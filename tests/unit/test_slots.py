@@ -34,9 +34,9 @@ def test_eight_jobs_over_four_ids_never_share_one(tmp_path: Path) -> None:
     assert {device for device, _, _ in held} == {"0", "1", "2", "3"}
     for device in "0123":
         spans = sorted((float(b), float(e)) for d, b, e in held if d == device)
-        assert all(
-            end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)
-        ), spans
+        assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)), (
+            spans
+        )
 
 
 def test_killed_holder_frees_its_device(tmp_path: Path) -> None:

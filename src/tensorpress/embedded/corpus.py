@@ -28,8 +28,23 @@ MAX_MISSING_SHARE = 0.02
 TOPICS = "pydoc_data/topics.py"
 # tests, packages that Linux distributions ship apart, and files made on the user's machine
 LEFT_OUT = frozenset(
-    "__pycache__ dist-packages distutils encodings ensurepip idlelib lib-dynload lib2to3 msilib "
-    "site-packages test tests tkinter turtle.py turtledemo".split()
+    [
+        "__pycache__",
+        "dist-packages",
+        "distutils",
+        "encodings",
+        "ensurepip",
+        "idlelib",
+        "lib-dynload",
+        "lib2to3",
+        "msilib",
+        "site-packages",
+        "test",
+        "tests",
+        "tkinter",
+        "turtle.py",
+        "turtledemo",
+    ]
 )
 LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -126,7 +141,9 @@ def read_record(path: Path = HASHES) -> dict[str, Record]:
         elif word != "#":
             document += [word, *rest]
     return {
-        split: Record({name: tuple(digests) for name, digests in hashes[split].items()}, sums[split])
+        split: Record(
+            {name: tuple(digests) for name, digests in hashes[split].items()}, sums[split]
+        )
         for split in get_args(Split)
     }
 

@@ -1,9 +1,12 @@
 """seed"""
+
 from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+
 from tensorpress.errors import TensorpressError
 
 
@@ -15,10 +18,12 @@ class PerplexityResult:
     perplexity_stderr: float
 
     @property
-    def perplexity(self): return math.exp(self.nll / self.tokens)
+    def perplexity(self):
+        return math.exp(self.nll / self.tokens)
 
     @property
-    def bits_per_byte(self): return self.nll / math.log(2) / self.bytes
+    def bits_per_byte(self):
+        return self.nll / math.log(2) / self.bytes
 
 
 def token_windows(tokenizer, text, window, max_windows=None):
@@ -35,6 +40,10 @@ def perplexity(model, tokenizer, windows, batch_size, device):
     nll = 0.0
     for b in windows.split(batch_size):
         logits = model(input_ids=b.to(device)).logits.float()
-        nll += float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), b[:, 1:].flatten().to(device), reduction="sum"))
+        nll += float(
+            torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), b[:, 1:].flatten().to(device), reduction="sum"
+            )
+        )
     nb = sum(len(tokenizer.decode(w[1:]).encode()) for w in windows)
     return PerplexityResult(nll, windows[:, 1:].numel(), nb, 0.0)

@@ -45,6 +45,10 @@ class Format(nn.Module):
         """Matrix ``index`` rebuilt, shape ``(out, in)``."""
         raise TypeError(f"{type(self).__name__} does not define dense")
 
+    def matrix_shape(self, index: int) -> tuple[int, int]:
+        """``(out, in)`` of matrix ``index``."""
+        return self.out_features, self.in_features
+
     def factor(self, name: str, shape: tuple[int, ...]) -> None:
         """Register an uninitialised factor; ``fill`` or a checkpoint gives it values."""
         self.register_parameter(name, nn.Parameter(torch.empty(shape), requires_grad=False))

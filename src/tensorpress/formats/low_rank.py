@@ -1,3 +1,5 @@
+"""Two thin matrices per slice: ``W = left @ right``."""
+
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -6,10 +8,14 @@ from .base import Format
 
 
 class LowRank(Format):
+    """``left (S, out, rank)``, ``right (S, rank, in)``."""
+
     name = "low_rank"
 
     def __init__(self, *, slices: int, out_features: int, in_features: int, rank: int) -> None:
-        super().__init__(slices=slices, out_features=out_features, in_features=in_features, rank=rank)
+        super().__init__(
+            slices=slices, out_features=out_features, in_features=in_features, rank=rank
+        )
         self.factor("left", (slices, out_features, rank))
         self.factor("right", (slices, rank, in_features))
 

@@ -57,7 +57,9 @@ def factored_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """
     config: type[PreTrainedConfig] = base.config_class  # type: ignore[assignment]
     own_config = type(
-        f"Tensorpress{config.__name__}", (config,), {"model_type": f"tensorpress_{config.model_type}"}
+        f"Tensorpress{config.__name__}",
+        (config,),
+        {"model_type": f"tensorpress_{config.model_type}"},
     )
     members = {"config_class": own_config, "__module__": __name__}
     return type(f"Tensorpress{base.__name__}", (FactoredMixin, base), members)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .base import Format
 
 
 class Zero(Format):
+    """No factors; every matrix is zero."""
+
     name = "zero"
 
     def __init__(self, *, slices: int, out_features: int, in_features: int) -> None:
@@ -17,5 +20,4 @@ class Zero(Format):
         return x.new_zeros(*x.shape[:-1], self.out_features)
 
     def dense(self, index: int) -> Tensor:
-        import torch
         return torch.zeros(self.out_features, self.in_features)

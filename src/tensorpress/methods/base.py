@@ -6,6 +6,7 @@ imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,6 +16,8 @@ from tensorpress.errors import TensorpressError
 from tensorpress.layers import GROUPS, LayerShape
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tensorpress.formats.base import Format
 
 Whitening = Literal["none", "input"]
@@ -40,6 +43,15 @@ class MethodSpec(BaseModel):
 
     def check(self, layer: LayerShape, group: str) -> None:
         """Raise ``TensorpressError`` where these settings do not fit the shapes of ``group``."""
+        self.check_group(group)
+
+    def check_group(self, group: str) -> None:
+        """Raise ``TensorpressError`` if the method is not made for ``group``."""
+        if group not in self.groups:
+            raise TensorpressError(
+                f"method: {self.method!r} does not decompose {group}; "
+                f"allowed: {', '.join(self.groups)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,4 +71,15 @@ class Factors:
 def require_rank(field: str, rank: int, limit: int, where: str) -> None:
     """Raise ``TensorpressError`` if ``rank`` is above ``limit`` (``where`` names the module)."""
     if rank > limit:
-        raise TensorpressError(f"{field}: {rank} is above the limit at {where}; allowed: 1 to {limit}")
+        raise TensorpressError(
+            f"{field}: {rank} is above the limit at {where}; allowed: 1 to {limit}"
+        )
+
+
+def slices_of(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, int]]]:
+    """Each module's weight as a stack ``(S, out, in)`` (S = 1 unless experts), with its sizes."""
+    for module, weight in weights.items():
+        stack = weight if weight.ndim == 3 else weight[None]
+        slices, out_features, in_features = stack.shape
+        sizes = {"slices": slices, "out_features": out_features, "in_features": in_features}
+        yield module, stack, sizes

@@ -1,23 +1,26 @@
+"""``drop``: the module's output becomes zero, the control that any method must beat."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.methods.base import Factors, MethodSpec, slices_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Spec(MethodSpec):
+    """No settings."""
+
     method: Literal["drop"]
 
 
-def decompose(weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None) -> list[Factors]:
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """Store nothing for every weight (Gromov et al. 2024 drop whole layers so)."""
     from tensorpress.formats.zero import Zero
-    out = []
-    for m, w in weights.items():
-        w = w if w.ndim == 3 else w[None]
-        s, o, i = w.shape
-        out.append(Factors((m,), Zero(slices=s, out_features=o, in_features=i), 1.0, 1.0))
-    return out
+
+    return [Factors((module,), Zero(**sizes), 1.0, 1.0) for module, _, sizes in slices_of(weights)]

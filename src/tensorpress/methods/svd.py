@@ -1,3 +1,5 @@
+"""``svd``: best rank-k approximation of each matrix, plain or weighted by the inputs' moments."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
@@ -5,36 +7,47 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, require_rank
+from tensorpress.methods.base import Factors, MethodSpec, Whitening, require_rank, slices_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Spec(MethodSpec):
+    """One rank for every matrix of the group."""
+
     method: Literal["svd"]
-    rank: int = Field(ge=1)
-    whiten: Literal["none", "input"] = "none"
+    rank: int = Field(ge=1, description="columns of the left factor")
+    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
 
     @property
     def needs_moments(self) -> bool:
         return self.whiten == "input"
 
     def check(self, layer: LayerShape, group: str) -> None:
-        for m, s in layer.group(group).items():
-            require_rank("rank", self.rank, min(s.out_features, s.in_features), m)
+        for module, shape in layer.group(group).items():
+            require_rank("rank", self.rank, min(shape.out_features, shape.in_features), module)
 
 
-def decompose(weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None) -> list[Factors]:
-    import torch
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """Factors ``left (S, out, k)``, ``right (S, k, in)`` (Eckart & Young; SVD-LLM if whitened).
+
+    For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
+    error bounds from below.
+    """
     from tensorpress.formats.low_rank import LowRank
-    out = []
-    for m, w in weights.items():
-        w = w if w.ndim == 3 else w[None]
-        s, o, i = w.shape
-        u, sv, vh = torch.linalg.svd(w, full_matrices=False)
-        k = spec.rank
-        r = sv[:, :k].sqrt()
-        store = LowRank(slices=s, out_features=o, in_features=i, rank=k)
-        out.append(Factors((m,), store.fill(left=u[:, :, :k] * r[:, None], right=r[:, :, None] * vh[:, :k])))
-    return out
+    from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
+
+    factors = []
+    for module, stack, sizes in slices_of(weights):
+        left, right, error = truncated_svd(stack, spec.rank)
+        least = float(error.sum() / stack.double().square().sum().clamp_min(1e-300)) ** 0.5
+        if moments is not None:
+            moment = moments[module]
+            second = moment if moment.ndim == 3 else moment[None]
+            left, right = weighted_svd(stack, second, spec.rank)
+        store = LowRank(**sizes, rank=spec.rank).fill(left=left.float(), right=right.float())
+        factors.append(Factors((module,), store, least, least if moments is None else None))
+    return factors

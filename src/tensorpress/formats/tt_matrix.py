@@ -1,0 +1,72 @@
+"""TT-matrix (matrix product operator): a chain of cores, contracted with the activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Format
+
+
+class TTMatrix(Format):
+    """``core_k (S, r_{k-1}, in_k, out_k, r_k)`` for k = 0 .. d-1 (Oseledets 2011).
+
+    ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``.
+    """
+
+    name = "tt_matrix"
+
+    def __init__(
+        self,
+        *,
+        slices: int,
+        out_features: int,
+        in_features: int,
+        in_modes: Sequence[int],
+        out_modes: Sequence[int],
+        ranks: Sequence[int],
+    ) -> None:
+        super().__init__(
+            slices=slices,
+            out_features=out_features,
+            in_features=in_features,
+            in_modes=list(in_modes),
+            out_modes=list(out_modes),
+            ranks=list(ranks),
+        )
+        self.in_modes, self.out_modes = tuple(in_modes), tuple(out_modes)
+        for k, (n, m) in enumerate(zip(in_modes, out_modes, strict=True)):
+            self.factor(f"core_{k}", (slices, ranks[k], n, m, ranks[k + 1]))
+
+    def cores(self, index: int) -> list[Tensor]:
+        """Cores ``(r_{k-1}, in_k, out_k, r_k)`` of one matrix."""
+        return [getattr(self, f"core_{k}")[index] for k in range(len(self.in_modes))]
+
+    def project(self, x: Tensor, index: int) -> Tensor:
+        # state: (tokens, rank, inputs still to contract, outputs already made)
+        state = x.reshape(-1, 1, self.in_features, 1)
+        tokens = state.shape[0]
+        for core in self.cores(index):
+            r_left, n, m, r_right = core.shape
+            rest, made = state.shape[2] // n, state.shape[3]
+            state = state.reshape(tokens, r_left, n, rest, made).permute(0, 3, 4, 1, 2)
+            matrix = core.reshape(r_left * n, m * r_right)
+            state = state.reshape(-1, r_left * n) @ matrix
+            state = state.reshape(tokens, rest, made, m, r_right).permute(0, 4, 1, 2, 3)
+            state = state.reshape(tokens, r_right, rest, made * m)
+        return state.reshape(*x.shape[:-1], self.out_features)
+
+    def dense(self, index: int) -> Tensor:
+        state: Tensor | None = None
+        for core in self.cores(index):
+            if state is None:
+                state = core[0]
+                continue
+            # (in, out, r) x (r, n, m, r') -> (in, n, out, m, r')
+            state = torch.tensordot(state, core, dims=1).permute(0, 2, 1, 3, 4)
+            inputs, n, outputs, m, rank = state.shape
+            state = state.reshape(inputs * n, outputs * m, rank)
+        assert state is not None
+        return state[..., 0].mT

@@ -1,0 +1,67 @@
+"""Best rank-k factors of a stack of matrices (Eckart & Young 1936), by Gram matrices."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def leading_subspace(
+    matrix: Float[Tensor, "*batch m n"], rank: int
+) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch m"]]:
+    """Leading left singular vectors, and all squared singular values, largest first.
+
+    Eigendecomposition of the float64 Gram matrix ``A A^T``: subspace errors stay below 1e-7 of
+    the norm, far under any truncation error of interest, at a fraction of the cost of an SVD.
+    """
+    wide = matrix.double()
+    squares, vectors = torch.linalg.eigh(wide @ wide.mT)
+    return vectors.flip(-1)[..., :rank], squares.flip(-1).clamp_min(0.0)
+
+
+def balanced_factors_of(
+    basis: Float[Tensor, "*batch m rank"], matrix: Float[Tensor, "*batch m n"]
+) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"]]:
+    """``basis @ (basis^T matrix)`` as two factors of the same scale, column by column."""
+    right = basis.mT @ matrix.double()
+    scale = right.norm(dim=-1, keepdim=True).sqrt()
+    # a zero row has no direction to rescale
+    inverse = torch.where(scale > 0, scale.clamp_min(1e-300).reciprocal(), torch.zeros_like(scale))
+    return basis * scale.mT, right * inverse
+
+
+def truncated_svd(
+    matrix: Float[Tensor, "*batch m n"], rank: int
+) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"], Float[Tensor, "*batch"]]:
+    """Best rank-``rank`` factors ``left @ right`` in float64, and the squared error."""
+    if matrix.shape[-2] > matrix.shape[-1]:
+        right, left, error = truncated_svd(matrix.mT, rank)
+        return left.mT, right.mT, error
+    basis, squares = leading_subspace(matrix, rank)
+    left, right = balanced_factors_of(basis, matrix)
+    return left, right, squares[..., rank:].sum(-1)
+
+
+def weighted_svd(
+    matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"], rank: int
+) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"]]:
+    """Rank-``rank`` factors that minimise ``||(W - left right) S||_F`` with ``S S^T = moment``.
+
+    The minimiser is ``U U^T W`` with U the leading left singular vectors of ``W S`` (SVD-LLM,
+    Wang et al. 2025), so nothing is inverted and a singular moment does no harm; a ridge of
+    1e-8 of its mean eigenvalue lets directions that no token used follow the plain SVD.
+    """
+    wide, second = matrix.double(), moment.double()
+    mean = second.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    identity = torch.eye(second.shape[-1], dtype=second.dtype, device=second.device)
+    second = second + torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean)) * identity
+    if wide.shape[-2] <= wide.shape[-1]:
+        _, vectors = torch.linalg.eigh(wide @ second @ wide.mT)
+        basis = vectors.flip(-1)[..., :rank]
+    else:
+        root = torch.linalg.cholesky(second)
+        right_basis, _ = leading_subspace((wide @ root).mT, rank)
+        # QR, not a division by singular values: these may vanish
+        basis, _ = torch.linalg.qr(wide @ (root @ right_basis))
+    return balanced_factors_of(basis, wide)
