@@ -9,7 +9,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from workspace import SHARED, Workspace, save_tiny, tiny_llama, tiny_moe
+
+# several processes share the cores, and OpenMP threads that wait for each other starve
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

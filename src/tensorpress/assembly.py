@@ -252,7 +252,7 @@ def _description(store: Format) -> dict[str, Any]:
 
 
 def _layer_of(name: str, family: Family, source: Checkpoint) -> int | None:
-    prefix, suffix = family.layer.split("{layer}")
+    prefix = family.layer.split("{layer}")[0]
     number = name.removeprefix(prefix).split(".")[0]
     return int(number) if name.startswith(prefix) and number.isdigit() else None
 

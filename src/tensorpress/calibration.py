@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,11 @@ def _attach(
         linear.register_forward_pre_hook(_hook(moments, site))
     if "experts.gate" in shape.modules:
         path = family.experts_path(layer)
-        experts = model.get_submodule(path)
-        stores = {}
+        experts: Any = model.get_submodule(path)
+        stores: dict[str, _RecordingSlices] = {}
         for module, weight in family.expert_weights(experts).items():
-            site = module if SITES[module] == module else None
-            stores[module.split(".")[1]] = _RecordingSlices(weight, moments, site)
+            own_site = module if SITES[module] == module else None
+            stores[module.split(".")[1]] = _RecordingSlices(weight, moments, own_site)
         model.set_submodule(path, FactoredExperts(**stores, act_fn=experts.act_fn))
 
 

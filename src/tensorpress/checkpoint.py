@@ -69,14 +69,14 @@ class Checkpoint:
         shapes: dict[str, tuple[int, ...]] = {}
         for shard in sorted(set(self.files.values())):
             with safe_open(self.directory / shard, framework="pt") as file:
-                for name in file.keys():
+                for name in file.keys():  # noqa: SIM118 - not a dict
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         return shapes
 
     def weights(
         self, family: Family, layer: int, shape: LayerShape, modules: Iterable[str]
     ) -> dict[str, Tensor]:
-        """Weights of ``modules``: canonical name -> ``(out, in)`` or, for experts, ``(E, out, in)``."""
+        """Weights by canonical name: ``(out, in)`` or, for experts, ``(E, out, in)``."""
         weights: dict[str, Tensor] = {}
         for module in modules:
             source = family.weight_source(layer, module, shape.modules[module], self.files)

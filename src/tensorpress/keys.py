@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parent
 
 PLUMBING = frozenset(
     {
+        "tensorpress.artifacts",
         "tensorpress.atomic",
         "tensorpress.cli",
         "tensorpress.errors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,7 +21,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in ``directory`` in evaluation mode; compressed ones run in factored form."""
     _register(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     return model.to(device).eval()
 
 

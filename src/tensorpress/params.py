@@ -6,7 +6,7 @@ Torch-free. What needs a model's shapes (ranks, layers, missing modules) is chec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import yaml
 from pydantic import (
@@ -28,10 +28,13 @@ from tensorpress.methods.base import MethodSpec
 from tensorpress.registry import METHODS, spec_class
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-AnyMethod = Annotated[
-    Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - built from the registry
-    Field(discriminator="method"),
-]
+if TYPE_CHECKING:
+    AnyMethod = MethodSpec
+else:
+    AnyMethod = Annotated[
+        Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - from the registry
+        Field(discriminator="method"),
+    ]
 
 
 class Section(BaseModel):
@@ -211,8 +214,6 @@ class Params(Section):
 
 Model = EmbeddedModel | LocalModel | HubModel
 Corpus = EmbeddedCorpus | FileCorpus
-Task = BaseTask
-Method = MethodSpec
 
 
 def load(path: Path) -> Params:

@@ -6,29 +6,29 @@ Torch-free: Snakemake and DVC both plan with this module, so neither can disagre
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from tensorpress import paths
+from tensorpress.artifacts import (
+    CalibrationArtifact,
+    CorpusArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    Placement,
+    RecipeRun,
+    ReportArtifact,
+    RunArtifact,
+)
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.specs import BaseTask
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
-from tensorpress.layers import GROUPS, expand_modules, group_of, middle, middle_out
+from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, middle, middle_out
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import (
-    Calibration as CalibrationParams,
-)
-from tensorpress.params import (
-    Corpus,
     EmbeddedModel,
     LayerSet,
     MiddleLayers,
     MiddleOutLayers,
-    Model,
     Params,
     Recipe,
     Report,
@@ -38,139 +38,6 @@ from tensorpress.sources import corpus_source, model_config, model_source
 
 BASELINE = "baseline"
 """Recipe name of the uncompressed model; every model has it."""
-
-
-@dataclass(frozen=True)
-class CorpusArtifact:
-    """Text of one corpus."""
-
-    name: str
-    spec: Corpus
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.key}"
-
-
-@dataclass(frozen=True)
-class ModelArtifact:
-    """A fetched, verified checkpoint."""
-
-    name: str
-    spec: Model
-    key: str
-    config: dict[str, Any] = field(repr=False)
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.key}"
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.config, f"models.{self.name}")
-
-    @property
-    def layer_count(self) -> int:
-        return self.family.layer_count(self.config)
-
-
-@dataclass(frozen=True)
-class CalibrationArtifact:
-    """Second moments of a model's module inputs."""
-
-    model: ModelArtifact
-    corpus: CorpusArtifact
-    settings: CalibrationParams
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.model.name}-{self.key}"
-
-
-@dataclass(frozen=True)
-class DecompositionArtifact:
-    """Factors of one module group of every layer that a recipe wants; one job a layer."""
-
-    model: ModelArtifact
-    method_name: str
-    spec: MethodSpec
-    group: str
-    calibration: CalibrationArtifact | None
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.model.name}-{self.method_name}-{self.group}-{self.key}"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which modules of a layer take their weights from a decomposition."""
-
-    layer: int
-    modules: tuple[str, ...]
-    decomposition: DecompositionArtifact
-
-    @property
-    def factors(self) -> Path:
-        return paths.factors(self.decomposition.id, self.layer)
-
-
-@dataclass(frozen=True)
-class RunArtifact:
-    """A compressed checkpoint: a model with some modules replaced by factors."""
-
-    model: ModelArtifact
-    placements: tuple[Placement, ...] = field(repr=False)
-    dtype: str
-    label: str
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.model.name}-{self.label}-{self.key}"
-
-
-@dataclass(frozen=True)
-class EvaluationArtifact:
-    """Metrics of one task on one run."""
-
-    run: RunArtifact
-    dense: RunArtifact | None
-    task_name: str
-    spec: BaseTask
-    corpora: dict[str, CorpusArtifact] = field(repr=False)
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.run.model.name}-{self.run.label}-{self.task_name}-{self.key}"
-
-
-@dataclass(frozen=True)
-class RecipeRun:
-    """A recipe on one model and layer set; several may share one run."""
-
-    recipe: str
-    layer_set: str
-    layers: tuple[int, ...]
-    run: RunArtifact
-    evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ReportArtifact:
-    """One rendered notebook."""
-
-    name: str
-    spec: Report
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.key}"
 
 
 class Plan:
@@ -440,7 +307,7 @@ def _check_window(at: str, window: int, model: ModelArtifact) -> None:
         )
 
 
-def _check_method(name: str, spec: MethodSpec, shape: Any, group: str) -> None:
+def _check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
     try:
         spec.check(shape, group)
     except TensorpressError as error:
@@ -462,7 +329,6 @@ def _label(placements: tuple[Placement, ...]) -> str:
     methods = "+".join(dict.fromkeys(p.decomposition.method_name for p in placements))
     layers = sorted({p.layer for p in placements})
     together = layers == list(range(layers[0], layers[-1] + 1))
-    span = (
-        f"{layers[0]}-{layers[-1]}" if together and len(layers) > 1 else "_".join(map(str, layers))
-    )
+    parts = [layers[0], layers[-1]] if together and len(layers) > 1 else layers
+    span = ("-" if together else "_").join(map(str, parts))
     return f"{methods[:40]}-L{span[:20]}"

@@ -22,7 +22,7 @@ def run_query(name: str, tables: Mapping[str, Path], queries: Path) -> duckdb.Du
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
         raise TensorpressError(f"query: {name!r} is not allowed; allowed: {', '.join(known)}")
-    for table, file in tables.items():
+    for file in tables.values():
         if not file.is_file():
             raise TensorpressError(f"query: {file} is missing; run snakemake or dvc pull first")
     connection = duckdb.connect()

@@ -76,9 +76,9 @@ def write_metrics(plan: Plan) -> None:
     rows = pq.read_table(paths.results_table(plan.table_id)).to_pylist()
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        recipe = (
-            row["recipe"] if row["recipe"] == BASELINE else f"{row['recipe']}@{row['layer_set']}"
-        )
+        recipe = row["recipe"]
+        if recipe != BASELINE:
+            recipe += f"@{row['layer_set']}"
         if plan.params.layer_sets.get(row["layer_set"]) == "each":
             recipe += f"-{row['layers']}"
         values = metrics.setdefault(row["model"], {}).setdefault(recipe, {})

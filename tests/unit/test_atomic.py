@@ -28,9 +28,14 @@ def test_replaces_files_and_folders(tmp_path: Path) -> None:
 
 def test_failure_keeps_the_old_artifact_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "x") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stopped")
+
+    def stop_half_way() -> None:
+        with replacing(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        stop_half_way()
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "old"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +35,7 @@ def test_eight_jobs_over_four_ids_never_share_one(tmp_path: Path) -> None:
     assert {device for device, _, _ in held} == {"0", "1", "2", "3"}
     for device in "0123":
         spans = sorted((float(b), float(e)) for d, b, e in held if d == device)
-        assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)), (
-            spans
-        )
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), spans
 
 
 def test_killed_holder_frees_its_device(tmp_path: Path) -> None:

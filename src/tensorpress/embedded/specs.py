@@ -1,10 +1,66 @@
+"""The two embedded models: their ``config.json`` and how they are trained. Torch-free."""
+
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
+
+VOCABULARY = 2048
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 48,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
 @dataclass(frozen=True)
 class EmbeddedSpec:
+    """A model and its training: ``tokens`` seen in batches of ``batch`` windows."""
+
     config: dict[str, Any]
+    tokens: int
+    batch: int = 16
+    window: int = 256
+    matrix_rate: float = 0.02
+    """Muon's learning rate: the spectral norm of an update before scaling by shape."""
+    other_rate: float = 3e-3
+    """AdamW's learning rate, for embeddings and norms."""
+    weight_decay: float = 0.1
+    warmup_steps: int = 20
+    cooldown_share: float = 0.5
 
 
-EMBEDDED: dict[str, EmbeddedSpec] = {}
+EMBEDDED: dict[str, EmbeddedSpec] = {
+    "dense": EmbeddedSpec(
+        config={
+            **_COMMON,
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "num_hidden_layers": 6,
+            "intermediate_size": 512,
+        },
+        tokens=1_000_000,
+    ),
+    "moe": EmbeddedSpec(
+        config={
+            **_COMMON,
+            "model_type": "qwen3_moe",
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "num_hidden_layers": 4,
+            "intermediate_size": 512,
+            "moe_intermediate_size": 256,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "router_aux_loss_coef": 0.1,
+        },
+        tokens=700_000,
+    ),
+}

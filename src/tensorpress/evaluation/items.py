@@ -45,7 +45,7 @@ def cloze_items(
     for place in chosen:
         others = draw.sample([i for i in range(len(paragraphs)) if i != place], CHOICES - 1)
         label = draw.randrange(CHOICES)
-        order = others[:label] + [place] + others[label:]
+        order = [*others[:label], place, *others[label:]]
         answers = tuple(" ".join(paragraphs[i][context_words:length]) for i in order)
         items.append(ClozeItem(" ".join(paragraphs[place][:context_words]), answers, label))
     return items

@@ -1,4 +1,4 @@
-"""seed"""
+"""Perplexity by the locked protocol of methods.md section 5."""
 
 from __future__ import annotations
 
@@ -6,44 +6,94 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.errors import TensorpressError
 
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    nll: float
+    """Negative log-likelihood in nats of the predicted tokens, and what they are."""
+
+    nll_nats: float
     tokens: int
     bytes: int
-    perplexity_stderr: float
+    nll_stderr: float
+    """Standard error of the mean token NLL, from the means of the windows."""
 
     @property
-    def perplexity(self):
-        return math.exp(self.nll / self.tokens)
+    def perplexity(self) -> float:
+        """``exp`` of the mean token NLL."""
+        return math.exp(self.nll_nats / self.tokens)
 
     @property
-    def bits_per_byte(self):
-        return self.nll / math.log(2) / self.bytes
+    def perplexity_stderr(self) -> float:
+        """Standard error of the perplexity, to first order."""
+        return self.perplexity * self.nll_stderr
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte of the predicted tokens, comparable between tokenizers."""
+        return self.nll_nats / math.log(2) / self.bytes
 
 
-def token_windows(tokenizer, text, window, max_windows=None):
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    n = len(ids) // window
-    if n == 0:
-        raise TensorpressError(f"corpus has {len(ids)} tokens")
-    n = min(n, max_windows or n)
-    return torch.tensor(ids[: n * window]).view(n, window)
+def token_windows(
+    tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_windows: int | None = None
+) -> Int[Tensor, "windows window"]:
+    """The text tokenised once, without special tokens, in non-overlapping windows, tail dropped."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    count = len(ids) // window
+    if count == 0:
+        raise TensorpressError(
+            f"the corpus has {len(ids)} tokens, too few for one window of {window}; "
+            "allowed: a longer corpus or a smaller window"
+        )
+    count = min(count, max_windows or count)
+    return torch.tensor(ids[: count * window]).view(count, window)
 
 
 @torch.inference_mode()
-def perplexity(model, tokenizer, windows, batch_size, device):
-    nll = 0.0
-    for b in windows.split(batch_size):
-        logits = model(input_ids=b.to(device)).logits.float()
-        nll += float(
-            torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), b[:, 1:].flatten().to(device), reduction="sum"
-            )
-        )
-    nb = sum(len(tokenizer.decode(w[1:]).encode()) for w in windows)
-    return PerplexityResult(nll, windows[:, 1:].numel(), nb, 0.0)
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Int[Tensor, "windows window"],
+    batch: int,
+    device: torch.device,
+) -> PerplexityResult:
+    """Score every token of every window but the first, given those before it in the window.
+
+    A window whose loss is not finite raises ``TensorpressError``; none is ever skipped.
+    """
+    means: list[float] = []
+    for ids in tqdm(windows.split(batch), desc="perplexity", unit="batch", leave=False):
+        inputs = ids.to(device)
+        logits = model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(
+            logits.mT, inputs[:, 1:], reduction="none"
+        ).double()
+        means += losses.mean(1).tolist()
+    for index, mean in enumerate(means):
+        if not math.isfinite(mean):
+            raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
+    predicted = windows.shape[1] - 1
+    spread = torch.tensor(means, dtype=torch.float64).std() if len(means) > 1 else torch.tensor(0.0)
+    return PerplexityResult(
+        nll_nats=sum(means) * predicted,
+        tokens=len(means) * predicted,
+        bytes=byte_count(tokenizer, windows),
+        nll_stderr=float(spread) / math.sqrt(len(means)),
+    )
+
+
+def byte_count(tokenizer: PreTrainedTokenizerBase, windows: Int[Tensor, "windows window"]) -> int:
+    """UTF-8 bytes of every token of every window but the first."""
+    texts = (
+        str(tokenizer.decode(ids[1:].tolist(), clean_up_tokenization_spaces=False))
+        for ids in windows
+    )
+    # a character cut by the window's edge decodes to a replacement sign: count it as one byte
+    return sum(len(text.replace("\ufffd", "?").encode()) for text in texts)

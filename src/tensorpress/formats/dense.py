@@ -11,6 +11,7 @@ class DenseSlices(Format):
     """``weight (S, out, in)``."""
 
     name = "dense"
+    weight: Tensor
 
     def __init__(self, *, slices: int, out_features: int, in_features: int) -> None:
         super().__init__(slices=slices, out_features=out_features, in_features=in_features)

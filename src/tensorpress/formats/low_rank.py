@@ -11,6 +11,8 @@ class LowRank(Format):
     """``left (S, out, rank)``, ``right (S, rank, in)``."""
 
     name = "low_rank"
+    left: Tensor
+    right: Tensor
 
     def __init__(self, *, slices: int, out_features: int, in_features: int, rank: int) -> None:
         super().__init__(

@@ -20,7 +20,7 @@ class FactoredMixin:
     """Replaces modules after the base class has built them, before weights are loaded."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         install(self, getattr(config, STORES))  # type: ignore[arg-type]
 
 
@@ -46,7 +46,8 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
             for name in ("gate", "up", "down")
         }
         activation = model.get_submodule(entry["path"]).act_fn
-        model.set_submodule(entry["path"], FactoredExperts(**stores, act_fn=activation))
+        experts = FactoredExperts(**stores, act_fn=activation)  # type: ignore[arg-type]
+        model.set_submodule(entry["path"], experts)
 
 
 def factored_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

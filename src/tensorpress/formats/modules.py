@@ -11,6 +11,8 @@ from .base import Format
 class FactoredLinear(nn.Module):
     """A linear layer whose weight is slice ``index`` of a store that the layer's owner holds."""
 
+    _store: Format
+
     def __init__(self, store: Format, index: int, has_bias: bool) -> None:
         super().__init__()
         # not registered: several linears share one store, whose factors are stored once

@@ -11,7 +11,7 @@ from .base import Format
 
 
 class TuckerHeads(Format):
-    """Factors ``hidden (H, r0)``, ``head_dim (D, r2)``, ``stack (S, r3)``, core ``(r0, heads, r2, r3)``.
+    """``hidden (H, r0)``, ``head_dim (D, r2)``, ``stack (S, r3)``, ``core (r0, heads, r2, r3)``.
 
     ``T_s[i, h, d]`` is what the factors rebuild of slice s (Gu et al. 2025). ``sides[s]`` says
     which side of the matrix mode 0 is: ``in`` gives ``W[h D + d, i] = T_s[i, h, d]`` (q, k, v),
@@ -20,6 +20,10 @@ class TuckerHeads(Format):
     """
 
     name = "tucker_heads"
+    hidden: Tensor
+    head_dim: Tensor
+    stack: Tensor
+    core: Tensor
 
     def __init__(
         self,

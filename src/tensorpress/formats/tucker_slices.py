@@ -15,6 +15,10 @@ class TuckerSlices(Format):
     """
 
     name = "tucker_slices"
+    left: Tensor
+    right: Tensor
+    core: Tensor
+    mix: Tensor
 
     def __init__(
         self,

@@ -119,7 +119,7 @@ def choose_ranks(stack: Tensor, shape: ModuleShape, spec: Spec) -> TuckerRanks:
         budget = budget_of(shape, spec)
         return min(found, key=lambda r: abs(r.values(shape, compressed) - budget))
     spectra = [mode_spectrum(stack, mode)[1] for mode in range(3)]
-    tails = [s.flip(0).cumsum(0).flip(0).tolist() + [0.0] for s in spectra]
+    tails = [[*s.flip(0).cumsum(0).flip(0).tolist(), 0.0] for s in spectra]
     return min(found, key=lambda r: tails[0][r.expert] + tails[1][r.out] + tails[2][r.inner])
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from tensorpress.evaluation import ngram
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.perplexity import token_windows
+from tensorpress.evaluation.ngram import nll_nats
+from tensorpress.evaluation.perplexity import PerplexityResult, byte_count, token_windows
 from tensorpress.evaluation.specs import Ngram
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
-    """Bits per byte of the n-gram on the tokens that the task ``perplexity`` scores."""
+    """Perplexity and bits per byte of the n-gram on the tokens that ``perplexity`` scores."""
     tokenizer = load_tokenizer(job.run_directory)
-    training = tokenizer(job.text("training"), add_special_tokens=False)["input_ids"]
-    windows = token_windows(tokenizer, job.text("text"), spec.window, None)
-    value = ngram.bits_per_byte(tokenizer, training, windows, spec.order)
+    training = tokenizer(job.text("training"), add_special_tokens=False, verbose=False)
+    windows = token_windows(tokenizer, job.text("text"), spec.window)
+    nll = nll_nats(training["input_ids"], windows.tolist(), spec.order, len(tokenizer))
+    tokens = windows[:, 1:].numel()
+    result = PerplexityResult(nll, tokens, byte_count(tokenizer, windows), 0.0)
     version = f"interpolated modified Kneser-Ney, order {spec.order}"
-    return [EvalRow("bits_per_byte", value, None, windows.numel(), version)]
+    return [
+        EvalRow("perplexity", result.perplexity, None, tokens, version),
+        EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, version),
+    ]

@@ -1,0 +1,147 @@
+"""What the pipeline makes: one type per kind of artifact, each with its identity. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tensorpress import paths
+from tensorpress.evaluation.specs import BaseTask
+from tensorpress.families.base import Family
+from tensorpress.families.table import family_of
+from tensorpress.methods.base import MethodSpec
+from tensorpress.params import Calibration, Corpus, Model, Report
+
+
+@dataclass(frozen=True)
+class CorpusArtifact:
+    """Text of one corpus."""
+
+    name: str
+    spec: Corpus
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class ModelArtifact:
+    """A fetched, verified checkpoint."""
+
+    name: str
+    spec: Model
+    key: str
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.config, f"models.{self.name}")
+
+    @property
+    def layer_count(self) -> int:
+        return self.family.layer_count(self.config)
+
+
+@dataclass(frozen=True)
+class CalibrationArtifact:
+    """Second moments of a model's module inputs."""
+
+    model: ModelArtifact
+    corpus: CorpusArtifact
+    settings: Calibration
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class DecompositionArtifact:
+    """Factors of one module group of every layer that a recipe wants; one job a layer."""
+
+    model: ModelArtifact
+    method_name: str
+    spec: MethodSpec
+    group: str
+    calibration: CalibrationArtifact | None
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.method_name}-{self.group}-{self.key}"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which modules of a layer take their weights from a decomposition."""
+
+    layer: int
+    modules: tuple[str, ...]
+    decomposition: DecompositionArtifact
+
+    @property
+    def factors(self) -> Path:
+        return paths.factors(self.decomposition.id, self.layer)
+
+
+@dataclass(frozen=True)
+class RunArtifact:
+    """A compressed checkpoint: a model with some modules replaced by factors."""
+
+    model: ModelArtifact
+    placements: tuple[Placement, ...] = field(repr=False)
+    dtype: str
+    label: str
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.label}-{self.key}"
+
+
+@dataclass(frozen=True)
+class EvaluationArtifact:
+    """Metrics of one task on one run."""
+
+    run: RunArtifact
+    dense: RunArtifact | None
+    task_name: str
+    spec: BaseTask
+    corpora: dict[str, CorpusArtifact] = field(repr=False)
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.run.model.name}-{self.run.label}-{self.task_name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """A recipe on one model and layer set; several may share one run."""
+
+    recipe: str
+    layer_set: str
+    layers: tuple[int, ...]
+    run: RunArtifact
+    evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ReportArtifact:
+    """One rendered notebook."""
+
+    name: str
+    spec: Report
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"

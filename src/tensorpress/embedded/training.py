@@ -1,0 +1,125 @@
+"""Train an embedded model on the standard library's prose, in minutes on two cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from tensorpress.embedded.corpus import documents
+from tensorpress.embedded.muon import Muon
+from tensorpress.embedded.specs import EMBEDDED, VOCABULARY, EmbeddedSpec
+from tensorpress.embedded.tokenizer import train_tokenizer
+
+BETAS = (0.9, 0.95)
+FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
+LEAST_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training run did."""
+
+    tokens: int
+    parameters: int
+    seconds: float
+    final_loss_nats: float
+
+
+def train(
+    name: str, seed: int, device: torch.device, threads: int, max_steps: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TrainingRecord]:
+    """Train embedded model ``name``; the same seed on the same machine gives the same weights.
+
+    ``max_steps`` stops early, on the schedule of the full run.
+    """
+    spec = EMBEDDED[name]
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    text = documents("train")
+    tokenizer = train_tokenizer(text, VOCABULARY)
+    ids = _token_ids(tokenizer, text)
+    model = build(spec).to(device).train()
+    optimisers = _optimisers(model, spec)
+    steps = spec.tokens // (spec.batch * spec.window)
+    batches = _batches(ids, spec, seed)
+    start, loss = time.perf_counter(), float("nan")
+    for step in (bar := trange(min(steps, max_steps or steps), desc=f"train {name}", unit="step")):
+        _set_rates(optimisers, spec, step, steps)
+        inputs = next(batches).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            output = model(input_ids=inputs, labels=inputs, use_cache=False)
+        output.loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        loss = float(output.loss.detach())
+        bar.set_postfix(loss=f"{loss:.3f}")
+    _stop_router_outputs(model)
+    record = TrainingRecord(
+        tokens=steps * spec.batch * spec.window,
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=time.perf_counter() - start,
+        final_loss_nats=loss,
+    )
+    return model.eval(), tokenizer, record
+
+
+def build(spec: EmbeddedSpec) -> PreTrainedModel:
+    """The untrained model; a mixture adds its balancing loss while it trains."""
+    config = AutoConfig.for_model(**spec.config)
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = True
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _stop_router_outputs(model: PreTrainedModel) -> None:
+    if hasattr(model.config, "output_router_logits"):
+        model.config.output_router_logits = False
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerFast, text: list[str]) -> Tensor:
+    """All documents, each followed by the end of text."""
+    encoded = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
+
+
+def _batches(ids: Tensor, spec: EmbeddedSpec, seed: int) -> Iterator[Tensor]:
+    """Endless batches ``(batch, window)``; each pass shifts the windows and shuffles them."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        shift = int(torch.randint(spec.window, (1,), generator=generator))
+        count = (len(ids) - shift) // spec.window
+        windows = ids[shift : shift + count * spec.window].view(count, spec.window)
+        shuffled = windows[torch.randperm(count, generator=generator)]
+        yield from shuffled[: count // spec.batch * spec.batch].split(spec.batch)
+
+
+def _optimisers(model: nn.Module, spec: EmbeddedSpec) -> list[torch.optim.Optimizer]:
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        inner = parameter.ndim >= 2 and "embed" not in name and "lm_head" not in name
+        (matrices if inner else others).append(parameter)
+    return [
+        Muon(matrices, lr=spec.matrix_rate, weight_decay=spec.weight_decay),
+        torch.optim.AdamW(others, lr=spec.other_rate, betas=BETAS, weight_decay=0.0, fused=True),
+    ]
+
+
+def _set_rates(
+    optimisers: list[torch.optim.Optimizer], spec: EmbeddedSpec, step: int, steps: int
+) -> None:
+    """Linear warm-up, constant, linear cool-down; Muon's momentum warms up too."""
+    cooling = steps * spec.cooldown_share
+    share = min(1.0, (step + 1) / spec.warmup_steps, max(LEAST_RATE, (steps - step) / cooling))
+    momentum = FIRST_MOMENTUM + (LAST_MOMENTUM - FIRST_MOMENTUM) * min(1.0, step / MOMENTUM_STEPS)
+    muon, adam = optimisers
+    for group in muon.param_groups:
+        group["lr"], group["momentum"] = spec.matrix_rate * share, momentum
+    for group in adam.param_groups:
+        group["lr"] = spec.other_rate * share
