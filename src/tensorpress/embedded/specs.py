@@ -31,7 +31,7 @@ class EmbeddedSpec:
     matrix_rate: float = 0.02
     """Muon's learning rate: the spectral norm of an update before scaling by shape."""
     other_rate: float = 3e-3
-    """AdamW's learning rate, for embeddings and norms."""
+    """AdamW's learning rate, for embeddings, norms and routers."""
     weight_decay: float = 0.1
     warmup_steps: int = 20
     cooldown_share: float = 0.5
@@ -59,7 +59,7 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_experts": 8,
             "num_experts_per_tok": 2,
             "norm_topk_prob": True,
-            "router_aux_loss_coef": 0.1,
+            "router_aux_loss_coef": 0.0,
         },
         tokens=700_000,
     ),

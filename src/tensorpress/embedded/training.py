@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from tensorpress.embedded.tokenizer import train_tokenizer
 BETAS = (0.9, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
 LEAST_RATE = 0.02
+BALANCE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def train(
         inputs = next(batches).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             output = model(input_ids=inputs, labels=inputs, use_cache=False)
-        output.loss.backward()
+        total = output.loss
+        if "router_logits" in output:
+            total = total + BALANCE_WEIGHT * balancing_loss(output.router_logits, spec)
+        total.backward()
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -71,11 +75,28 @@ def train(
 
 
 def build(spec: EmbeddedSpec) -> PreTrainedModel:
-    """The untrained model; a mixture adds its balancing loss while it trains."""
+    """The untrained model; a mixture gives its router's logits while it trains."""
     config = AutoConfig.for_model(**spec.config)
     if hasattr(config, "output_router_logits"):
         config.output_router_logits = True
     return AutoModelForCausalLM.from_config(config)
+
+
+def balancing_loss(router_logits: Sequence[Tensor], spec: EmbeddedSpec) -> Tensor:
+    """Mean over layers of ``E sum_e f_e p_e`` (Switch Transformer, eq. 4): 1 when balanced.
+
+    ``f_e`` is the share of assignments to expert e, ``p_e`` its mean probability, of one layer.
+    transformers adds a loss of its own, but pools f and p over the layers before it multiplies
+    them, so that layers may cancel out and each collapse by itself.
+    """
+    experts, chosen = spec.config["num_experts"], spec.config["num_experts_per_tok"]
+    losses = []
+    for logits in router_logits:
+        probability = logits.float().softmax(-1)
+        taken = nn.functional.one_hot(probability.topk(chosen).indices, experts)
+        share = taken.float().mean((0, 1))
+        losses.append(experts * (share * probability.mean(0)).sum())
+    return torch.stack(losses).mean()
 
 
 def _stop_router_outputs(model: PreTrainedModel) -> None:
@@ -103,7 +124,7 @@ def _batches(ids: Tensor, spec: EmbeddedSpec, seed: int) -> Iterator[Tensor]:
 def _optimisers(model: nn.Module, spec: EmbeddedSpec) -> list[torch.optim.Optimizer]:
     matrices, others = [], []
     for name, parameter in model.named_parameters():
-        inner = parameter.ndim >= 2 and "embed" not in name and "lm_head" not in name
+        inner = parameter.ndim >= 2 and "embed" not in name and not name.endswith("mlp.gate.weight")
         (matrices if inner else others).append(parameter)
     return [
         Muon(matrices, lr=spec.matrix_rate, weight_decay=spec.weight_decay),

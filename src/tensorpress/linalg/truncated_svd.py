@@ -60,7 +60,8 @@ def weighted_svd(
         _, vectors = torch.linalg.eigh(wide @ second @ wide.mT)
         basis = vectors.flip(-1)[..., :rank]
     else:
-        root = torch.linalg.cholesky(second)
+        squares, vectors = torch.linalg.eigh(second)
+        root = vectors * squares.clamp_min(0.0).sqrt()[..., None, :]
         right_basis, _ = leading_subspace((wide @ root).mT, rank)
         # QR, not a division by singular values: these may vanish
         basis, _ = torch.linalg.qr(wide @ (root @ right_basis))

@@ -1,0 +1,167 @@
+"""Compressed checkpoints: they run in factored form, equal the dense rebuild, and are small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.decomposition import decompose_layer
+from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.families.table import family_of
+from tensorpress.formats.modules import FactoredExperts, FactoredLinear
+from tensorpress.loading import load_model
+from tensorpress.registry import load
+
+CPU = torch.device("cpu")
+LLAMA_CASES = [
+    ("dense", {}, "ffn"),
+    ("drop", {}, "attention"),
+    ("svd", {"rank": 5}, "attention"),
+    ("tt", {"order": 3, "rank": 4}, "ffn"),
+    ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
+    ("tucker_ffn", {"ranks": {"out": 16, "in": 12}}, "ffn"),
+]
+MOE_CASES = [
+    ("dense", {}, "experts"),
+    ("drop", {}, "experts"),
+    ("svd", {"rank": 5}, "experts"),
+    ("tt", {"order": 3, "rank": 4}, "experts"),
+    ("td_moe", {"ratio": 0.3}, "experts"),
+    ("td_moe", {"ratio": 0.3, "experts": "compress"}, "experts"),
+    ("svd", {"rank": 5}, "attention"),
+]
+
+
+def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    spec = load(method).Spec(method=method, **settings)
+    layer = 1
+    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    save_factors(factors, folder / "factors.safetensors")
+    chosen = modules or tuple(family.layer_shape(checkpoint.config, layer).group(group))
+    placement = LayerFactors(layer, chosen, folder / "factors.safetensors")
+    storage = assemble(model, family, [placement], "float32", folder / "out")
+    return family, placement, storage
+
+
+def dense_twin(model: Path, family, placement: LayerFactors) -> torch.nn.Module:
+    """The plain model with the rebuilt weights put in place."""
+    twin = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        for stored in load_factors(placement.file, placement.modules):
+            for index, module in enumerate(stored.modules):
+                if module.startswith("experts"):
+                    experts = twin.get_submodule(family.experts_path(placement.layer))
+                    view = family.expert_weights(experts)[module]
+                    for e in range(view.shape[0]):
+                        view[e] = stored.store.dense(e)
+                else:
+                    linear = twin.get_submodule(family.linear_path(placement.layer, module))
+                    linear.weight.copy_(stored.store.dense(index))
+    return twin.eval()
+
+
+def check(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
+    family, placement, storage = compress(model, method, settings, group, folder, modules)
+    ours = load_model(folder / "out", CPU)
+    kinds = [type(m) for m in ours.modules()]
+    assert FactoredLinear in kinds or FactoredExperts in kinds
+    ids = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = dense_twin(model, family, placement)(input_ids=ids).logits
+        found = ours(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    overhead = storage.checkpoint_bytes - storage.stored_bits / 8
+    assert 0 < overhead < 20_000  # the header of the container
+    return storage
+
+
+@pytest.mark.parametrize(("method", "settings", "group"), LLAMA_CASES)
+def test_llama(llama_directory: Path, tmp_path: Path, method, settings, group) -> None:
+    storage = check(llama_directory, method, settings, group, tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(llama_directory)
+    assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
+    assert (storage.bits_saved_with_embeddings_percent > 0) == (method != "dense")
+    assert storage.bits_saved_modules_percent >= storage.bits_saved_blocks_percent
+    assert (
+        storage.bits_saved_without_embeddings_percent >= storage.bits_saved_with_embeddings_percent
+    )
+
+
+@pytest.mark.parametrize(("method", "settings", "group"), MOE_CASES)
+def test_moe(moe_directory: Path, tmp_path: Path, method, settings, group) -> None:
+    storage = check(moe_directory, method, settings, group, tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(moe_directory)
+    assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
+
+
+def test_single_modules(llama_directory: Path, moe_directory: Path, tmp_path: Path) -> None:
+    one = {"method": "svd", "settings": {"rank": 4}}
+    check(llama_directory, **one, group="ffn", folder=tmp_path / "a", modules=("ffn.down",))
+    check(moe_directory, **one, group="experts", folder=tmp_path / "b", modules=("experts.up",))
+
+
+def test_baseline_is_the_plain_model_in_the_storage_dtype(
+    llama_directory: Path, tmp_path: Path
+) -> None:
+    family = family_of(Checkpoint.open(llama_directory).config, "test")
+    storage = assemble(llama_directory, family, [], "bfloat16", tmp_path / "out")
+    assert storage.bits_saved_with_embeddings_percent == 0
+    assert storage.stored_bits == storage.dense_bits
+    plain = AutoModelForCausalLM.from_pretrained(llama_directory)
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(stored.state_dict()[name], value.bfloat16().float())
+
+
+def test_loads_with_transformers_and_bundled_code_alone(
+    moe_directory: Path, tmp_path: Path
+) -> None:
+    compress(moe_directory, "td_moe", {"ratio": 0.3}, "experts", tmp_path)
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorpress":
+            raise ImportError("tensorpress is not installed here")
+sys.meta_path.insert(0, Block())
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "out")!r}, trust_remote_code=True)
+ids = torch.arange(40)[None]
+torch.save(model.eval()(input_ids=ids).logits.detach(), {str(tmp_path / "logits.pt")!r})
+"""
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    ours = load_model(tmp_path / "out", CPU)
+    with torch.inference_mode():
+        expected = ours(input_ids=torch.arange(40)[None]).logits
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected)
+
+
+def test_a_plain_loader_cannot_mistake_it(llama_directory: Path, tmp_path: Path) -> None:
+    compress(llama_directory, "svd", {"rank": 4}, "ffn", tmp_path)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["model_type"] == "tensorpress_llama"
+
+
+def test_shards_and_index(llama_directory: Path, tmp_path: Path, monkeypatch) -> None:
+    import tensorpress.assembly as module
+
+    monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
+    family = family_of(Checkpoint.open(llama_directory).config, "test")
+    assemble(llama_directory, family, [], "float32", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    plain = AutoModelForCausalLM.from_pretrained(llama_directory)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)

@@ -1,0 +1,169 @@
+"""Checkpoints, factor files, rows and pins: what is written is what is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from workspace import ROOT
+
+from tensorpress.checkpoint import INDEX, Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.families.table import family_of
+from tensorpress.fetching import fetch_corpus, fetch_model
+from tensorpress.methods.svd import Spec, decompose
+from tensorpress.params import FileCorpus, LocalModel
+from tensorpress.rows import DecompositionRow, EvalRow, ResultRow, read_rows, schema, write_rows
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copy(llama_directory: Path, tmp_path: Path) -> Path:
+    shutil.copytree(llama_directory, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def shard(directory: Path) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, members in parts.items():
+        save_file({name: tensors[name] for name in members}, directory / file)
+    weight_map = {name: file for file, members in parts.items() for name in members}
+    (directory / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "model.safetensors").unlink()
+
+
+def fetch(directory: Path, target: Path) -> None:
+    fetch_model("m", LocalModel(source="local", path=str(directory)), target, CPU)
+
+
+def test_shards_read_like_one_file(copy: Path, tmp_path: Path) -> None:
+    family = family_of(Checkpoint.open(copy).config, "test")
+    shape = family.layer_shape(Checkpoint.open(copy).config, 1)
+    before = Checkpoint.open(copy).weights(family, 1, shape, shape.modules)
+    shard(copy)
+    after = Checkpoint.open(copy).weights(family, 1, shape, shape.modules)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    fetch(copy, tmp_path / "fetched")
+    assert len(Checkpoint.open(tmp_path / "fetched").files) == 2 + 1 + 3 * 9
+
+
+def test_missing_shard(copy: Path, tmp_path: Path) -> None:
+    shard(copy)
+    (copy / "b.safetensors").unlink()
+    with pytest.raises(TensorpressError, match=r"shard b\.safetensors .* is missing"):
+        fetch(copy, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_nan_weights(copy: Path, tmp_path: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(TensorpressError, match=r"layers\.1\.mlp\.up_proj\.weight has NaN"):
+        fetch(copy, tmp_path / "fetched")
+
+
+def test_truncated_file(copy: Path, tmp_path: Path) -> None:
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(TensorpressError, match="damaged or truncated"):
+        fetch(copy, tmp_path / "fetched")
+
+
+def test_missing_tensor_and_wrong_shape(copy: Path, tmp_path: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    up = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(TensorpressError, match=r"up_proj\.weight is missing"):
+        fetch(copy, tmp_path / "fetched")
+    save_file({**tensors, "model.layers.1.mlp.up_proj.weight": up[:5]}, copy / "model.safetensors")
+    with pytest.raises(TensorpressError, match=r"has shape \(5, 32\), config.json says \(48, 32\)"):
+        fetch(copy, tmp_path / "fetched")
+
+
+def test_pickle_only_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(TensorpressError, match="only safetensors"):
+        fetch(copy, tmp_path / "fetched")
+
+
+def test_fused_and_per_expert_names_read_alike(moe_directory: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(moe_directory)
+    family = family_of(checkpoint.config, "test")
+    shape = family.layer_shape(checkpoint.config, 0)
+    before = checkpoint.weights(family, 0, shape, shape.group("experts"))
+    assert before["experts.gate"].shape == (4, 24, 32)
+    tensors = load_file(moe_directory / "model.safetensors")
+    kept = {n: t for n, t in tensors.items() if "layers.0.mlp.experts" not in n}
+    path = family.experts_path(0)
+    kept[f"{path}.gate_up_proj"] = torch.cat([before["experts.gate"], before["experts.up"]], dim=1)
+    kept[f"{path}.down_proj"] = before["experts.down"]
+    save_file(kept, tmp_path / "model.safetensors")
+    shutil.copy(moe_directory / "config.json", tmp_path)
+    fused = Checkpoint.open(tmp_path)
+    assert f"{path}.gate_up_proj" in fused.files
+    after = fused.weights(family, 0, shape, shape.group("experts"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_factor_files(tmp_path: Path) -> None:
+    weights = {"ffn.up": torch.randn(12, 8), "ffn.gate": torch.randn(12, 8)}
+    factors = decompose(weights, None, Spec(method="svd", rank=3), None)
+    save_factors(factors, tmp_path / "f.safetensors")
+    (loaded,) = load_factors(tmp_path / "f.safetensors", ("ffn.gate",))
+    assert loaded.modules == ("ffn.gate",)
+    assert torch.equal(loaded.store.dense(0), factors[1].store.dense(0))
+    (tmp_path / "f.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(TensorpressError, match="damaged factor file"):
+        load_factors(tmp_path / "f.safetensors")
+
+
+def test_rows_keep_types_and_gaps(tmp_path: Path) -> None:
+    rows = [EvalRow("perplexity", 4.5, 0.1, 10, "v"), EvalRow("bits_per_byte", 1.0)]
+    write_rows(rows, EvalRow, tmp_path / "r.parquet")
+    assert read_rows([tmp_path / "r.parquet"], EvalRow) == rows
+    write_rows([], EvalRow, tmp_path / "empty.parquet")
+    assert pq.read_schema(tmp_path / "empty.parquet").equals(schema(EvalRow))
+
+
+def test_documented_columns_are_those_of_the_tables() -> None:
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"`([a-z_]+)`", text))
+    words |= {
+        f"bits_saved_{d}_percent"
+        for d in ("modules", "blocks", "without_embeddings", "with_embeddings")
+    }
+    for row_type in (ResultRow, DecompositionRow):
+        assert set(schema(row_type).names) <= words
+
+
+def test_corpus_files(tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TensorpressError, match=r"corpora\.c\.path: .* is not UTF-8"):
+        fetch_corpus("c", FileCorpus(source="file", path=str(tmp_path / "bad.txt")), tmp_path / "o")
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(TensorpressError, match="the text is empty"):
+        fetch_corpus("c", FileCorpus(source="file", path=str(tmp_path / "empty.txt")), tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_conda_files_pin_what_pyproject_pins() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = set(project["dependencies"])
+    files = sorted((ROOT / "envs").glob("*.yaml"))
+    assert len(files) == 3
+    for file in files:
+        (pip,) = (d["pip"] for d in yaml.safe_load(file.read_text())["dependencies"] if "pip" in d)
+        assert {pin for pin in pip if pin != "-e .."} <= pins, file.name

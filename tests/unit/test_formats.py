@@ -1,0 +1,127 @@
+"""Every format: applying the factors equals multiplying by the rebuilt matrix."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tensorpress.formats.base import Format
+from tensorpress.formats.dense import DenseSlices
+from tensorpress.formats.modules import FactoredExperts, FactoredLinear
+from tensorpress.formats.table import FORMATS
+
+OUT, IN = 12, 8
+SETTINGS = {
+    "dense": {"slices": 2, "out_features": OUT, "in_features": IN},
+    "zero": {"slices": 2, "out_features": OUT, "in_features": IN},
+    "low_rank": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
+    "tt_matrix": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "in_modes": [2, 2, 2],
+        "out_modes": [2, 2, 3],
+        "ranks": [1, 3, 4, 1],
+    },
+    "tucker_slices": {
+        "slices": 3,
+        "out_features": OUT,
+        "in_features": IN,
+        "out_rank": 5,
+        "in_rank": 4,
+        "slice_rank": 2,
+    },
+    "tucker_heads": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "heads": 3,
+        "sides": ["in", "out"],
+        "hidden_rank": 5,
+        "head_dim_rank": 2,
+        "stack_rank": 2,
+    },
+}
+
+
+def filled(name: str) -> Format:
+    store = FORMATS[name](**SETTINGS[name]).double()
+    torch.manual_seed(0)
+    return store.fill(**{k: torch.randn_like(v) for k, v in store.named_parameters()})
+
+
+def test_every_format_is_tested() -> None:
+    assert set(SETTINGS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_project_equals_dense_product(name: str) -> None:
+    store = filled(name)
+    for index in range(store.slices):
+        out_features, in_features = store.matrix_shape(index)
+        matrix = store.dense(index).double()
+        assert matrix.shape == (out_features, in_features)
+        x = torch.randn(4, 5, in_features, dtype=torch.float64)
+        torch.testing.assert_close(store.project(x, index), x @ matrix.mT)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_settings_rebuild_the_module(name: str) -> None:
+    store = filled(name)
+    again = FORMATS[name](**store.settings).double()
+    again.load_state_dict(store.state_dict())
+    torch.testing.assert_close(again.dense(1), store.dense(1))
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if n != "zero"])
+def test_gradients_reach_every_factor_in_use(name: str) -> None:
+    store = filled(name).requires_grad_(True)
+    total = sum(
+        store.project(torch.randn(3, store.matrix_shape(i)[1], dtype=torch.float64), i).sum()
+        for i in range(store.slices)
+    )
+    total.backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in store.parameters())
+
+
+def test_wrong_shapes_are_refused() -> None:
+    store = FORMATS["low_rank"](**SETTINGS["low_rank"])
+    with pytest.raises(ValueError, match=r"low_rank\.left"):
+        store.fill(left=torch.zeros(1, OUT, 3), right=torch.zeros(2, 3, IN))
+    with pytest.raises(ValueError, match="factors"):
+        store.fill(left=torch.zeros(2, OUT, 3))
+
+
+def test_linears_share_one_store() -> None:
+    store = filled("tucker_heads")
+    holder = nn.Module()
+    holder.store = store
+    holder.q, holder.o = FactoredLinear(store, 0, False), FactoredLinear(store, 1, True).double()
+    nn.init.ones_(holder.o.bias)
+    assert set(holder.state_dict()) == {*(f"store.{k}" for k in store.state_dict()), "o.bias"}
+    twin = copy.deepcopy(holder)
+    with torch.no_grad():
+        twin.store.core.zero_()
+    x = torch.randn(2, OUT, dtype=torch.float64)
+    torch.testing.assert_close(twin.o(x), torch.ones(2, IN, dtype=torch.float64))
+    assert not torch.allclose(holder.o(x), twin.o(x))
+
+
+def test_experts_equal_those_of_transformers(moe_directory) -> None:
+    from transformers import AutoModelForCausalLM
+
+    experts = AutoModelForCausalLM.from_pretrained(moe_directory).model.layers[0].mlp.experts
+    gate, up = experts.gate_up_proj.detach().chunk(2, dim=1)
+    stores = {}
+    for name, weight in {"gate": gate, "up": up, "down": experts.down_proj.detach()}.items():
+        slices, out_features, in_features = weight.shape
+        store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
+        stores[name] = store.fill(weight=weight)
+    ours = FactoredExperts(**stores, act_fn=experts.act_fn)
+    x = torch.randn(20, 32)
+    index = torch.stack([torch.randperm(4)[:2] for _ in range(20)])
+    weights = torch.rand(20, 2)
+    torch.testing.assert_close(ours(x, index, weights), experts(x, index, weights))

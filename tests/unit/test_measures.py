@@ -1,0 +1,207 @@
+"""Perplexity, n-gram, routing, items, moments and storage against closed forms."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from workspace import SHARED, tiny_text, tiny_tokenizer
+
+from tensorpress.calibration import calibrate
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.items import cloze_items, last_word_items
+from tensorpress.evaluation.ngram import KneserNey, nll_nats
+from tensorpress.evaluation.perplexity import byte_count, perplexity, token_windows
+from tensorpress.evaluation.routing import effective_experts
+from tensorpress.families.table import family_of
+from tensorpress.loading import load_model
+from tensorpress.storage import StoredTensor, bits_saved
+
+CPU = torch.device("cpu")
+
+
+class Constant(nn.Module):
+    """A model whose logits are the same everywhere."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+
+
+def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
+    tokenizer = tiny_tokenizer()
+    windows = token_windows(tokenizer, tiny_text(), 32, 5)
+    result = perplexity(Constant(torch.zeros(300)), tokenizer, windows, 2, CPU)
+    assert result.perplexity == pytest.approx(300)
+    assert result.tokens == 5 * 31
+    assert result.nll_stderr == pytest.approx(0, abs=1e-6)
+    text = "".join(tokenizer.decode(w[1:].tolist()) for w in windows)
+    assert result.bytes == len(text.encode())
+    assert result.bits_per_byte == pytest.approx(result.tokens * math.log2(300) / result.bytes)
+
+
+def test_windows_are_a_partition_without_the_tail() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer(tiny_text())["input_ids"]
+    windows = token_windows(tokenizer, tiny_text(), 64)
+    assert windows.flatten().tolist() == ids[: len(ids) // 64 * 64]
+
+
+def test_short_corpus_and_infinite_loss_are_errors() -> None:
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(TensorpressError, match="too few for one window of 64"):
+        token_windows(tokenizer, "short", 64)
+    logits = torch.zeros(300)
+    logits[:] = float("nan")
+    windows = token_windows(tokenizer, tiny_text(), 32, 3)
+    with pytest.raises(TensorpressError, match="window 0 of 3"):
+        perplexity(Constant(logits), tokenizer, windows, 2, CPU)
+
+
+def test_bytes_of_cut_characters_are_not_three() -> None:
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer("é" * 8)["input_ids"]
+    assert len(ids) == 16
+    assert byte_count(tokenizer, torch.tensor([ids])) == 15
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_kneser_ney_is_a_distribution(order: int) -> None:
+    ids = torch.randint(7, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    model = KneserNey(ids, order, 9)
+    for history in [(), (1,), (1, 2), (8,), (8, 8)]:
+        total = sum(model.probability(history[-(order - 1) :] if order > 1 else (), t) for t in range(9))
+        assert total == pytest.approx(1)
+
+
+def test_kneser_ney_learns_a_cycle_and_counts_contexts() -> None:
+    ids = [0, 1, 2, 3] * 100
+    assert KneserNey(ids, 3, 4).probability((1, 2), 3) > 0.98
+    # 5 follows only 4, often; 6 follows many tokens, rarely: continuation counts prefer 6
+    ids = [4, 5] * 50 + [0, 6, 1, 6, 2, 6, 3, 6]
+    model = KneserNey(ids, 2, 10)
+    assert Counter(ids)[5] > Counter(ids)[6]
+    assert model.probability((9,), 6) > model.probability((9,), 5)
+
+
+def test_ngram_scores_all_but_the_first_token() -> None:
+    ids = [0, 1] * 50
+    assert nll_nats(ids, [[0, 1, 0, 1]], 2, 2) < 3 * math.log(2) / 2
+
+
+def test_effective_experts_of_planted_routing(moe_directory: Path) -> None:
+    model = load_model(moe_directory, CPU)
+    windows = torch.randint(300, (4, 32))
+    assert all(1 <= count <= 4 for count in effective_experts(model, windows, CPU))
+    for layer in model.model.layers:
+        layer.mlp.gate.forward = lambda x: (
+            None,
+            torch.full((len(x), 2), 0.5),
+            torch.tensor([[0, 3]]).expand(len(x), 2),
+        )
+    assert effective_experts(model, windows, CPU) == pytest.approx([2.0, 2.0])
+
+
+def test_items_are_reproducible_and_true() -> None:
+    text = tiny_text()
+    items = cloze_items(text, 20, 10, 5, seed=1)
+    assert items == cloze_items(text, 20, 10, 5, seed=1)
+    assert items != cloze_items(text, 20, 10, 5, seed=2)
+    flat = " ".join(text.split())
+    for item in items:
+        assert len(set(item.choices)) > 1
+        assert f"{item.context} {item.choices[item.label]}" in flat
+    assert {item.label for item in items} == {0, 1, 2, 3}
+    for word in last_word_items(text, 20, 30, seed=1):
+        assert word.word in word.context.split()
+        assert f"{word.context} {word.word}" in flat
+    with pytest.raises(TensorpressError, match="cloze: the corpus has 0 paragraphs"):
+        cloze_items("too short", 4, 10, 5, seed=0)
+
+
+def moments(directory: Path, batch: int) -> list[dict[str, torch.Tensor]]:
+    checkpoint = Checkpoint.open(directory)
+    family = family_of(checkpoint.config, "test")
+    count = family.layer_count(checkpoint.config)
+    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
+    windows = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
+    return calibrate(load_model(directory, CPU), family, shapes, windows, batch, CPU)
+
+
+def test_moments_are_those_of_the_inputs(llama_directory: Path) -> None:
+    model = load_model(llama_directory, CPU)
+    seen: list[torch.Tensor] = []
+    down = model.model.layers[1].mlp.down_proj
+    down.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    windows = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        model(input_ids=windows)
+    rows = seen[0].flatten(0, 1).double()
+    found = moments(llama_directory, batch=2)[1]
+    torch.testing.assert_close(found["ffn.down"].double(), rows.mT @ rows / len(rows))
+    assert int(found["ffn.down.tokens"]) == 6 * 16
+    assert set(found) == {
+        f"{site}{end}"
+        for site in ("attention.q", "attention.o", "ffn.gate", "ffn.down")
+        for end in ("", ".tokens")
+    }
+
+
+def test_expert_moments_are_of_the_tokens_they_receive(moe_directory: Path) -> None:
+    whole, parts = moments(moe_directory, 6), moments(moe_directory, 2)
+    for layer in (0, 1):
+        tokens = whole[layer]["experts.gate.tokens"]
+        assert int(tokens.sum()) == 2 * 6 * 16  # two experts per token
+        assert torch.equal(tokens, whole[layer]["experts.down.tokens"])
+        assert whole[layer]["experts.gate"].shape == (4, 32, 32)
+        assert whole[layer]["experts.down"].shape == (4, 24, 24)
+        for name, value in whole[layer].items():
+            torch.testing.assert_close(parts[layer][name], value)
+
+
+def test_bits_saved_by_hand() -> None:
+    embedding = StoredTensor((10, 4), None, embedding=True)
+    head = StoredTensor((10, 4), None)
+    plain = StoredTensor((4, 4), 0)
+    old = StoredTensor((4, 8), 1, replaced=True)
+    norm = StoredTensor((8,), 1)
+    new = StoredTensor((4, 2), 1, replaced=True)
+    saved = bits_saved([embedding, head, plain, old, norm], [embedding, head, plain, norm, new], 16)
+    assert (saved.dense_bits, saved.stored_bits) == (16 * 136, 16 * 112)
+    assert saved.modules_percent == pytest.approx(75)
+    assert saved.blocks_percent == pytest.approx(100 * 24 / 40)
+    assert saved.without_embeddings_percent == pytest.approx(100 * 24 / 96)
+    assert saved.with_embeddings_percent == pytest.approx(100 * 24 / 136)
+
+
+@pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="../shared/golden is missing")
+def test_bits_of_the_golden_summary() -> None:
+    """Two layers of the tiny Llama, Tucker of attention at hidden rank 16: exact bits."""
+    entry = json.loads((SHARED / "golden/golden.json").read_text())["storage_summary_tiny_llama"][0]
+    shapes = {"q": (96, 96), "k": (96, 96), "v": (96, 96), "o": (96, 96)}
+    ffn = {"gate": (288, 96), "up": (288, 96), "down": (96, 288), "n1": (96,), "n2": (96,)}
+    common = [StoredTensor((512, 96), None, embedding=True), StoredTensor((512, 96), None)]
+    common += [StoredTensor((96,), None)]
+    common += [StoredTensor(s, layer) for layer in range(4) for s in ffn.values()]
+    common += [StoredTensor(s, layer) for layer in (0, 3) for s in shapes.values()]
+    dense = [StoredTensor(s, layer, replaced=True) for layer in (1, 2) for s in shapes.values()]
+    factors = [(96, 16), (16, 4), (4, 2), (16, 6, 4, 2)]
+    stored = [StoredTensor(s, layer, replaced=True) for layer in (1, 2) for s in factors]
+    saved = bits_saved([*common, *dense], [*common, *stored], 16)
+    assert saved.dense_bits == entry["overall_with_embeddings_dense_bits"]
+    assert saved.stored_bits == entry["overall_with_embeddings_storage_bits"]
+    assert saved.without_embeddings_percent == pytest.approx(entry["bits_saved_no_emb_pct"])
+    modules = entry["affected_modules_storage_bits"] / entry["affected_modules_dense_bits"]
+    assert saved.modules_percent == pytest.approx(100 * (1 - modules))
+    blocks = entry["affected_blocks_storage_bits"] / entry["affected_blocks_dense_bits"]
+    assert saved.blocks_percent == pytest.approx(100 * (1 - blocks))

@@ -1,0 +1,232 @@
+"""Methods against closed forms: planted structure is found, bounds hold, checks are clear."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from tensorpress.errors import TensorpressError
+from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.registry import METHODS, load
+
+HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
+
+
+def layer(kv_heads: int = HEADS) -> LayerShape:
+    q, kv = HEADS * HEAD_DIM, kv_heads * HEAD_DIM
+    return LayerShape(
+        HIDDEN,
+        HEADS,
+        kv_heads,
+        HEAD_DIM,
+        {
+            "attention.q": ModuleShape(q, HIDDEN),
+            "attention.k": ModuleShape(kv, HIDDEN),
+            "attention.v": ModuleShape(kv, HIDDEN),
+            "attention.o": ModuleShape(HIDDEN, q),
+            "ffn.gate": ModuleShape(INNER, HIDDEN),
+            "ffn.up": ModuleShape(INNER, HIDDEN),
+            "ffn.down": ModuleShape(HIDDEN, INNER),
+            "experts.gate": ModuleShape(INNER, HIDDEN, EXPERTS),
+            "experts.up": ModuleShape(INNER, HIDDEN, EXPERTS),
+            "experts.down": ModuleShape(HIDDEN, INNER, EXPERTS),
+        },
+    )
+
+
+def weights_of(group: str, shape: LayerShape) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    made = {}
+    for module, size in shape.group(group).items():
+        weight = torch.randn(size.slices, size.out_features, size.in_features)
+        made[module] = weight if size.slices > 1 else weight[0]
+    return made
+
+
+def rebuilt(factors, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for each in factors:
+        for index, module in enumerate(each.modules):
+            if weights[module].ndim == 3:
+                found[module] = torch.stack(
+                    [each.store.dense(e) for e in range(weights[module].shape[0])]
+                )
+            else:
+                found[module] = each.store.dense(index)
+    return found
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+CASES = [
+    ("dense", "ffn", {}),
+    ("drop", "attention", {}),
+    ("svd", "ffn", {"rank": 7}),
+    ("svd", "experts", {"rank": 7}),
+    ("tt", "attention", {"order": 3, "rank": 6}),
+    ("tt", "experts", {"order": 2, "rank": 6}),
+    ("tucker_qkvo", "attention", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}),
+    ("tucker_ffn", "ffn", {"ranks": {"out": 16, "in": 12}}),
+    ("td_moe", "experts", {"ratio": 0.3}),
+    ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
+    ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
+]
+
+
+@pytest.mark.parametrize(("method", "group", "settings"), CASES)
+def test_shapes_and_bounds(method: str, group: str, settings: dict) -> None:
+    shape = layer()
+    weights = weights_of(group, shape)
+    spec = load(method).Spec(method=method, **settings)
+    spec.check(shape, group)
+    factors = load(method).decompose(weights, shape, spec, None)
+    found = rebuilt(factors, weights)
+    assert {m: w.shape for m, w in found.items()} == {m: w.shape for m, w in weights.items()}
+    for each in factors:
+        error = sum(float((found[m] - weights[m]).double().square().sum()) for m in each.modules)
+        norm = sum(float(weights[m].double().square().sum()) for m in each.modules)
+        joint = (error / norm) ** 0.5
+        assert each.lower_bound <= joint * (1 + 1e-5) + 1e-6
+        assert joint <= each.upper_bound * (1 + 1e-5) + 1e-6
+
+
+def test_every_method_is_tested() -> None:
+    assert {method for method, _, _ in CASES} == set(METHODS)
+
+
+def test_svd_recovers_a_planted_rank() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(INNER, 5) @ torch.randn(5, HIDDEN)
+    for matrix in (weight, weight.mT):
+        spec = load("svd").Spec(method="svd", rank=5)
+        factors = load("svd").decompose({"x": matrix}, layer(), spec, None)
+        assert relative(factors[0].store.dense(0), matrix) < 1e-6
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_whitened_svd_is_best_on_the_inputs(tall: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn((40, 12) if tall else (12, 40))
+    inputs = torch.randn(500, weight.shape[1]) * torch.logspace(0, -3, weight.shape[1])
+    moment = inputs.mT @ inputs / 500
+    module = load("svd")
+    plain = module.decompose({"x": weight}, layer(), module.Spec(method="svd", rank=4), None)
+    spec = module.Spec(method="svd", rank=4, whiten="input")
+    whitened = module.decompose({"x": weight}, layer(), spec, {"x": moment})
+
+    def output_error(factors) -> float:
+        return relative(inputs @ factors[0].store.dense(0).mT, inputs @ weight.mT)
+
+    root = torch.linalg.cholesky(moment.double())
+    tail = torch.linalg.svdvals(weight.double() @ root)
+    best = float((tail[4:].square().sum() / tail.square().sum()).sqrt())
+    assert output_error(whitened) == pytest.approx(best, rel=1e-3)
+    assert output_error(plain) > 1.2 * best
+
+
+def test_whitened_svd_with_identity_or_no_tokens_is_the_plain_one() -> None:
+    weight = weights_of("ffn", layer())["ffn.up"]
+    module = load("svd")
+    spec = module.Spec(method="svd", rank=6, whiten="input")
+    plain = module.decompose({"x": weight}, layer(), module.Spec(method="svd", rank=6), None)
+    for moment in (torch.eye(HIDDEN), torch.zeros(HIDDEN, HIDDEN)):
+        other = module.decompose({"x": weight}, layer(), spec, {"x": moment})
+        torch.testing.assert_close(
+            other[0].store.dense(0), plain[0].store.dense(0), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_whitened_svd_survives_a_singular_moment() -> None:
+    weight = weights_of("ffn", layer())["ffn.up"]
+    x = torch.randn(3, HIDDEN)
+    module = load("svd")
+    spec = module.Spec(method="svd", rank=3, whiten="input")
+    (factors,) = module.decompose({"x": weight}, layer(), spec, {"x": x.mT @ x})
+    assert relative(x @ factors.store.dense(0).mT, x @ weight.mT) < 1e-4
+
+
+def planted_heads(shape: LayerShape) -> dict[str, Tensor]:
+    """q, k, v, o with exact TensorLLM structure: shared hidden and head_dim subspaces."""
+    torch.manual_seed(0)
+    hidden, dim = torch.randn(HIDDEN, 5), torch.randn(HEAD_DIM, 3)
+    stack, core = torch.randn(4, 2), torch.randn(5, HEADS, 3, 2)
+    tensor = torch.einsum("ia,db,sc,ahbc->sihd", hidden, dim, stack, core).flatten(2)
+    q, k, v, o = tensor
+    return dict(zip(shape.group("attention"), (q.mT, k.mT, v.mT, o), strict=True))
+
+
+def test_right_layout_finds_planted_heads_and_the_published_one_does_not() -> None:
+    shape = layer()
+    weights = planted_heads(shape)
+    errors = {}
+    for layout in ("tensorllm", "published"):
+        module = load("tucker_qkvo")
+        ranks = {"hidden": 5, "head_dim": 3, "stack": 2}
+        spec = module.Spec(method="tucker_qkvo", ranks=ranks, layout=layout)
+        (factors,) = module.decompose(weights, shape, spec, None)
+        found = rebuilt([factors], weights)
+        errors[layout] = max(relative(found[m], weights[m]) for m in weights)
+    assert errors["tensorllm"] < 1e-5
+    assert errors["published"] > 0.3
+
+
+def test_grouped_query_attention_stacks_equal_shapes() -> None:
+    shape = layer(kv_heads=2)
+    weights = weights_of("attention", shape)
+    module = load("tucker_qkvo")
+    full = {"hidden": HIDDEN, "head_dim": HEAD_DIM, "stack": 2}
+    spec = module.Spec(method="tucker_qkvo", ranks=full)
+    factors = module.decompose(weights, shape, spec, None)
+    assert [each.modules for each in factors] == [
+        ("attention.q", "attention.o"),
+        ("attention.k", "attention.v"),
+    ]
+    found = rebuilt(factors, weights)
+    assert max(relative(found[m], weights[m]) for m in weights) < 1e-5
+
+
+def test_td_moe_keeps_its_budget_and_compress_adds_an_expert_factor() -> None:
+    shape = layer()
+    weights = weights_of("experts", shape)
+    module = load("td_moe")
+    for experts in ("preserve", "compress"):
+        spec = module.Spec(method="td_moe", ratio=0.4, experts=experts, alignment=1)
+        for each in module.decompose(weights, shape, spec, None):
+            stored = sum(value.numel() for value in each.store.state_dict().values())
+            assert stored <= 0.6 * weights[each.modules[0]].numel()
+            assert ("mix" in each.store.state_dict()) == (experts == "compress")
+
+
+@pytest.mark.parametrize(
+    ("method", "group", "settings", "message"),
+    [
+        ("svd", "ffn", {"rank": 25}, "rank: 25 is above the limit at ffn.gate; allowed: 1 to 24"),
+        ("td_moe", "ffn", {"ratio": 0.2}, "'td_moe' does not decompose ffn; allowed: experts"),
+        ("tucker_ffn", "ffn", {"ranks": {"out": 8, "in": 25}}, "ranks.in: 25 .* 1 to 24"),
+        (
+            "tucker_qkvo",
+            "attention",
+            {"ranks": {"hidden": 8, "head_dim": 7, "stack": 2}},
+            "ranks.head_dim: 7 .* 1 to 6",
+        ),
+        ("td_moe", "experts", {"ratio": 0.99}, "ratio: 0.99 leaves no room"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(method, group, settings, message) -> None:
+    spec = load(method).Spec(method=method, **settings)
+    with pytest.raises(TensorpressError, match=message):
+        spec.check(layer(), group)
+
+
+def test_planning_does_not_import_torch() -> None:
+    code = (
+        "import sys; import tensorpress.plan, tensorpress.cli, tensorpress.tracking; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,163 @@
+"""The plan: shared work, keys that move with what they depend on, checks against shapes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text
+
+from tensorpress.errors import TensorpressError
+from tensorpress.params import load, parse
+from tensorpress.plan import Plan
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("queries", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
+    (tmp_path / "inputs/text.txt").write_text(tiny_text())
+    return tmp_path
+
+
+def live(params: dict) -> dict[str, list[str]]:
+    return Plan(parse(params)).live()
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+def test_a_rank_moves_only_what_depends_on_it(inputs: Path) -> None:
+    params = tiny_params()
+    before = live(params)
+    params["methods"]["svd"]["rank"] = 4
+    after = live(params)
+    assert changed(before, after) == {"decompose", "assemble", "evaluate", "aggregate", "reports"}
+    kept = set(before["evaluate"]) & set(after["evaluate"])
+    assert len(kept) == 2  # baseline and drop
+
+
+def test_an_unrelated_recipe_moves_no_key(inputs: Path) -> None:
+    params = tiny_params()
+    before = live(params)
+    params["recipes"]["more"] = copy.deepcopy(params["recipes"]["svd"])
+    params["recipes"]["more"]["steps"][0]["modules"] = ["attention"]
+    after = live(params)
+    for stage in ("fetch", "calibrate", "decompose", "assemble", "evaluate"):
+        assert set(before[stage]) <= set(after[stage])
+
+
+def test_recipes_share_decompositions_and_equal_runs(inputs: Path) -> None:
+    params = tiny_params()
+    params["layer_sets"] = {"one": {"middle": 1}, "two": {"middle": 2}, "each": "each"}
+    for recipe in params["recipes"].values():
+        recipe["layers"] = ["one", "two", "each"]
+    plan = Plan(parse(params))
+    jobs = {(p.decomposition.id, p.layer) for p in plan.used_decompositions}
+    assert len(jobs) == 2 * 3  # two methods, three layers: nothing twice
+    # one and each-of-layer-1 are the same run: baseline, 2 recipes x (two, and 3 single layers)
+    assert len(plan.runs) == 1 + 2 * 4
+    assert len(plan.recipe_runs) == 1 + 2 * 5
+
+
+def test_content_of_local_inputs_is_part_of_the_key(inputs: Path) -> None:
+    before = live(tiny_params())
+    (inputs / "inputs/text.txt").write_text(tiny_text() + "\n\nmore")
+    after = live(tiny_params())
+    assert {"calibrate", "evaluate"} <= changed(before, after)
+    (inputs / "inputs/text.txt").write_text(tiny_text())
+    assert live(tiny_params()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"methods": {"svd": {"method": "svd", "rank": 33}}},
+            "methods.svd.rank: 33 is above the limit at ffn.gate; allowed: 1 to 32",
+        ),
+        ({"layer_sets": {"one": [7]}}, "layer_sets.one: 7 is not allowed; allowed: 0 to 2"),
+        ({"models": {"tiny": {"source": "local", "path": "no"}}}, "models.tiny.path: 'no'"),
+        (
+            {"tasks": {"heldout": {"kind": "perplexity", "corpus": "text", "window": 4096}}},
+            "tasks.heldout.window: 4096 is not allowed; allowed: up to 128",
+        ),
+        (
+            {"corpora": {"text": {"source": "file", "path": "no.txt"}}},
+            "corpora.text.path: 'no.txt' is not a file",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(inputs: Path, change: dict, message: str) -> None:
+    params = tiny_params()
+    for section, value in change.items():
+        params[section] = {**params[section], **value}
+    with pytest.raises(TensorpressError) as caught:
+        Plan(parse(params))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"modules": ["experts"], "method": "svd"}], "'experts' is not in model 'tiny'"),
+        (
+            [{"modules": ["ffn"], "method": "svd"}, {"modules": ["all"], "method": "drop"}],
+            "steps.1.modules: 'ffn.gate' is already compressed by step 0",
+        ),
+        (
+            [{"modules": ["ffn.up"], "method": "tucker"}],
+            "method 'tucker' shares factors; allowed: all of ffn",
+        ),
+        ([{"modules": ["attention"], "method": "tucker"}], "does not decompose attention"),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(inputs: Path, steps: list, message: str) -> None:
+    params = tiny_params()
+    params["methods"]["tucker"] = {"method": "tucker_ffn", "ranks": {"out": 8, "in": 8}}
+    params["recipes"]["svd"]["steps"] = steps
+    with pytest.raises(TensorpressError) as caught:
+        Plan(parse(params))
+    assert message in str(caught.value)
+
+
+def test_expert_task_needs_experts(inputs: Path) -> None:
+    params = tiny_params()
+    params["tasks"]["balance"] = {"kind": "expert_balance", "corpus": "text", "window": 64}
+    params["models"]["tiny"]["baseline_tasks"] = ["balance"]
+    with pytest.raises(TensorpressError, match="'balance' is not allowed"):
+        Plan(parse(params))
+
+
+def test_unknown_model_type(inputs: Path) -> None:
+    config = inputs / "inputs/tiny/config.json"
+    config.write_text(config.read_text().replace('"llama"', '"rwkv"'))
+    with pytest.raises(TensorpressError, match="'rwkv' has no family file; allowed: llama"):
+        Plan(parse(tiny_params()))
+
+
+def test_hub_models_say_what_to_do_offline(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    params = tiny_params()
+    params["models"]["tiny"] = {
+        "source": "hub",
+        "repository": "nobody/nothing",
+        "revision": "0" * 40,
+    }
+    with pytest.raises(TensorpressError) as caught:
+        Plan(parse(params))
+    assert "models.tiny: nobody/nothing@00000000" in str(caught.value)
+    assert "source: local" in str(caught.value)
+
+
+def test_shipped_study_shares_its_single_layer_runs() -> None:
+    plan = Plan(load(ROOT / "params.yaml"))
+    assert len(plan.runs) < len(plan.recipe_runs)
+    counts = {stage: len(paths) for stage, paths in plan.live().items()}
+    assert counts["reports"] == len(plan.params.reports)
