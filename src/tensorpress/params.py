@@ -262,7 +262,8 @@ def _path_in_file(loc: tuple[int | str, ...], raw: Any) -> str:
         )
         if inside:
             raw = raw[part]
-        if inside or index == len(loc) - 1:
+        is_tag = isinstance(part, str) and part.startswith("<")
+        if inside or (index == len(loc) - 1 and not is_tag):
             path.append(str(part))
     return ".".join(path) or "the file"
 

@@ -46,7 +46,7 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
-        tokens=1_000_000,
+        tokens=900_000,
     ),
     "moe": EmbeddedSpec(
         config={

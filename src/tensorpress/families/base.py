@@ -85,7 +85,9 @@ class Family:
             "attention.o": ModuleShape(hidden, heads * head_dim),
         }
         if self.has_experts(config, layer):
-            slices, inner = int(config["num_experts"]), int(config["moe_intermediate_size"])
+            # the hub's configs say num_experts, those that transformers 5 saves num_local_experts
+            slices = int(config.get("num_experts") or config["num_local_experts"])
+            inner = int(config["moe_intermediate_size"])
             shapes |= _gated("experts", hidden, inner, slices)
         else:
             shapes |= _gated("ffn", hidden, int(config["intermediate_size"]), 1)
