@@ -1,0 +1,178 @@
+"""The whole workflow on tiny random models: every method, every task, every report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from workspace import Workspace, save_tiny, tiny_moe, tiny_params
+
+from tensorpress.registry import METHODS
+from tensorpress.rows import DecompositionRow, ResultRow, schema
+
+
+def every_method() -> dict:
+    """Both tiny models with every method, task and report."""
+    params = tiny_params()
+    params["storage"]["dtype"] = "bfloat16"
+    params["models"]["moe"] = {
+        "source": "local",
+        "path": "inputs/moe",
+        "baseline_tasks": ["balance", "ngram"],
+    }
+    params["methods"] |= {
+        "dense": {"method": "dense"},
+        "tt": {"method": "tt", "order": 3, "rank": 6},
+        "tucker-qkvo": {
+            "method": "tucker_qkvo",
+            "ranks": {"hidden": 12, "head_dim": 4, "stack": 2},
+        },
+        "tucker-ffn": {"method": "tucker_ffn", "ranks": {"out": 16, "in": 12}},
+        "td-moe": {"method": "td_moe", "ratio": 0.3},
+    }
+    params["layer_sets"]["each"] = "each"
+
+    def recipe(model: str, steps: list, layers: list, tasks: list) -> dict:
+        return {"models": [model], "steps": steps, "layers": layers, "tasks": tasks}
+
+    params["recipes"] = {
+        "drop": recipe("tiny", [{"modules": ["all"], "method": "drop"}], ["one"], ["heldout"]),
+        "each_svd": recipe("tiny", [{"modules": ["ffn"], "method": "svd"}], ["each"], ["heldout"]),
+        "mixed": recipe(
+            "tiny",
+            [
+                {"modules": ["attention"], "method": "tucker-qkvo"},
+                {"modules": ["ffn"], "method": "tucker-ffn"},
+            ],
+            ["one"],
+            ["heldout", "speed", "cloze", "last_word"],
+        ),
+        "tt": recipe("tiny", [{"modules": ["ffn.up"], "method": "tt"}], ["one"], ["heldout"]),
+        "td_moe": recipe(
+            "moe",
+            [
+                {"modules": ["experts"], "method": "td-moe"},
+                {"modules": ["attention"], "method": "dense"},
+            ],
+            ["one", "each"],
+            ["heldout", "speed", "cloze", "last_word"],
+        ),
+    }
+    text = {"corpus": "text", "window": 64}
+    params["tasks"] |= {
+        "cloze": {"kind": "cloze", "corpus": "text", "items": 8},
+        "last_word": {"kind": "last_word", "corpus": "text", "items": 8},
+        "speed": {"kind": "speed", "batch": 1, "prompt_tokens": 16, "new_tokens": 2, "repeats": 1},
+        "balance": {"kind": "expert_balance", "max_windows": 4, **text},
+        "ngram": {"kind": "ngram", "training": "text", "order": 2, **text},
+    }
+    params["reports"] = {
+        f"{notebook}-{model}": {"notebook": notebook, "model": model, "task": "heldout"}
+        for notebook in ("pareto", "layers", "cost")
+        for model in ("tiny", "moe")
+    }
+    return params
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace.create(tmp_path_factory.mktemp("all") / "project", every_method())
+    save_tiny(tiny_moe(), workspace.folder / "inputs/moe")
+    workspace.snakemake("--resources", "gpu=1")
+    return workspace
+
+
+def table(workspace: Workspace, name: str) -> list[dict]:
+    (path,) = (workspace.folder / "results/aggregate").rglob(f"{name}.parquet")
+    expected = {"results": ResultRow, "decompositions": DecompositionRow}[name]
+    assert pq.read_schema(path).remove_metadata().equals(schema(expected))
+    return pq.read_table(path).to_pylist()
+
+
+def test_nothing_is_left_to_do(finished: Workspace) -> None:
+    assert finished.nothing_to_do()
+    assert not list((finished.folder / "results").rglob(".partial-*"))
+
+
+def test_every_run_is_in_the_table(finished: Workspace) -> None:
+    rows = table(finished, "results")
+    perplexities = [r for r in rows if r["kind"] == "perplexity" and r["metric"] == "perplexity"]
+    runs = {(r["model"], r["recipe"], r["layers"]) for r in perplexities}
+    assert runs == {
+        ("tiny", "baseline", ""),
+        ("tiny", "drop", "1"),
+        *(("tiny", "each_svd", str(layer)) for layer in range(3)),
+        ("tiny", "mixed", "1"),
+        ("tiny", "tt", "1"),
+        ("moe", "baseline", ""),
+        ("moe", "td_moe", "0"),
+        ("moe", "td_moe", "1"),
+    }
+    assert all(r["value"] > 1 for r in perplexities)
+    for row in rows:
+        on_disk = row["checkpoint_bytes"] - row["stored_bits"] / 8
+        assert 0 < on_disk < 30_000
+        saved = row["bits_saved_with_embeddings_percent"]
+        assert (saved > 0) == (row["recipe"] != "baseline"), row
+    kinds = {(r["model"], r["kind"]) for r in rows}
+    assert ("moe", "expert_balance") in kinds
+    assert ("moe", "ngram") in kinds
+    versions = {r["version"] for r in rows if r["kind"] == "cloze"}
+    assert versions == {"lm-eval 0.4.13, task version 1"}
+    assert all(r["stderr"] is not None for r in rows if r["metric"] == "acc")
+    speeds = {r["metric"] for r in rows if r["kind"] == "speed"}
+    assert {"prefill_speedup", "decode_speedup", "peak_memory_mib_dense"} <= speeds
+
+
+def test_every_method_has_errors_within_bounds(finished: Workspace) -> None:
+    rows = table(finished, "decompositions")
+    assert {row["method"] for row in rows} == set(METHODS)
+    for row in rows:
+        assert 0 <= row["relative_error"] <= 1 + 1e-6
+        if row["upper_bound"] is not None:
+            assert row["stack_error"] <= row["upper_bound"] * (1 + 1e-5) + 1e-6
+        assert row["lower_bound"] <= row["stack_error"] * (1 + 1e-5) + 1e-6
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (Path(__file__).parents[2] / "queries").glob("*.sql"))
+)
+def test_queries_answer(finished: Workspace, name: str) -> None:
+    records = json.loads(finished.run("tensorpress", "query", name, "--json").stdout)
+    assert records
+    assert {"tiny", "moe"} & {record["model"] for record in records}
+
+
+def test_pareto_marks_exactly_the_undominated_runs(finished: Workspace) -> None:
+    records = json.loads(finished.run("tensorpress", "query", "pareto", "--json").stdout)
+    for record in records:
+        rivals = [r for r in records if r["model"] == record["model"]]
+        beaten = any(
+            r["bits_saved_percent"] >= record["bits_saved_percent"]
+            and r["perplexity"] <= record["perplexity"]
+            and (r["bits_saved_percent"], -r["perplexity"])
+            != (record["bits_saved_percent"], -record["perplexity"])
+            for r in rivals
+        )
+        assert record["efficient"] == (not beaten)
+
+
+def test_reports_are_whole_pages(finished: Workspace) -> None:
+    pages = list((finished.folder / "results/reports").glob("*.html"))
+    assert len(pages) == 6
+    for page in pages:
+        html = page.read_text()
+        assert "image/png" in html or "data:image" in html
+        assert "Traceback" not in html
+        assert "https://" not in html.split("<body")[0].split("</style>")[-1]
+
+
+def test_snakemake_report(finished: Workspace) -> None:
+    finished.snakemake("--report", "report.html")
+    assert (finished.folder / "report.html").stat().st_size > 10_000
+
+
+def test_lints(finished: Workspace) -> None:
+    finished.run("snakemake", "--lint")
