@@ -22,7 +22,7 @@ from pydantic import (
 
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.specs import BaseTask, TaskSpec
+from tensorpress.evaluation.specs import TaskSpec
 from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
 from tensorpress.registry import METHODS, spec_class

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ def run_task(
         "metadata": {"version": version},
         **settings,
     }
+    # its notes on models handed over ready-made say nothing to our user
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     language_model = HFLM(
         pretrained=load_model(job.run_directory, job.device),
         tokenizer=load_tokenizer(job.run_directory),

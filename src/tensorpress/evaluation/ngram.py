@@ -47,7 +47,11 @@ class _Table:
             max(1, n) for n in map(Counter(counts.values()).__getitem__, (1, 2, 3, 4))
         )
         base = ones / (ones + 2 * twos)
-        raw = (1 - 2 * base * twos / ones, 2 - 3 * base * threes / twos, 3 - 4 * base * fours / threes)
+        raw = (
+            1 - 2 * base * twos / ones,
+            2 - 3 * base * threes / twos,
+            3 - 4 * base * fours / threes,
+        )
         self._discounts = tuple(
             min(max(value, 0.0), float(place)) for place, value in enumerate(raw, start=1)
         )

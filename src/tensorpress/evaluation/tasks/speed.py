@@ -6,18 +6,16 @@ rounds count. Peak memory is measured in a child process for each model, which h
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.peak_memory import peak_bytes, random_prompt
 from tensorpress.evaluation.specs import Speed
 from tensorpress.loading import load_model
 from tensorpress.rows import EvalRow
@@ -29,7 +27,7 @@ def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
     """Tokens per second of both models, their ratios, and peak memory above an idle process."""
     directories = {"dense": job.dense, "compressed": job.run_directory}
     models = {name: load_model(path, job.device) for name, path in directories.items()}
-    prompt = _prompt(models["dense"], spec, job.device)
+    prompt = random_prompt(models["dense"], spec.batch, spec.prompt_tokens, job.device)
     works: dict[str, Callable[[PreTrainedModel], float]] = {
         "prefill": lambda model: _prefill_speed(model, prompt),
         "decode": lambda model: _decode_speed(model, prompt, spec.new_tokens),
@@ -50,15 +48,9 @@ def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
         ratio = medians["compressed"] / medians["dense"]
         rows.append(EvalRow(f"{work}_speedup", ratio, None, spec.repeats, version))
     for name, path in directories.items():
-        peak = _peak_in_child(path, spec, job.device)
+        peak = peak_bytes(path, spec.batch, spec.prompt_tokens, job.device)
         rows.append(EvalRow(f"peak_memory_mib_{name}", peak / MIB, None, 1, version))
     return rows
-
-
-def _prompt(model: PreTrainedModel, spec: Speed, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = (spec.batch, spec.prompt_tokens)
-    return torch.randint(model.config.vocab_size, shape, generator=generator).to(device)
 
 
 @torch.inference_mode()
@@ -89,30 +81,3 @@ def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _peak_in_child(directory: Path, spec: Speed, device: torch.device) -> int:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_bytes, (directory, spec, device.type, torch.get_num_threads()))
-
-
-def _peak_bytes(directory: Path, spec: Speed, device_type: str, threads: int) -> int:
-    """Bytes that loading and one prefill add to an idle process (GPU: allocator's peak)."""
-    device = torch.device(device_type)
-    torch.set_num_threads(threads)
-    idle = _peak_resident_bytes()
-    model = load_model(directory, device)
-    _prefill_speed(model, _prompt(model, spec, device))
-    if device_type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _peak_resident_bytes() - idle
-
-
-def _peak_resident_bytes() -> int:
-    # not getrusage: under Linux its peak survives exec, so a child would start at its parent's
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
