@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ def train(
     text = documents("train")
     tokenizer = train_tokenizer(text, VOCABULARY)
     ids = _token_ids(tokenizer, text)
-    model = build(spec).to(device).train()
+    model: Any = build(spec)
+    model.to(device).train()
     optimisers = _optimisers(model, spec)
     steps = spec.tokens // (spec.batch * spec.window)
     batches = _batches(ids, spec, seed)
@@ -122,7 +124,8 @@ def _batches(ids: Tensor, spec: EmbeddedSpec, seed: int) -> Iterator[Tensor]:
 
 
 def _optimisers(model: nn.Module, spec: EmbeddedSpec) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = parameter.ndim >= 2 and "embed" not in name and not name.endswith("mlp.gate.weight")
         (matrices if inner else others).append(parameter)
