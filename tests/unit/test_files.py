@@ -155,7 +155,9 @@ def test_corpus_files(tmp_path: Path) -> None:
         fetch_corpus("c", FileCorpus(source="file", path=str(tmp_path / "bad.txt")), tmp_path / "o")
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(TensorpressError, match="the text is empty"):
-        fetch_corpus("c", FileCorpus(source="file", path=str(tmp_path / "empty.txt")), tmp_path / "o")
+        fetch_corpus(
+            "c", FileCorpus(source="file", path=str(tmp_path / "empty.txt")), tmp_path / "o"
+        )
     assert not (tmp_path / "o").exists()
 
 

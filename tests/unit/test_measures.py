@@ -80,7 +80,9 @@ def test_kneser_ney_is_a_distribution(order: int) -> None:
     ids = torch.randint(7, (400,), generator=torch.Generator().manual_seed(0)).tolist()
     model = KneserNey(ids, order, 9)
     for history in [(), (1,), (1, 2), (8,), (8, 8)]:
-        total = sum(model.probability(history[-(order - 1) :] if order > 1 else (), t) for t in range(9))
+        total = sum(
+            model.probability(history[-(order - 1) :] if order > 1 else (), t) for t in range(9)
+        )
         assert total == pytest.approx(1)
 
 

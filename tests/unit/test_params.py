@@ -96,7 +96,9 @@ def test_layer_sets() -> None:
     assert layer_sets(each, 3, "one") == [(0,), (1,), (2,)]
     out = parse(broken("layer_sets.one", {"middle_out": 3})).layer_sets["one"]
     assert layer_sets(out, 8, "one") == [(3, 4, 5)]
-    with pytest.raises(TensorpressError, match=r"layer_sets\.one: 3 is not allowed; allowed: 0 to 2"):
+    with pytest.raises(
+        TensorpressError, match=r"layer_sets\.one: 3 is not allowed; allowed: 0 to 2"
+    ):
         layer_sets((0, 3), 3, "one")
     with pytest.raises(TensorpressError, match=r"middle_out: 3 is not allowed; allowed: 1 to 2"):
         layer_sets(out, 2, "one")
