@@ -19,11 +19,11 @@ rule aggregate:
     output:
         results=paths.results_table(plan.table_id),
         decompositions=paths.decompositions_table(plan.table_id),
-    params:
-        recipe_runs=plan.recipe_runs,
     log:
         paths.LOGS / f"aggregate/{plan.table_id}.log",
     conda:
         "../envs/report.yaml"
+    params:
+        recipe_runs=plan.recipe_runs,
     script:
         "../workflow_scripts/aggregate.py"

@@ -13,14 +13,14 @@ rule assemble:
     output:
         checkpoint=directory(paths.run("{run}")),
         rows=paths.storage_rows("{run}"),
-    params:
-        run=lambda w: plan.runs[w.run],
     log:
         paths.LOGS / "assemble/{run}.log",
+    conda:
+        "../envs/compress.yaml"
     resources:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 60 * attempt,
-    conda:
-        "../envs/compress.yaml"
+    params:
+        run=lambda w: plan.runs[w.run],
     script:
         "../workflow_scripts/assemble.py"

@@ -1,6 +1,5 @@
 """Second moments of the modules' inputs."""
 
-
 CALIBRATIONS = {each.id: each for each in plan.calibrations.values()}
 
 
@@ -15,16 +14,16 @@ rule calibrate:
         corpus=lambda w: ancient(paths.corpus(CALIBRATIONS[w.calibration].corpus.id)),
     output:
         directory(paths.calibration("{calibration}")),
-    params:
-        calibration=lambda w: CALIBRATIONS[w.calibration],
     log:
         paths.LOGS / "calibrate/{calibration}.log",
+    conda:
+        "../envs/compress.yaml"
     threads: 2
     resources:
         gpu=1,
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 60 * attempt,
-    conda:
-        "../envs/compress.yaml"
+    params:
+        calibration=lambda w: CALIBRATIONS[w.calibration],
     script:
         "../workflow_scripts/calibrate.py"

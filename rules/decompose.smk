@@ -1,11 +1,6 @@
 """Factors: one job per model, method settings, module group and layer."""
 
 
-def decomposition_moments(wildcards):
-    calibration = plan.decompositions[wildcards.decomposition].calibration
-    return ancient(paths.calibration(calibration.id)) if calibration else []
-
-
 rule stage_decompose:
     input:
         ancient(LIVE["decompose"]),
@@ -14,20 +9,20 @@ rule stage_decompose:
 rule decompose:
     input:
         model=lambda w: ancient(paths.model(plan.decompositions[w.decomposition].model.id)),
-        moments=decomposition_moments,
+        moments=lambda w: ancient(plan.decompositions[w.decomposition].moments),
     output:
         factors=paths.factors("{decomposition}", "{layer}"),
         rows=paths.decomposition_rows("{decomposition}", "{layer}"),
-    params:
-        decomposition=lambda w: plan.decompositions[w.decomposition],
     log:
         paths.LOGS / "decompose/{decomposition}-{layer}.log",
+    conda:
+        "../envs/compress.yaml"
     threads: 1
     resources:
         gpu=1,
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 60 * attempt,
-    conda:
-        "../envs/compress.yaml"
+    params:
+        decomposition=lambda w: plan.decompositions[w.decomposition],
     script:
         "../workflow_scripts/decompose.py"

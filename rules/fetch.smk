@@ -1,6 +1,5 @@
 """Models and corpora; embedded models are trained here."""
 
-
 MODELS = {model.id: model for model in plan.models.values()}
 CORPORA = {corpus.id: corpus for corpus in plan.corpora.values()}
 
@@ -13,17 +12,17 @@ rule stage_fetch:
 rule fetch_model:
     output:
         directory(paths.model("{model}")),
-    params:
-        model=lambda w: MODELS[w.model],
     log:
         paths.LOGS / "fetch_model/{model}.log",
+    conda:
+        "../envs/compress.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=lambda w, attempt: 60 * attempt,
-    conda:
-        "../envs/compress.yaml"
+    params:
+        model=lambda w: MODELS[w.model],
     script:
         "../workflow_scripts/fetch_model.py"
 
@@ -31,14 +30,14 @@ rule fetch_model:
 rule fetch_corpus:
     output:
         paths.corpus("{corpus}"),
-    params:
-        corpus=lambda w: CORPORA[w.corpus],
     log:
         paths.LOGS / "fetch_corpus/{corpus}.log",
+    conda:
+        "../envs/compress.yaml"
     resources:
         mem_mb=lambda w, attempt: 1000 * attempt,
         runtime=lambda w, attempt: 10 * attempt,
-    conda:
-        "../envs/compress.yaml"
+    params:
+        corpus=lambda w: CORPORA[w.corpus],
     script:
         "../workflow_scripts/fetch_corpus.py"

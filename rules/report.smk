@@ -10,14 +10,16 @@ rule report:
     input:
         results=ancient(paths.results_table(plan.table_id)),
         decompositions=ancient(paths.decompositions_table(plan.table_id)),
-        notebook=lambda w: ancient(paths.NOTEBOOKS / f"{plan.reports[w.report].spec.notebook}.ipynb"),
+        notebook=lambda w: ancient(
+            paths.NOTEBOOKS / f"{plan.reports[w.report].spec.notebook}.ipynb"
+        ),
     output:
         report(paths.report("{report}"), category="Reports"),
-    params:
-        report=lambda w: plan.reports[w.report],
     log:
         paths.LOGS / "report/{report}.log",
     conda:
         "../envs/report.yaml"
+    params:
+        report=lambda w: plan.reports[w.report],
     script:
         "../workflow_scripts/report.py"

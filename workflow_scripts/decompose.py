@@ -12,14 +12,14 @@ with job(snakemake) as device:
 
     made = snakemake.params.decomposition
     layer = int(snakemake.wildcards.layer)
-    moments = snakemake.input.get("moments")
+    moments = made.moments
     factors, seconds, weights = decompose_layer(
         Path(snakemake.input.model),
         made.model.family,
         made.spec,
         made.group,
         layer,
-        paths.moments(Path(moments), layer) if moments else None,
+        paths.moments(moments[0], layer) if moments else None,
         device,
     )
     labels = {

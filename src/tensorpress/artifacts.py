@@ -78,6 +78,11 @@ class DecompositionArtifact:
     def id(self) -> str:
         return f"{self.model.name}-{self.method_name}-{self.group}-{self.key}"
 
+    @property
+    def moments(self) -> list[Path]:
+        """The calibration folder that the method reads, if it reads one."""
+        return [paths.calibration(self.calibration.id)] if self.calibration else []
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -121,6 +126,16 @@ class EvaluationArtifact:
     @property
     def id(self) -> str:
         return f"{self.run.model.name}-{self.run.label}-{self.task_name}-{self.key}"
+
+    @property
+    def dense_checkpoint(self) -> list[Path]:
+        """The uncompressed checkpoint that the task compares with, if it does."""
+        return [paths.run(self.dense.id)] if self.dense else []
+
+    @property
+    def texts(self) -> list[Path]:
+        """The corpora that the task reads."""
+        return [paths.corpus(corpus.id) for corpus in self.corpora.values()]
 
 
 @dataclass(frozen=True)
