@@ -68,6 +68,29 @@ def test_project_equals_dense_product(name: str) -> None:
         torch.testing.assert_close(store.project(x, index), x @ matrix.mT)
 
 
+def test_tensor_train_takes_the_cheaper_way() -> None:
+    sizes = {"slices": 1, "out_features": 64, "in_features": 64}
+    modes = {"in_modes": [4, 4, 4], "out_modes": [4, 4, 4], "ranks": [1, 2, 2, 1]}
+    store = FORMATS["tt_matrix"](**sizes, **modes).double()
+    store.fill(**{k: torch.randn_like(v) for k, v in store.named_parameters()})
+    # by hand: cores of 32, 64 and 32 values
+    assert store.chain_products == 32 * 16 + 64 * 4 * 4 + 32 * 16
+    assert store.rebuild_products == 64 * 4 * 4 + 32 * 16 * 16
+    used = []
+    for name in ("contract", "dense"):
+        own = getattr(store, name)
+        setattr(store, name, lambda *a, own=own, name=name: (used.append(name), own(*a))[1])
+    for tokens in (1, 500):
+        x = torch.randn(tokens, 64, dtype=torch.float64)
+        torch.testing.assert_close(store.project(x, 0), store.contract(x, 0))
+    assert used == ["contract", "contract", "contract", "contract"]
+    wide = FORMATS["tt_matrix"](**sizes, **{**modes, "ranks": [1, 16, 16, 1]}).double()
+    wide.fill(**{k: torch.randn_like(v) for k, v in wide.named_parameters()})
+    x = torch.randn(500, 64, dtype=torch.float64)
+    wide.contract = None
+    torch.testing.assert_close(wide.project(x, 0), x @ wide.dense(0).mT)
+
+
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_settings_rebuild_the_module(name: str) -> None:
     store = filled(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Format
 
@@ -13,7 +14,9 @@ from .base import Format
 class TTMatrix(Format):
     """``core_k (S, r_{k-1}, in_k, out_k, r_k)`` for k = 0 .. d-1 (Oseledets 2011).
 
-    ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``.
+    ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``. Applied to few tokens the
+    cores are contracted with them; to many, the matrix is rebuilt for the one product, where that
+    takes fewer multiplications. It is never kept.
     """
 
     name = "tt_matrix"
@@ -37,14 +40,37 @@ class TTMatrix(Format):
             ranks=list(ranks),
         )
         self.in_modes, self.out_modes = tuple(in_modes), tuple(out_modes)
-        for k, (n, m) in enumerate(zip(in_modes, out_modes, strict=True)):
+        for k, (n, m) in enumerate(self._modes()):
             self.factor(f"core_{k}", (slices, ranks[k], n, m, ranks[k + 1]))
+        sizes = [ranks[k] * n * m * ranks[k + 1] for k, (n, m) in enumerate(self._modes())]
+        self.chain_products = sum(
+            size * math.prod(in_modes[k + 1 :]) * math.prod(out_modes[:k])
+            for k, size in enumerate(sizes)
+        )
+        """Multiplications that contracting the cores takes per token."""
+        self.rebuild_products = sum(
+            size * math.prod(in_modes[:k]) * math.prod(out_modes[:k])
+            for k, size in enumerate(sizes)
+            if k
+        )
+        """Multiplications that rebuilding one matrix takes."""
+        self.dense_products = out_features * in_features
+
+    def _modes(self) -> list[tuple[int, int]]:
+        return list(zip(self.in_modes, self.out_modes, strict=True))
 
     def cores(self, index: int) -> list[Tensor]:
         """Cores ``(r_{k-1}, in_k, out_k, r_k)`` of one matrix."""
         return [getattr(self, f"core_{k}")[index] for k in range(len(self.in_modes))]
 
     def project(self, x: Tensor, index: int) -> Tensor:
+        tokens = x.numel() // self.in_features
+        if tokens * self.chain_products > self.rebuild_products + tokens * self.dense_products:
+            return nn.functional.linear(x, self.dense(index))
+        return self.contract(x, index)
+
+    def contract(self, x: Tensor, index: int) -> Tensor:
+        """``W_index x`` core by core, the matrix never formed: the cheaper way for few tokens."""
         # state: (tokens, rank, inputs still to contract, outputs already made)
         state = x.reshape(-1, 1, self.in_features, 1)
         tokens = state.shape[0]
