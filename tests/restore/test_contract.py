@@ -124,12 +124,11 @@ def test_killed_job_resumes_and_leaves_nothing_partial(workspace: Workspace) -> 
     killed = kill_job_of(workspace, "calibrate", driver)
     assert driver.wait(timeout=120) != 0
     assert killed
-    fetched = workspace.ran()
-    assert fetched["fetch_model"] == 1
+    finished = workspace.ran()
+    assert finished["fetch_model"] == 1
+    finished.pop("calibrate", None)  # its log may have begun before the kill
     workspace.snakemake()
-    again = workspace.ran()
-    assert again + fetched - Counter(calibrate=1) == EVERYTHING - Counter(calibrate=1)
-    assert again["calibrate"] == 1
+    assert finished + workspace.ran() == EVERYTHING
     assert not list((workspace.folder / "results").rglob(".partial-*"))
     assert workspace.nothing_to_do()
 
