@@ -29,8 +29,9 @@ def job(snakemake: Any) -> Iterator[torch.device | None]:
     """
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
-    # threads that wait by spinning starve each other where other processes share the cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # threads that spin long starve each other where processes share the cores; those that never
+    # spin are slow to wake
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

@@ -46,7 +46,8 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
-        tokens=900_000,
+        tokens=760_000,
+        batch=8,
     ),
     "moe": EmbeddedSpec(
         config={
