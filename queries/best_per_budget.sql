@@ -1,11 +1,11 @@
 -- For each budget (least bits saved, in percent of the model): the run of lowest perplexity,
--- beside the best `drop` run, the control that a method must beat.
+-- beside the best run that only drops modules, the control that a method must beat.
 WITH points AS (
     SELECT
         model, task, recipe, layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
         value AS perplexity,
-        starts_with(recipe, 'drop') AS is_control
+        methods = 'drop' AS is_control
     FROM results
     WHERE kind = 'perplexity' AND metric = 'perplexity' AND recipe <> 'baseline'
 ),

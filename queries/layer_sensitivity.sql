@@ -2,7 +2,7 @@
 -- over the uncompressed model and the mean reconstruction error of the modules they replace.
 WITH single AS (
     SELECT
-        model, task, recipe, layers,
+        model, task, recipe, methods, layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
         value AS perplexity
     FROM results
@@ -19,6 +19,7 @@ SELECT
     single.model,
     single.task,
     single.recipe,
+    single.methods,
     cast(single.layers AS INTEGER) AS layer,
     single.bits_saved_percent,
     single.perplexity,

@@ -15,6 +15,7 @@ with job(snakemake):
             recipe=each.recipe,
             layer_set=each.layer_set,
             layers=each.layers,
+            methods=each.run.methods,
             run=each.run.id,
             storage=paths.storage_rows(each.run.id),
             tasks=tuple(

@@ -27,6 +27,7 @@ class RunResult:
     recipe: str
     layer_set: str
     layers: tuple[int, ...]
+    methods: tuple[str, ...]
     run: str
     storage: Path
     tasks: tuple[TaskResult, ...]
@@ -47,6 +48,7 @@ def _rows(run: RunResult) -> Iterable[ResultRow]:
                 layer_set=run.layer_set,
                 layers=",".join(map(str, run.layers)),
                 layer_count=len(run.layers),
+                methods="+".join(run.methods),
                 run=run.run,
                 task=task.task,
                 kind=task.kind,

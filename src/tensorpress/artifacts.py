@@ -111,6 +111,11 @@ class RunArtifact:
     def id(self) -> str:
         return f"{self.model.name}-{self.label}-{self.key}"
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Distinct methods, in the order of their first layer."""
+        return tuple(dict.fromkeys(p.decomposition.spec.method for p in self.placements))
+
 
 @dataclass(frozen=True)
 class EvaluationArtifact:

@@ -21,6 +21,8 @@ PLUMBING = frozenset(
         "tensorpress.atomic",
         "tensorpress.cli",
         "tensorpress.errors",
+        "tensorpress.families.table",
+        "tensorpress.formats.table",
         "tensorpress.job",
         "tensorpress.keys",
         "tensorpress.params",

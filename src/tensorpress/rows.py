@@ -68,7 +68,8 @@ class ResultRow:
     """One metric of one recipe on one model and layer set, with the bits that it costs.
 
     ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
-    ``baseline``. ``run`` is the folder in ``results/assemble``. Savings are in percent.
+    ``baseline``. ``methods`` are the distinct methods in order, joined by ``+``, empty for the
+    baseline. ``run`` is the folder in ``results/assemble``. Savings are in percent.
     """
 
     model: str
@@ -76,6 +77,7 @@ class ResultRow:
     layer_set: str
     layers: str
     layer_count: int
+    methods: str
     run: str
     dense_bits: int
     stored_bits: int
