@@ -214,3 +214,28 @@ class Workspace:
     def dvc_clean(self) -> bool:
         done = self.run("dvc", "status", "--json")
         return json.loads(done.stdout) == {}
+
+
+EVERYTHING = Counter(
+    fetch_model=1,
+    fetch_corpus=1,
+    calibrate=1,
+    decompose=2,
+    assemble=3,
+    evaluate=3,
+    aggregate=1,
+    report=1,
+)
+"""Jobs of ``tiny_params`` from nothing, by rule."""
+
+
+def with_dvc(folder: Path, cache_type: str = "copy") -> Workspace:
+    """A workspace under DVC with a local-directory remote."""
+    workspace = Workspace.create(folder / "project")
+    shutil.rmtree(workspace.folder / ".dvc", ignore_errors=True)
+    workspace.run("dvc", "init", "-q", "-f")
+    workspace.run("dvc", "config", "core.analytics", "false")
+    workspace.run("dvc", "config", "cache.type", cache_type)
+    workspace.run("dvc", "remote", "add", "-q", "-d", "local", str(folder / "remote"))
+    workspace.commit("dvc")
+    return workspace

@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from transformers import AutoConfig
 
 from tensorpress import formats
-from tensorpress.checkpoint import INDEX, SINGLE, Checkpoint
+from tensorpress.checkpoint import INDEX, Checkpoint
 from tensorpress.factorfile import StoredFactors, load_factors, store_name
 from tensorpress.families.base import Family
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.layers import group_of
+from tensorpress.layers import LayerShape, group_of
 from tensorpress.rows import StorageRow
+from tensorpress.shards import ShardWriter
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved
 
-SHARD_BYTES = 4 * 2**30
 REMOTE_CODE = "modeling_tensorpress"
 
 
@@ -53,27 +52,23 @@ def assemble(
     """
     target.mkdir(parents=True)
     source = Checkpoint.open(model_directory)
-    writer = _ShardWriter(target, getattr(torch, dtype))
-    replaced: set[str] = set()
-    plan: dict[str, Any] = {"linears": [], "experts": []}
-    dense: list[StoredTensor] = []
+    build = _Build(source, family, ShardWriter(target, getattr(torch, dtype)))
     for layer in sorted({placement.layer for placement in placements}):
-        chosen = [p for p in placements if p.layer == layer]
-        replaced |= _add_linears(writer, plan, source, family, layer, chosen, dense)
-        replaced |= _add_experts(writer, plan, source, family, layer, chosen, dense)
-    replaced |= _fuse_experts(writer, source, family, bool(placements), replaced, dense)
-    for name in sorted(source.files):
-        if name not in replaced and not _is_tied_head(name, source.config):
-            tensor = source.read([name])[name]
-            entry = StoredTensor(
-                tuple(tensor.shape), _layer_of(name, family, source), name in family.embeddings
-            )
-            dense.append(entry)
-            writer.add(name, tensor, entry)
-    checkpoint_bytes = writer.close()
-    _write_config(source, target, dtype, plan if placements else None)
+        stored = [
+            factors
+            for placement in placements
+            if placement.layer == layer
+            for factors in load_factors(placement.file, placement.modules)
+        ]
+        build.add_linears(layer, [f for f in stored if group_of(f.modules[0]) != "experts"])
+        build.add_experts(layer, [f for f in stored if group_of(f.modules[0]) == "experts"])
+    if placements:
+        build.fuse_untouched_experts()
+    build.copy_rest(rename=bool(placements))
+    checkpoint_bytes = build.writer.close()
+    _write_config(source, target, dtype, build.plan if placements else None)
     _copy_tokenizer(model_directory, target)
-    saved = bits_saved(dense, writer.entries, VALUE_BITS[dtype])
+    saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
     return StorageRow(
         dense_bits=saved.dense_bits,
         stored_bits=saved.stored_bits,
@@ -85,165 +80,181 @@ def assemble(
     )
 
 
-def _add_linears(
-    writer: _ShardWriter,
-    plan: dict[str, Any],
-    source: Checkpoint,
-    family: Family,
-    layer: int,
-    placements: Sequence[LayerFactors],
-    dense: list[StoredTensor],
-) -> set[str]:
-    """Store the factors of a layer's linear modules; returns the tensors that they replace."""
-    replaced: set[str] = set()
-    for placement in placements:
-        if group_of(placement.modules[0]) == "experts":
-            continue
-        for stored in load_factors(placement.file, placement.modules):
-            linears = [family.linear_path(layer, module) for module in stored.modules]
-            path, name = family.layer_path(layer), store_name(stored.modules)
-            plan["linears"].append(
-                {"layer": path, "name": name, **_description(stored.store), "paths": linears}
-            )
-            _add_store(writer, f"{path}.{STORES}.{name}", stored.store, layer, replaced=True)
-            replaced |= {f"{linear}.weight" for linear in linears}
-            count = stored.store.slices
-            shape = (stored.store.out_features, stored.store.in_features)
-            dense += [StoredTensor(shape, layer, replaced=True)] * count
-    return replaced
+class _Build:
+    """A checkpoint in the making: what is stored, what it replaces, how it is put together."""
 
+    def __init__(self, source: Checkpoint, family: Family, writer: ShardWriter) -> None:
+        self.source, self.family, self.writer = source, family, writer
+        self.plan: dict[str, Any] = {"stores": [], "linears": [], "embeddings": [], "experts": []}
+        self.dense: list[StoredTensor] = []
+        self._gone: set[str] = set()
+        """Tensors of the source that are stored in another form, or not at all."""
+        self._compressed: set[str] = set()
+        """Tensors beside replaced weights that belong to compressed modules: biases."""
 
-def _add_experts(
-    writer: _ShardWriter,
-    plan: dict[str, Any],
-    source: Checkpoint,
-    family: Family,
-    layer: int,
-    placements: Sequence[LayerFactors],
-    dense: list[StoredTensor],
-) -> set[str]:
-    """Store a layer's experts if one projection is compressed; the others stay dense slices."""
-    stores: dict[str, StoredFactors] = {}
-    for placement in placements:
-        if group_of(placement.modules[0]) == "experts":
-            for stored in load_factors(placement.file, placement.modules):
-                stores[stored.modules[0]] = stored
-    if not stores:
-        return set()
-    shape = family.layer_shape(source.config, layer)
-    path = family.experts_path(layer)
-    entry: dict[str, Any] = {"path": path}
-    replaced: set[str] = set()
-    for module, module_shape in shape.group("experts").items():
-        replaced |= set(family.weight_source(layer, module, module_shape, source.files).names)
-        if module in stores:
-            store = stores[module].store
-        else:
-            weight = source.weights(family, layer, shape, [module])[module]
-            slices, out_features, in_features = weight.shape
-            store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
-            store.fill(weight=weight)
-        name = module.split(".")[1]
-        entry[name] = _description(store)
-        _add_store(writer, f"{path}.{name}", store, layer, replaced=module in stores)
-        matrix = StoredTensor(
-            (module_shape.out_features, module_shape.in_features), layer, replaced=module in stores
-        )
-        dense += [matrix] * module_shape.slices
-    plan["experts"].append(entry)
-    return replaced
-
-
-def _fuse_experts(
-    writer: _ShardWriter,
-    source: Checkpoint,
-    family: Family,
-    compressed: bool,
-    replaced: set[str],
-    dense: list[StoredTensor],
-) -> set[str]:
-    """Store untouched experts under the fused names that the running model has.
-
-    transformers fuses per-expert tensors while it loads a plain model, but not a custom one; so
-    a compressed checkpoint must hold them fused. Returns the tensors taken care of.
-    """
-    fused: set[str] = set()
-    if not compressed or family.experts is None:
-        return fused
-    for layer in range(family.layer_count(source.config)):
-        shape = family.layer_shape(source.config, layer)
-        names = {
-            name
-            for module, module_shape in shape.group("experts").items()
-            for name in family.weight_source(layer, module, module_shape, source.files).names
+    def add_linears(self, layer: int, stored: list[StoredFactors]) -> None:
+        """Store the factors of a layer's linear modules, or of the embedding."""
+        if not stored:
+            return
+        shape = self.family.layer_shape(self.source.config, layer)
+        outer = layer == self.family.layer_count(self.source.config)
+        owner = "" if outer else self.family.layer_path(layer)
+        served = {
+            module: [owner, store_name(each.modules), index]
+            for each in stored
+            for index, module in enumerate(each.modules)
         }
-        if not names or names & replaced:
-            continue
-        weights = source.weights(family, layer, shape, shape.group("experts"))
-        path = family.experts_path(layer)
-        gate_up = torch.cat([weights["experts.gate"], weights["experts.up"]], dim=1)
-        tensors = {family.experts.gate_up: gate_up, family.experts.down: weights["experts.down"]}
-        for name, tensor in tensors.items():
-            entry = StoredTensor(tuple(tensor.shape), layer)
-            dense.append(entry)
-            writer.add(f"{path}.{name}", tensor, entry)
-        fused |= names
-    return fused
+        for each in stored:
+            self._add_owned(owner, store_name(each.modules), each.store, layer, replaced=True)
+        held: dict[str, list[str]] = {}
+        for module in shape.modules:
+            if group_of(module) != "experts":
+                held.setdefault(self.family.linear_path(layer, module), []).append(module)
+        for path, parts in held.items():
+            if not served.keys() & set(parts):
+                continue
+            for module in parts:
+                self._count(module, shape, layer, replaced=module in served)
+                if module not in served:
+                    served[module] = [owner, store_name([module]), 0]
+                    store = self._dense_slices(layer, module)
+                    self._add_owned(owner, store_name([module]), store, layer, replaced=False)
+            self._gone.add(f"{path}.weight")
+            self._compressed.add(f"{path}.bias")
+            if outer:
+                self._add_embedding(path, served["embedding"])
+            else:
+                per_head = self.family.linears[parts[0]].per_head
+                self.plan["linears"].append(
+                    {
+                        "path": path,
+                        "parts": [served[module] for module in parts],
+                        "heads": shape.heads if per_head else None,
+                    }
+                )
 
+    def add_experts(self, layer: int, stored: list[StoredFactors]) -> None:
+        """Store a layer's experts if one projection is compressed; the others stay dense."""
+        if not stored:
+            return
+        assert self.family.experts is not None
+        names = self.family.experts
+        shape = self.family.layer_shape(self.source.config, layer)
+        path = self.family.experts_path(layer)
+        limits = names.limits(self.source.config)
+        entry: dict[str, Any] = {"path": path, "biases": names.biases, "clamp": limits}
+        stores = {each.modules[0]: each.store for each in stored}
+        for module in shape.group("experts"):
+            source = self.family.weight_source(layer, module, shape, self.source.files)
+            self._gone |= set(source.names)
+            store = stores.get(module) or self._dense_slices(layer, module)
+            name = module.split(".")[1]
+            entry[name] = _description(store)
+            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in stores)
+            self._count(module, shape, layer, replaced=module in stores)
+        if {"experts.gate", "experts.up"} <= stores.keys():
+            self._compressed.add(f"{path}.{names.gate_up}_bias")
+        if "experts.down" in stores:
+            self._compressed.add(f"{path}.{names.down}_bias")
+        self.plan["experts"].append(entry)
 
-class _ShardWriter:
-    """Collects tensors into safetensors shards of bounded size and remembers what it stored."""
+    def fuse_untouched_experts(self) -> None:
+        """Store untouched experts under the fused names that the running model has.
 
-    def __init__(self, target: Path, dtype: torch.dtype) -> None:
-        self.entries: list[StoredTensor] = []
-        self._target, self._dtype = target, dtype
-        self._pending: dict[str, Tensor] = {}
-        self._pending_bytes = 0
-        self._shards: list[list[str]] = []
-
-    def add(self, name: str, tensor: Tensor, entry: StoredTensor) -> None:
-        """Store one tensor, cast to the storage dtype."""
-        value = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-        size = value.numel() * value.element_size()
-        if self._pending and self._pending_bytes + size > SHARD_BYTES:
-            self._flush()
-        self._pending[name] = value.contiguous()
-        self._pending_bytes += size
-        self.entries.append(entry)
-
-    def close(self) -> int:
-        """Write what is left and the index; returns the bytes of all shards."""
-        self._flush()
-        files = [self._shard(i) for i in range(len(self._shards))]
-        size = sum(path.stat().st_size for path in files)
-        if len(files) == 1:
-            files[0].rename(self._target / SINGLE)
-        else:
-            weight_map = {
-                name: path.name
-                for path, names in zip(files, self._shards, strict=True)
-                for name in names
+        transformers fuses per-expert tensors while it loads a plain model, but not a custom one.
+        """
+        experts = self.family.experts
+        for layer in range(self.family.layer_count(self.source.config) if experts else 0):
+            assert experts is not None
+            shape = self.family.layer_shape(self.source.config, layer)
+            names = {
+                name
+                for module in shape.group("experts")
+                for name in self.family.weight_source(layer, module, shape, self.source.files).names
             }
-            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-            (self._target / INDEX).write_text(json.dumps(index, indent=1))
-        return size
+            path = self.family.experts_path(layer)
+            if not names or names & self._gone or f"{path}.{experts.down}" in names:
+                continue
+            weights = self.source.weights(self.family, layer, shape, shape.group("experts"))
+            gate_up = torch.cat([weights["experts.gate"], weights["experts.up"]], dim=1)
+            tensors = {experts.gate_up: gate_up, experts.down: weights["experts.down"]}
+            for name, tensor in tensors.items():
+                entry = StoredTensor(tuple(tensor.shape), layer)
+                self.dense.append(entry)
+                self.writer.add(f"{path}.{name}", tensor, entry)
+            self._gone |= names
 
-    def _shard(self, number: int) -> Path:
-        return self._target / f"model-{number + 1:05d}.safetensors"
+    def copy_rest(self, *, rename: bool) -> None:
+        """Store every tensor that is still to come; ``rename``: as the running model names it."""
+        for name in sorted(self.source.files):
+            if name in self._gone or self._is_tied_head(name):
+                continue
+            tensor = self.source.read([name])[name]
+            entry = StoredTensor(
+                tuple(tensor.shape),
+                _layer_of(name, self.family),
+                embedding=name == f"{self.family.embedding}.weight",
+                replaced=name in self._compressed,
+            )
+            self.dense.append(entry)
+            self.writer.add(self.family.running_name(name) if rename else name, tensor, entry)
 
-    def _flush(self) -> None:
-        if self._pending:
-            path = self._shard(len(self._shards))
-            save_file(self._pending, path, metadata={"format": "pt"})
-            self._shards.append(list(self._pending))
-            self._pending, self._pending_bytes = {}, 0
+    def _add_embedding(self, path: str, part: list[Any]) -> None:
+        self.plan["embeddings"].append({"path": path, "part": part})
+        head = f"{self.family.head}.weight"
+        if head not in self.source.files or self._is_tied_head(head):
+            self._gone.add(head)
+            running = self.family.running_name(head).removesuffix(".weight")
+            self.plan["linears"].append({"path": running, "parts": [part], "heads": None})
+
+    def _add_owned(
+        self, owner: str, name: str, store: Format, layer: int, *, replaced: bool
+    ) -> None:
+        self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
+        prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
+        outer = layer == self.family.layer_count(self.source.config)
+        _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
+
+    def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
+        matrices = shape.modules[module]
+        embedding = module == "embedding"
+        self.dense.append(
+            StoredTensor(
+                (matrices.slices, matrices.out_features, matrices.in_features),
+                None if embedding else layer,
+                embedding=embedding,
+                replaced=replaced,
+            )
+        )
+
+    def _dense_slices(self, layer: int, module: str) -> Format:
+        shape = self.family.layer_shape(self.source.config, layer)
+        weight = self.source.weights(self.family, layer, shape, [module])[module]
+        stack = weight if weight.ndim == 3 else weight[None]
+        slices, out_features, in_features = stack.shape
+        store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
+        return store.fill(weight=stack)
+
+    def _is_tied_head(self, name: str) -> bool:
+        return name == f"{self.family.head}.weight" and is_tied(self.source.config)
+
+
+def is_tied(config: dict[str, Any]) -> bool:
+    """Whether input embedding and output head are one matrix, also where the config is silent."""
+    return bool(AutoConfig.for_model(**config).tie_word_embeddings)
 
 
 def _add_store(
-    writer: _ShardWriter, prefix: str, store: Format, layer: int, *, replaced: bool
+    writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
 ) -> None:
     for name, value in store.state_dict().items():
-        entry = StoredTensor(tuple(value.shape), layer, replaced=replaced)
+        entry = StoredTensor(
+            tuple(value.shape),
+            layer,
+            embedding=layer is None,
+            replaced=replaced,
+            bits=None if value.is_floating_point() else 8 * value.element_size(),
+        )
         writer.add(f"{prefix}.{name}", value, entry)
 
 
@@ -251,14 +262,10 @@ def _description(store: Format) -> dict[str, Any]:
     return {"format": store.name, "settings": store.settings}
 
 
-def _layer_of(name: str, family: Family, source: Checkpoint) -> int | None:
+def _layer_of(name: str, family: Family) -> int | None:
     prefix = family.layer.split("{layer}")[0]
     number = name.removeprefix(prefix).split(".")[0]
     return int(number) if name.startswith(prefix) and number.isdigit() else None
-
-
-def _is_tied_head(name: str, config: dict[str, Any]) -> bool:
-    return bool(config.get("tie_word_embeddings")) and name == "lm_head.weight"
 
 
 def _write_config(
@@ -271,6 +278,8 @@ def _write_config(
         config["model_type"] = f"tensorpress_{source.config['model_type']}"
         config["architectures"] = [f"Tensorpress{base}"]
         config[STORES] = {"base_class": base, **plan}
+        if plan["embeddings"]:
+            config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
         config["auto_map"] = {
             "AutoConfig": f"{REMOTE_CODE}.Config",
             "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from tensorpress.families.base import Family
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.formats.modules import FactoredExperts
+from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape
-from tensorpress.moments import SITES, Moments
+from tensorpress.moments import Moments, site_of
 
 
 class _RecordingSlices(DenseSlices):
@@ -58,17 +58,23 @@ def calibrate(
 def _attach(
     model: PreTrainedModel, family: Family, layer: int, shape: LayerShape, moments: Moments
 ) -> None:
-    for site in {SITES[module] for module in shape.modules if not module.startswith("experts")}:
-        linear = model.get_submodule(family.linear_path(layer, site))
+    readers = {site_of(m): m for m in shape.modules if not m.startswith("experts")}
+    for site, module in readers.items():
+        linear = model.get_submodule(family.linear_path(layer, module))
         linear.register_forward_pre_hook(_hook(moments, site))
     if "experts.gate" in shape.modules:
         path = family.experts_path(layer)
         experts: Any = model.get_submodule(path)
         stores: dict[str, _RecordingSlices] = {}
         for module, weight in family.expert_weights(experts).items():
-            own_site = module if SITES[module] == module else None
+            own_site = module if site_of(module) == module else None
             stores[module.split(".")[1]] = _RecordingSlices(weight, moments, own_site)
-        model.set_submodule(path, FactoredExperts(**stores, act_fn=experts.act_fn))
+        assert family.experts is not None
+        gate = gate_of(experts, family.experts.limits(model.config.to_dict()))
+        recording = FactoredExperts(**stores, act=gate, biases=family.experts.biases)
+        for name in ("gate_up_proj_bias", "down_proj_bias") * family.experts.biases:
+            setattr(recording, name, getattr(experts, name))
+        model.set_submodule(path, recording)
 
 
 def _hook(moments: Moments, site: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

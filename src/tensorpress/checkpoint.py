@@ -79,15 +79,10 @@ class Checkpoint:
         """Weights by canonical name: ``(out, in)`` or, for experts, ``(E, out, in)``."""
         weights: dict[str, Tensor] = {}
         for module in modules:
-            source = family.weight_source(layer, module, shape.modules[module], self.files)
+            source = family.weight_source(layer, module, shape, self.files)
             tensors = self.read(source.names)
-            if source.rows is not None:
-                first, end = source.rows
-                weights[module] = tensors[source.names[0]][:, first:end].contiguous()
-            elif source.stacked:
-                weights[module] = torch.stack([tensors[name] for name in source.names])
-            else:
-                weights[module] = tensors[source.names[0]]
+            taken: Tensor = source.take([tensors[name] for name in source.names])
+            weights[module] = taken.contiguous()
         return weights
 
     def verify(self) -> None:

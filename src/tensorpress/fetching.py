@@ -85,18 +85,18 @@ def _verify(name: str, directory: Path) -> None:
     family = family_of(checkpoint.config, f"models.{name}")
     stored = checkpoint.shapes()
     for layer in range(family.layer_count(checkpoint.config)):
-        shapes = family.layer_shape(checkpoint.config, layer).modules
-        for module, shape in shapes.items():
+        shape = family.layer_shape(checkpoint.config, layer)
+        for module, expected in shape.modules.items():
             source = family.weight_source(layer, module, shape, stored)
             for tensor in source.names:
                 if tensor not in stored:
                     raise TensorpressError(f"models.{name}: tensor {tensor} is missing")
-                if source.rows is None and stored[tensor] != (
-                    shape.out_features,
-                    shape.in_features,
-                ) and len(stored[tensor]) == 2:  # fmt: skip
-                    raise TensorpressError(
-                        f"models.{name}: tensor {tensor} has shape {stored[tensor]}, config.json "
-                        f"says ({shape.out_features}, {shape.in_features})"
-                    )
+            # meta tensors have shapes and no values
+            empty = [torch.empty(stored[tensor], device="meta") for tensor in source.names]
+            found = tuple(source.take(empty).shape)[-2:]
+            if found != (expected.out_features, expected.in_features):
+                raise TensorpressError(
+                    f"models.{name}: {module} of layer {layer} ({source.names[0]}) has shape "
+                    f"{found}, config.json says ({expected.out_features}, {expected.in_features})"
+                )
     checkpoint.verify()

@@ -1,7 +1,8 @@
 """Canonical names: every weight matrix of a model is (layer, module), modules form groups.
 
 A *module* is ``attention.q`` or ``experts.up``; its weight is one matrix ``(out, in)``, or, for
-experts, a stack of them ``(E, out, in)``. Hugging Face's names appear only in ``families/``.
+experts, a stack of them ``(E, out, in)``. The input embedding is a module of the *outer layer*,
+whose number is one past the last layer. Hugging Face's names appear only in ``families/``.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "attention": ("attention.q", "attention.k", "attention.v", "attention.o"),
     "ffn": ("ffn.gate", "ffn.up", "ffn.down"),
     "experts": ("experts.gate", "experts.up", "experts.down"),
+    "embedding": ("embedding",),
 }
 MODULES: tuple[str, ...] = tuple(module for group in GROUPS.values() for module in group)
 
@@ -52,12 +54,13 @@ def group_of(module: str) -> str:
 def expand_modules(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
     """Module names of ``all``, group names and single names, in canonical order.
 
-    ``all`` means every module of ``available``; an explicit name that is not available is kept,
+    ``all`` means every module of ``available`` but the embedding; an explicit name that is not available is kept,
     so that the caller can say that the model lacks it.
     """
     wanted: set[str] = set()
     for name in names:
-        wanted.update(available if name == "all" else GROUPS.get(name, (name,)))
+        inner = (module for module in available if module != "embedding")
+        wanted.update(inner if name == "all" else GROUPS.get(name, (name,)))
     return tuple(module for module in MODULES if module in wanted)
 
 

@@ -19,17 +19,19 @@ from tensorpress.atomic import replacing
 from tensorpress.layers import LayerShape
 
 SITES = {
-    "attention.q": "attention.q",
-    "attention.k": "attention.q",
-    "attention.v": "attention.q",
-    "attention.o": "attention.o",
-    "ffn.gate": "ffn.gate",
-    "ffn.up": "ffn.gate",
-    "ffn.down": "ffn.down",
-    "experts.gate": "experts.gate",
-    "experts.up": "experts.gate",
-    "experts.down": "experts.down",
+    "attention.q": ("attention.q", "attention.k", "attention.v"),
+    "attention.o": ("attention.o",),
+    "ffn.gate": ("ffn.gate", "ffn.up"),
+    "ffn.down": ("ffn.down",),
+    "experts.gate": ("experts.gate", "experts.up"),
+    "experts.down": ("experts.down",),
 }
+"""Site -> modules that read its activations; without a gate, ``ffn.gate`` names up's input."""
+
+
+def site_of(module: str) -> str:
+    """The site whose moment is that of the inputs of ``module``."""
+    return next(site for site, readers in SITES.items() if module in readers)
 
 
 class Moments:
@@ -53,8 +55,8 @@ class Moments:
         An expert that received no token has a zero moment.
         """
         saved: dict[str, Tensor] = {}
-        for site in {SITES[module] for module in shape.modules}:
-            module = shape.modules[site]
+        for site, reader in {site_of(name): name for name in shape.modules}.items():
+            module = shape.modules[reader]
             zero = torch.zeros(module.in_features, module.in_features, dtype=torch.float64)
             counts = [self._counts[site, i] for i in range(module.slices)]
             means = [
@@ -68,7 +70,7 @@ class Moments:
 
 def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
     """Second moment of each module's inputs, from the per-site tensors of a moments file."""
-    return {module: sites[SITES[module]] for module in modules}
+    return {module: sites[site_of(module)] for module in modules}
 
 
 def save_moments(layers: list[dict[str, Tensor]], tokens: int, directory: Path) -> None:

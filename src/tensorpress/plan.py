@@ -238,7 +238,7 @@ class Plan:
                     f"{where}.modules: {lacking[0]!r} is not in model {model.name!r}; "
                     f"allowed: all, {', '.join(available)}"
                 )
-            for layer in layers:
+            for layer in (*layers, model.layer_count):  # the last holds the embedding
                 shape = model.family.layer_shape(model.config, layer)
                 for group in GROUPS:
                     present = shape.group(group)
@@ -309,6 +309,8 @@ def _check_window(at: str, window: int, model: ModelArtifact) -> None:
 
 def _check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
     try:
+        if group == "embedding" and spec.needs_moments:
+            raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
         spec.check(shape, group)
     except TensorpressError as error:
         raise TensorpressError(f"methods.{name}.{error}") from error

@@ -14,13 +14,15 @@ class StoredTensor:
     """One tensor of a checkpoint, as far as counting goes.
 
     ``layer`` is ``None`` outside the transformer layers; ``replaced`` marks weights that a
-    method replaces (dense side) and the factors that replace them (stored side).
+    method replaces (dense side) and the factors that replace them (stored side). ``bits`` is
+    given where a value does not take the bits of the storage dtype: packed coordinates.
     """
 
     shape: tuple[int, ...]
     layer: int | None
     embedding: bool = False
     replaced: bool = False
+    bits: int | None = None
 
     @property
     def numel(self) -> int:
@@ -41,8 +43,8 @@ class BitsSaved:
 
 
 def bits(tensors: Iterable[StoredTensor], value_bits: int) -> int:
-    """Bits of tensors whose values take ``value_bits`` each."""
-    return value_bits * sum(tensor.numel for tensor in tensors)
+    """Bits of tensors whose values take ``value_bits`` each, unless they say otherwise."""
+    return sum(tensor.numel * (tensor.bits or value_bits) for tensor in tensors)
 
 
 def bits_saved(dense: list[StoredTensor], stored: list[StoredTensor], value_bits: int) -> BitsSaved:

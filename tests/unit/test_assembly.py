@@ -155,7 +155,7 @@ def test_a_plain_loader_cannot_mistake_it(llama_directory: Path, tmp_path: Path)
 
 
 def test_shards_and_index(llama_directory: Path, tmp_path: Path, monkeypatch) -> None:
-    import tensorpress.assembly as module
+    import tensorpress.shards as module
 
     monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
     family = family_of(Checkpoint.open(llama_directory).config, "test")

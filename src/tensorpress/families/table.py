@@ -4,11 +4,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorpress.errors import TensorpressError
-from tensorpress.families import llama, qwen3_moe
+from tensorpress.families import (
+    gemma2,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gpt_oss,
+    gptj,
+    llama,
+    mistral,
+    mixtral,
+    olmoe,
+    opt,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+)
 from tensorpress.families.base import Family
 
 FAMILIES: dict[str, Family] = {
-    family.FAMILY.model_type: family.FAMILY for family in (llama, qwen3_moe)
+    module.FAMILY.model_type: module.FAMILY
+    for module in (
+        gemma2,
+        gpt2,
+        gpt_neo,
+        gpt_neox,
+        gpt_oss,
+        gptj,
+        llama,
+        mistral,
+        mixtral,
+        olmoe,
+        opt,
+        qwen2,
+        qwen2_moe,
+        qwen3,
+        qwen3_moe,
+    )
 }
 
 

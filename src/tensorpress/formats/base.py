@@ -45,6 +45,18 @@ class Format(nn.Module):
         """Matrix ``index`` rebuilt, shape ``(out, in)``."""
         raise TypeError(f"{type(self).__name__} does not define dense")
 
+    def rows(self, ids: Tensor, index: int) -> Tensor:
+        """Rows ``ids (n,)`` of matrix ``index``, shape ``(n, in)``: an embedding's lookup."""
+        return self.dense(index)[ids]
+
+    def products(self) -> int:
+        """Multiplications that applying one matrix to one token takes, for planning."""
+        return sum(value.numel() for value in self.parameters()) // max(self.slices, 1)
+
+    def rebuilt(self) -> int:
+        """Values of the largest matrix that ``project`` may rebuild for a moment; mostly none."""
+        return 0
+
     def matrix_shape(self, index: int) -> tuple[int, int]:
         """``(out, in)`` of matrix ``index``."""
         return self.out_features, self.in_features

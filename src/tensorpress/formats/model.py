@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .base import STORES
-from .modules import FactoredExperts, FactoredLinear
+from .base import STORES, Format
+from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of
 from .table import FORMATS
 
 
@@ -27,27 +27,39 @@ class FactoredMixin:
 def install(model: nn.Module, plan: dict[str, Any]) -> None:
     """Put empty factored modules in place of those that ``plan`` lists.
 
-    ``plan["linears"]``: entries ``{layer, name, format, settings, paths}``, a store for the
-    linear layers at ``paths`` (slice i serves path i). ``plan["experts"]``: entries
-    ``{path, gate, up, down}``, each projection ``{format, settings}``.
+    ``plan["stores"]``: factor sets ``{owner, name, format, settings}``, held by the layer (or the
+    model) at ``owner``. ``plan["linears"]``: ``{path, parts, heads}``, each part a store's owner,
+    name and slice. ``plan["embeddings"]``: ``{path, part}``. ``plan["experts"]``: ``{path, gate,
+    up, down, biases, clamp}``, each projection ``{format, settings}``.
     """
+    for entry in plan["stores"]:
+        owner = model.get_submodule(entry["owner"])
+        if not hasattr(owner, STORES):
+            owner.add_module(STORES, nn.ModuleDict())
+        owner.get_submodule(STORES).add_module(entry["name"], _store(entry))
+
+    def part(where: list[Any]) -> tuple[Format, int]:
+        owner, name, index = where
+        held = model.get_submodule(owner).get_submodule(f"{STORES}.{name}")
+        return held, index  # type: ignore[return-value]
+
     for entry in plan["linears"]:
-        layer = model.get_submodule(entry["layer"])
-        if not hasattr(layer, STORES):
-            layer.add_module(STORES, nn.ModuleDict())
-        store = FORMATS[entry["format"]](**entry["settings"])
-        layer.get_submodule(STORES).add_module(entry["name"], store)
-        for index, path in enumerate(entry["paths"]):
-            has_bias = getattr(model.get_submodule(path), "bias", None) is not None
-            model.set_submodule(path, FactoredLinear(store, index, has_bias))
+        has_bias = getattr(model.get_submodule(entry["path"]), "bias", None) is not None
+        linear = FactoredLinear([part(where) for where in entry["parts"]], has_bias, entry["heads"])
+        model.set_submodule(entry["path"], linear)
+    for entry in plan["embeddings"]:
+        scale = getattr(model.get_submodule(entry["path"]), "scalar_embed_scale", 1.0)
+        model.set_submodule(entry["path"], FactoredEmbedding(part(entry["part"])[0], scale))
     for entry in plan["experts"]:
-        stores = {
-            name: FORMATS[entry[name]["format"]](**entry[name]["settings"])
-            for name in ("gate", "up", "down")
-        }
-        activation = model.get_submodule(entry["path"]).act_fn
-        experts = FactoredExperts(**stores, act_fn=activation)  # type: ignore[arg-type]
+        stores = {name: _store(entry[name]) for name in ("gate", "up", "down")}
+        replaced: Any = model.get_submodule(entry["path"])
+        act = gate_of(replaced, entry["clamp"])
+        experts = FactoredExperts(**stores, act=act, biases=entry["biases"])
         model.set_submodule(entry["path"], experts)
+
+
+def _store(entry: dict[str, Any]) -> Format:
+    return FORMATS[entry["format"]](**entry["settings"])
 
 
 def factored_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

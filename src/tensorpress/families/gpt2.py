@@ -1,0 +1,19 @@
+"""GPT-2: Conv1D layers hold weights as ``(in, out)``; q, k and v are one of them."""
+
+from tensorpress.families.base import Family, Slot, slots
+
+FAMILY = Family(
+    model_type="gpt2",
+    layer="transformer.h.{layer}",
+    embedding="transformer.wte",
+    keys={"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner"},
+    linears={
+        "attention.q": Slot("attn.c_attn", 0, 3, transposed=True),
+        "attention.k": Slot("attn.c_attn", 1, 3, transposed=True),
+        "attention.v": Slot("attn.c_attn", 2, 3, transposed=True),
+    }
+    | slots(
+        {"attention.o": "attn.c_proj", "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj"},
+        transposed=True,
+    ),
+)

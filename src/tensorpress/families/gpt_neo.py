@@ -1,0 +1,20 @@
+"""GPT-Neo: separate projections, no gate in the FFN."""
+
+from tensorpress.families.base import Family, slots
+
+FAMILY = Family(
+    model_type="gpt_neo",
+    layer="transformer.h.{layer}",
+    embedding="transformer.wte",
+    keys={"layers": "num_layers", "heads": "num_heads"},
+    linears=slots(
+        {
+            "attention.q": "attn.attention.q_proj",
+            "attention.k": "attn.attention.k_proj",
+            "attention.v": "attn.attention.v_proj",
+            "attention.o": "attn.attention.out_proj",
+            "ffn.up": "mlp.c_fc",
+            "ffn.down": "mlp.c_proj",
+        }
+    ),
+)

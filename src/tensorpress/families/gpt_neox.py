@@ -1,0 +1,25 @@
+"""GPT-NeoX and Pythia: q, k and v in one linear layer, interleaved head by head."""
+
+from tensorpress.families.base import Family, Slot, slots
+
+FUSED = "attention.query_key_value"
+
+FAMILY = Family(
+    model_type="gpt_neox",
+    layer="gpt_neox.layers.{layer}",
+    embedding="gpt_neox.embed_in",
+    head="embed_out",
+    renames={"embed_out.": "lm_head."},
+    linears={
+        "attention.q": Slot(FUSED, 0, 3, per_head=True),
+        "attention.k": Slot(FUSED, 1, 3, per_head=True),
+        "attention.v": Slot(FUSED, 2, 3, per_head=True),
+    }
+    | slots(
+        {
+            "attention.o": "attention.dense",
+            "ffn.up": "mlp.dense_h_to_4h",
+            "ffn.down": "mlp.dense_4h_to_h",
+        }
+    ),
+)

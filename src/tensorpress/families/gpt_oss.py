@@ -1,0 +1,19 @@
+"""GPT-OSS: experts stored as ``(E, in, out)`` with biases, gate and up interleaved."""
+
+from tensorpress.families.base import Experts, Family
+from tensorpress.families.llama import LINEARS
+
+FAMILY = Family(
+    model_type="gpt_oss",
+    linears=LINEARS,
+    experts=Experts(
+        module="mlp.experts",
+        per_expert={},
+        interleaved=True,
+        transposed=True,
+        biases=True,
+        clamp=(("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)),
+    ),
+    has_experts=lambda config, layer: True,
+    keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
+)

@@ -1,0 +1,20 @@
+"""GPT-J: no gate in the FFN, biases in the FFN only."""
+
+from tensorpress.families.base import Family, slots
+
+FAMILY = Family(
+    model_type="gptj",
+    layer="transformer.h.{layer}",
+    embedding="transformer.wte",
+    keys={"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner"},
+    linears=slots(
+        {
+            "attention.q": "attn.q_proj",
+            "attention.k": "attn.k_proj",
+            "attention.v": "attn.v_proj",
+            "attention.o": "attn.out_proj",
+            "ffn.up": "mlp.fc_in",
+            "ffn.down": "mlp.fc_out",
+        }
+    ),
+)

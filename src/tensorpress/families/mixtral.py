@@ -1,0 +1,17 @@
+"""Mixtral: experts in every layer; hub checkpoints call the block block_sparse_moe."""
+
+from tensorpress.families.base import Experts, Family
+from tensorpress.families.llama import LINEARS
+
+FAMILY = Family(
+    model_type="mixtral",
+    linears=LINEARS,
+    experts=Experts(
+        module="mlp.experts",
+        stored_module="block_sparse_moe.experts",
+        per_expert={"gate": "w1", "up": "w3", "down": "w2"},
+    ),
+    has_experts=lambda config, layer: True,
+    keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
+    renames={".block_sparse_moe.": ".mlp."},
+)

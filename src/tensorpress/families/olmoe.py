@@ -1,0 +1,13 @@
+"""OLMoE: experts in every layer."""
+
+from tensorpress.families.base import Family
+from tensorpress.families.llama import LINEARS
+from tensorpress.families.qwen2_moe import EXPERTS
+
+FAMILY = Family(
+    model_type="olmoe",
+    linears=LINEARS,
+    experts=EXPERTS,
+    has_experts=lambda config, layer: True,
+    keys={"expert_inner": "intermediate_size"},
+)

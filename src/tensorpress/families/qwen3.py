@@ -1,0 +1,6 @@
+"""Qwen3: Llama's names, a head size of its own."""
+
+from tensorpress.families.base import Family
+from tensorpress.families.llama import LINEARS
+
+FAMILY = Family(model_type="qwen3", linears=LINEARS)

@@ -1,0 +1,63 @@
+"""Writing a checkpoint: tensors collected into safetensors shards of bounded size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tensorpress.checkpoint import INDEX, SINGLE
+from tensorpress.storage import StoredTensor
+
+SHARD_BYTES = 4 * 2**30
+
+
+class ShardWriter:
+    """Collects tensors into safetensors shards of bounded size and remembers what it stored."""
+
+    def __init__(self, target: Path, dtype: torch.dtype) -> None:
+        self.entries: list[StoredTensor] = []
+        self._target, self._dtype = target, dtype
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._shards: list[list[str]] = []
+
+    def add(self, name: str, tensor: Tensor, entry: StoredTensor) -> None:
+        """Store one tensor, cast to the storage dtype."""
+        value = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        size = value.numel() * value.element_size()
+        if self._pending and self._pending_bytes + size > SHARD_BYTES:
+            self._flush()
+        self._pending[name] = value.contiguous()
+        self._pending_bytes += size
+        self.entries.append(entry)
+
+    def close(self) -> int:
+        """Write what is left and the index; returns the bytes of all shards."""
+        self._flush()
+        files = [self._shard(i) for i in range(len(self._shards))]
+        size = sum(path.stat().st_size for path in files)
+        if len(files) == 1:
+            files[0].rename(self._target / SINGLE)
+        else:
+            weight_map = {
+                name: path.name
+                for path, names in zip(files, self._shards, strict=True)
+                for name in names
+            }
+            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+            (self._target / INDEX).write_text(json.dumps(index, indent=1))
+        return size
+
+    def _shard(self, number: int) -> Path:
+        return self._target / f"model-{number + 1:05d}.safetensors"
+
+    def _flush(self) -> None:
+        if self._pending:
+            path = self._shard(len(self._shards))
+            save_file(self._pending, path, metadata={"format": "pt"})
+            self._shards.append(list(self._pending))
+            self._pending, self._pending_bytes = {}, 0

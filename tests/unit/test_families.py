@@ -1,0 +1,187 @@
+"""Every family: a tiny random model compressed, round-tripped through disk, equal to the rebuild."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.decomposition import decompose_layer
+from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.families.table import FAMILIES, family_of
+from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
+from tensorpress.loading import load_model
+from tensorpress.registry import load
+
+CPU = torch.device("cpu")
+LAYER = 1
+NAMES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+LLAMA = {**NAMES, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+SIZES = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gemma2": LLAMA,
+    "gptj": {**GPT, "rotary_dim": 4},
+    "gpt2": GPT,
+    "gpt_neo": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "gpt_neox": {**NAMES, "intermediate_size": 64},
+    "opt": {**NAMES, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "mixtral": {**LLAMA, "num_local_experts": 4},
+    "qwen2_moe": {
+        **LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_moe": {
+        **LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24
+    },
+    "olmoe": {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {
+        **LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "layer_types": ["full_attention", "full_attention"],
+    },
+}  # fmt: skip
+SETTINGS = {
+    "svd": {"rank": 5},
+    "tt": {"order": 3, "rank": 4},
+    "tucker_qkvo": {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}},
+    "tucker_ffn": {"ranks": {"out": 16, "in": 12}},
+    "td_moe": {"ratio": 0.3},
+    "drop": {},
+    "dense": {},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of every family, as transformers saves it."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, vocab_size=96, **SIZES[request.param])
+    network = AutoModelForCausalLM.from_config(config)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):  # zero at first, and then a lost bias would not show
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp(request.param)
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_shapes_come_from_the_config_alone(model: Path) -> None:
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    for layer in range(family.layer_count(checkpoint.config) + 1):
+        shape = family.layer_shape(checkpoint.config, layer)
+        weights = checkpoint.weights(family, layer, shape, shape.modules)
+        for module, weight in weights.items():
+            expected = shape.modules[module]
+            assert weight.shape[-2:] == (expected.out_features, expected.in_features), module
+            assert weight.ndim == 2 or weight.shape[0] == expected.slices
+
+
+def cases(model: Path) -> list[tuple[str, dict, str]]:
+    """Every applicable (method, settings, group)."""
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    found = []
+    for method, settings in SETTINGS.items():
+        spec = load(method).Spec(method=method, **settings)
+        for layer in (LAYER, family.layer_count(checkpoint.config)):
+            shape = family.layer_shape(checkpoint.config, layer)
+            found += [
+                (method, settings, group)
+                for group in dict.fromkeys(m.split(".")[0] for m in shape.modules)
+                if group in spec.groups
+            ]
+    return found
+
+
+def test_every_method_runs_factored_and_equals_the_dense_rebuild(
+    model: Path, tmp_path: Path
+) -> None:
+    ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
+    plain = AutoModelForCausalLM.from_pretrained(model).eval()
+    with torch.inference_mode():
+        dense_logits = plain(input_ids=ids).logits
+    for number, (method, settings, group) in enumerate(cases(model)):
+        where = f"{method} of {group}"
+        folder = tmp_path / str(number)
+        placement = compress(model, method, settings, group, folder)
+        ours = load_model(folder / "out", CPU)
+        used = watch(ours)
+        twin = dense_twin(model, placement)
+        with torch.inference_mode():
+            expected = twin(input_ids=ids).logits
+            found = ours(input_ids=ids).logits
+        torch.testing.assert_close(
+            found, expected, atol=3e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}"
+        )
+        assert used, f"{where}: the compressed modules were bypassed"
+        if method not in ("dense", "drop"):
+            assert not torch.allclose(found, dense_logits, atol=1e-5), where
+
+
+def watch(model: torch.nn.Module) -> list[str]:
+    """Names of the factored modules that a forward pass reaches."""
+    used: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, FactoredLinear | FactoredExperts | FactoredEmbedding):
+            module.register_forward_hook(lambda *_, name=name: used.append(name))
+    return used
+
+
+def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> LayerFactors:
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    spec = load(method).Spec(method=method, **settings)
+    layer = family.layer_count(checkpoint.config) if group == "embedding" else LAYER
+    spec.check(family.layer_shape(checkpoint.config, layer), group)
+    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    folder.mkdir()
+    save_factors(factors, folder / "factors.safetensors")
+    modules = tuple(family.layer_shape(checkpoint.config, layer).group(group))
+    placement = LayerFactors(layer, modules, folder / "factors.safetensors")
+    storage = assemble(model, family, [placement], "float32", folder / "out")
+    whole = AutoModelForCausalLM.from_pretrained(model)
+    assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
+    assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 30_000
+    return placement
+
+
+def dense_twin(model: Path, placement: LayerFactors) -> torch.nn.Module:
+    """The plain model with the rebuilt weights put in place."""
+    twin = AutoModelForCausalLM.from_pretrained(model).eval()
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    heads = family.layer_shape(checkpoint.config, 0).heads
+    with torch.no_grad():
+        for stored in load_factors(placement.file, placement.modules):
+            for index, module in enumerate(stored.modules):
+                if module.startswith("experts"):
+                    experts = twin.get_submodule(family.experts_path(placement.layer))
+                    view = family.expert_weights(experts)[module]
+                    for e in range(view.shape[0]):
+                        view[e] = stored.store.dense(e)
+                else:
+                    path = family.linear_path(placement.layer, module)
+                    weight = twin.get_submodule(path).weight
+                    matrix = stored.store.dense(index)
+                    if module == "embedding":
+                        weight.copy_(matrix)
+                    else:
+                        put(family.linears[module], weight, matrix, heads)
+    return twin
+
+
+def put(slot, weight: torch.Tensor, matrix: torch.Tensor, heads: int) -> None:
+    """Write one matrix where its slot is, found by marking: independent of ``Slot.take``'s use."""
+    places = torch.arange(weight.numel()).view(weight.shape)
+    weight.view(-1)[slot.take(places, heads).flatten()] = matrix.flatten()
