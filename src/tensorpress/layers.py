@@ -54,8 +54,8 @@ def group_of(module: str) -> str:
 def expand_modules(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
     """Module names of ``all``, group names and single names, in canonical order.
 
-    ``all`` means every module of ``available`` but the embedding; an explicit name that is not available is kept,
-    so that the caller can say that the model lacks it.
+    ``all`` means every module of ``available`` but the embedding; an explicit name that is not
+    available is kept, so that the caller can say that the model lacks it.
     """
     wanted: set[str] = set()
     for name in names:

@@ -1,4 +1,4 @@
-"""Every family: a tiny random model compressed, round-tripped through disk, equal to the rebuild."""
+"""Every family: a tiny random model, compressed and saved, equals the dense rebuild."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.formats.modules import FactoredExperts, FactoredLinear
+from tensorpress.formats.modules import FactoredExperts, FactoredLinear, gate_of
 from tensorpress.formats.table import FORMATS
 
 OUT, IN = 12, 8
@@ -122,7 +122,8 @@ def test_linears_share_one_store() -> None:
     store = filled("tucker_heads")
     holder = nn.Module()
     holder.store = store
-    holder.q, holder.o = FactoredLinear(store, 0, False), FactoredLinear(store, 1, True).double()
+    holder.q = FactoredLinear([(store, 0)], False)
+    holder.o = FactoredLinear([(store, 1)], True).double()
     nn.init.ones_(holder.o.bias)
     assert set(holder.state_dict()) == {*(f"store.{k}" for k in store.state_dict()), "o.bias"}
     twin = copy.deepcopy(holder)
@@ -143,7 +144,7 @@ def test_experts_equal_those_of_transformers(moe_directory) -> None:
         slices, out_features, in_features = weight.shape
         store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
         stores[name] = store.fill(weight=weight)
-    ours = FactoredExperts(**stores, act_fn=experts.act_fn)
+    ours = FactoredExperts(**stores, act=gate_of(experts, ()), biases=False)
     x = torch.randn(20, 32)
     index = torch.stack([torch.randperm(4)[:2] for _ in range(20)])
     weights = torch.rand(20, 2)
