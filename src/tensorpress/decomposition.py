@@ -66,7 +66,6 @@ def measure(
         errors = {module: _errors(each, module, weights[module]) for module in each.modules}
         residual = sum(error for error, _ in errors.values())
         total = sum(norm for _, norm in errors.values())
-        stored_values = sum(value.numel() for value in each.store.state_dict().values())
         for index, module in enumerate(each.modules):
             error, norm = errors[module]
             rows.append(
@@ -80,7 +79,8 @@ def measure(
                     lower_bound=each.lower_bound,
                     upper_bound=each.upper_bound,
                     dense_values=shapes[module].numel,
-                    stored_values=0 if index else stored_values,
+                    shape_gain=each.shape_gain,
+                    stored_values=0 if index else each.stored_values,
                     seconds=0.0 if rows else seconds,
                 )
             )

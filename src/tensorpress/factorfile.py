@@ -57,7 +57,8 @@ def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[Store
                 store = FORMATS[entry["format"]](**entry["settings"])
                 name = store_name(entry["modules"])
                 values = {f: file.get_tensor(f"{name}.{f}") for f in store.state_dict()}
-                loaded.append(StoredFactors(tuple(entry["modules"]), store.fill(**values)))
+                store.load_state_dict(values, assign=True)
+                loaded.append(StoredFactors(tuple(entry["modules"]), store))
     except SafetensorError as error:
         raise TensorpressError(
             f"{path}: damaged factor file ({error}); delete it and run again"

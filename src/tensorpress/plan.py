@@ -147,9 +147,10 @@ class Plan:
         return CalibrationArtifact(model, corpus, settings, content)
 
     def _decomposition(
-        self, model: ModelArtifact, method: str, group: str
+        self, model: ModelArtifact, method: str, group: str, shape: LayerShape
     ) -> DecompositionArtifact:
         spec = self.params.methods[method]
+        formats = {layout.format for layout in spec.layouts(shape, group)}
         calibration = self.calibrations[model.name] if spec.needs_moments else None
         content = key(
             stage="decompose",
@@ -158,7 +159,10 @@ class Plan:
             group=group,
             moments=calibration.key if calibration else None,
             code=code_fingerprint(
-                "tensorpress.decomposition", METHODS[spec.method], _family_module(model)
+                "tensorpress.decomposition",
+                METHODS[spec.method],
+                _family_module(model),
+                *(f"tensorpress.formats.{name}" for name in sorted(formats)),
             ),
         )
         artifact = DecompositionArtifact(model, method, spec, group, calibration, content)
@@ -245,8 +249,8 @@ class Plan:
                     chosen = tuple(m for m in modules if m in present)
                     if not chosen:
                         continue
-                    decomposition = self._decomposition(model, step.method, group)
-                    _check_method(step.method, decomposition.spec, shape, group)
+                    _check_method(step.method, self.params.methods[step.method], shape, group)
+                    decomposition = self._decomposition(model, step.method, group, shape)
                     if decomposition.spec.whole_groups and len(chosen) < len(present):
                         raise TensorpressError(
                             f"{where}.modules: {list(chosen)} is not allowed: method "

@@ -12,7 +12,11 @@ METHODS: dict[str, str] = {
     "drop": "tensorpress.methods.drop",
     "svd": "tensorpress.methods.svd",
     "tt": "tensorpress.methods.tt",
+    "tt_sparse": "tensorpress.methods.tt_sparse",
+    "tt_per_head": "tensorpress.methods.tt_per_head",
+    "tucker_per_head": "tensorpress.methods.tucker_per_head",
     "tucker_qkvo": "tensorpress.methods.tucker_qkvo",
+    "tucker_qkvo_separate": "tensorpress.methods.tucker_qkvo_separate",
     "tucker_ffn": "tensorpress.methods.tucker_ffn",
     "td_moe": "tensorpress.methods.td_moe",
 }

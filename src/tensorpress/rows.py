@@ -34,6 +34,7 @@ class DecompositionRow:
     stack_error: float
     lower_bound: float | None
     upper_bound: float | None
+    shape_gain: float | None
     dense_values: int
     stored_values: int
     seconds: float

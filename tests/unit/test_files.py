@@ -20,6 +20,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import family_of
 from tensorpress.fetching import fetch_corpus, fetch_model
+from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.svd import Spec, decompose
 from tensorpress.params import FileCorpus, LocalModel
 from tensorpress.rows import DecompositionRow, EvalRow, ResultRow, read_rows, schema, write_rows
@@ -120,11 +121,12 @@ def test_fused_and_per_expert_names_read_alike(moe_directory: Path, tmp_path: Pa
 
 def test_factor_files(tmp_path: Path) -> None:
     weights = {"ffn.up": torch.randn(12, 8), "ffn.gate": torch.randn(12, 8)}
-    factors = decompose(weights, None, Spec(method="svd", rank=3), None)
+    shape = LayerShape(8, 1, 1, 8, {module: ModuleShape(12, 8) for module in weights})
+    factors = decompose(weights, shape, Spec(method="svd", rank=3), None)
     save_factors(factors, tmp_path / "f.safetensors")
     (loaded,) = load_factors(tmp_path / "f.safetensors", ("ffn.gate",))
     assert loaded.modules == ("ffn.gate",)
-    assert torch.equal(loaded.store.dense(0), factors[1].store.dense(0))
+    assert torch.equal(loaded.store.dense(0), factors[0].store.dense(0))
     (tmp_path / "f.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(TensorpressError, match="damaged factor file"):
         load_factors(tmp_path / "f.safetensors")

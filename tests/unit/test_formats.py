@@ -26,6 +26,45 @@ SETTINGS = {
         "out_modes": [2, 2, 3],
         "ranks": [1, 3, 4, 1],
     },
+    "tt_sparse": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "in_modes": [2, 2, 2],
+        "out_modes": [2, 2, 3],
+        "ranks": [1, 3, 4, 1],
+        "outliers": [3, 5],
+    },
+    "tucker_matrix": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "out_rank": 5,
+        "in_rank": 4,
+    },
+    "per_head": {
+        "slices": 1,
+        "out_features": OUT,
+        "in_features": IN,
+        "side": "out",
+        "inner": "tucker_matrix",
+        "settings": {
+            "slices": 3,
+            "out_features": 4,
+            "in_features": IN,
+            "out_rank": 2,
+            "in_rank": 3,
+        },
+    },
+    "shared_basis": {
+        "slices": 3,
+        "out_features": OUT,
+        "in_features": IN,
+        "hidden": IN,
+        "sides": ["in", "in", "out"],
+        "widths": [OUT, 6, OUT],
+        "rank": 3,
+    },
     "tucker_slices": {
         "slices": 3,
         "out_features": OUT,
@@ -50,7 +89,11 @@ SETTINGS = {
 def filled(name: str) -> Format:
     store = FORMATS[name](**SETTINGS[name]).double()
     torch.manual_seed(0)
-    return store.fill(**{k: torch.randn_like(v) for k, v in store.named_parameters()})
+    values = {k: torch.randn_like(v) for k, v in store.named_parameters()}
+    for index, count in enumerate(SETTINGS[name].get("outliers", ())):
+        flat = torch.randperm(OUT * IN)[:count]
+        values[f"place_{index}"] = store.pack(flat // IN, flat % IN)
+    return store.fill(**values)
 
 
 def test_every_format_is_tested() -> None:
@@ -96,7 +139,24 @@ def test_settings_rebuild_the_module(name: str) -> None:
     store = filled(name)
     again = FORMATS[name](**store.settings).double()
     again.load_state_dict(store.state_dict())
-    torch.testing.assert_close(again.dense(1), store.dense(1))
+    for index in range(store.slices):
+        torch.testing.assert_close(again.dense(index), store.dense(index))
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_rows_are_those_of_the_matrix(name: str) -> None:
+    store = filled(name)
+    ids = torch.tensor([3, 0, 3, store.matrix_shape(0)[0] - 1])
+    torch.testing.assert_close(store.rows(ids, 0).double(), store.dense(0)[ids].double())
+
+
+def test_coordinates_are_packed_without_waste() -> None:
+    store = FORMATS["tt_sparse"](**SETTINGS["tt_sparse"])
+    rows, columns = torch.tensor([0, 11, 7]), torch.tensor([7, 0, 5])
+    packed = store.pack(rows, columns)
+    assert packed.numel() == 3  # 3 x (4 + 3) bits in 3 bytes
+    store.place_0 = packed
+    assert [t.tolist() for t in store.coordinates(0)] == [rows.tolist(), columns.tolist()]
 
 
 @pytest.mark.parametrize("name", [n for n in FORMATS if n != "zero"])

@@ -73,6 +73,20 @@ CASES = [
     ("tt", "experts", {"order": 2, "rank": 6}),
     ("tucker_qkvo", "attention", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}),
     ("tucker_ffn", "ffn", {"ranks": {"out": 16, "in": 12}}),
+    ("svd", "ffn", {"budget": {"saved": 0.5}}),
+    ("tt", "ffn", {"order": 3, "budget": {"saved": 0.4}}),
+    ("tt", "ffn", {"order": 3, "rank": 6, "shape": "search"}),
+    ("tt_sparse", "ffn", {"order": 3, "rank": 6, "outliers": 0.01, "keep": [[1, 2]]}),
+    ("tt_sparse", "experts", {"order": 2, "budget": {"saved": 0.4}, "outliers": 0.01}),
+    ("tt_per_head", "attention", {"order": 2, "rank": 4}),
+    ("tt_per_head", "attention", {"order": 2, "budget": {"saved": 0.3}}),
+    ("tucker_per_head", "attention", {"ranks": {"hidden": 8, "head_dim": 4}}),
+    ("tucker_per_head", "attention", {"budget": {"saved": 0.2}}),
+    ("tucker_qkvo", "attention", {"budget": {"saved": 0.5}}),
+    ("tucker_qkvo_separate", "attention", {"rank": 9}),
+    ("tucker_qkvo_separate", "attention", {"budget": {"saved": 0.5}}),
+    ("tucker_ffn", "ffn", {"budget": {"saved": 0.5}}),
+    ("td_moe", "experts", {"budget": {"saved": 0.5}}),
     ("td_moe", "experts", {"ratio": 0.3}),
     ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
@@ -92,12 +106,23 @@ def test_shapes_and_bounds(method: str, group: str, settings: dict) -> None:
         error = sum(float((found[m] - weights[m]).double().square().sum()) for m in each.modules)
         norm = sum(float(weights[m].double().square().sum()) for m in each.modules)
         joint = (error / norm) ** 0.5
-        assert each.lower_bound <= joint * (1 + 1e-5) + 1e-6
+        if each.lower_bound is not None:
+            assert each.lower_bound <= joint * (1 + 1e-5) + 1e-6
         assert joint <= each.upper_bound * (1 + 1e-5) + 1e-6
+        budget = settings.get("budget")
+        if budget and each.store.name != "tt_sparse":  # that one counts bytes of coordinates
+            dense = sum(weights[m].numel() for m in each.modules)
+            assert 0.9 * budget["saved"] - 0.1 < 1 - each.stored_values / dense
+            assert each.stored_values <= (1 - budget["saved"]) * dense
 
 
 def test_every_method_is_tested() -> None:
     assert {method for method, _, _ in CASES} == set(METHODS)
+
+
+def alone(weight: Tensor) -> LayerShape:
+    """A layer that has one matrix."""
+    return LayerShape(HIDDEN, HEADS, HEADS, HEAD_DIM, {"ffn.up": ModuleShape(*weight.shape)})
 
 
 def test_svd_recovers_a_planted_rank() -> None:
@@ -105,7 +130,7 @@ def test_svd_recovers_a_planted_rank() -> None:
     weight = torch.randn(INNER, 5) @ torch.randn(5, HIDDEN)
     for matrix in (weight, weight.mT):
         spec = load("svd").Spec(method="svd", rank=5)
-        factors = load("svd").decompose({"x": matrix}, layer(), spec, None)
+        factors = load("svd").decompose({"ffn.up": matrix}, alone(matrix), spec, None)
         assert relative(factors[0].store.dense(0), matrix) < 1e-6
 
 
@@ -116,9 +141,11 @@ def test_whitened_svd_is_best_on_the_inputs(tall: bool) -> None:
     inputs = torch.randn(500, weight.shape[1]) * torch.logspace(0, -3, weight.shape[1])
     moment = inputs.mT @ inputs / 500
     module = load("svd")
-    plain = module.decompose({"x": weight}, layer(), module.Spec(method="svd", rank=4), None)
+    plain = module.decompose(
+        {"ffn.up": weight}, alone(weight), module.Spec(method="svd", rank=4), None
+    )
     spec = module.Spec(method="svd", rank=4, whiten="input")
-    whitened = module.decompose({"x": weight}, layer(), spec, {"x": moment})
+    whitened = module.decompose({"ffn.up": weight}, alone(weight), spec, {"ffn.up": moment})
 
     def output_error(factors) -> float:
         return relative(inputs @ factors[0].store.dense(0).mT, inputs @ weight.mT)
@@ -134,9 +161,11 @@ def test_whitened_svd_with_identity_or_no_tokens_is_the_plain_one() -> None:
     weight = weights_of("ffn", layer())["ffn.up"]
     module = load("svd")
     spec = module.Spec(method="svd", rank=6, whiten="input")
-    plain = module.decompose({"x": weight}, layer(), module.Spec(method="svd", rank=6), None)
+    plain = module.decompose(
+        {"ffn.up": weight}, alone(weight), module.Spec(method="svd", rank=6), None
+    )
     for moment in (torch.eye(HIDDEN), torch.zeros(HIDDEN, HIDDEN)):
-        other = module.decompose({"x": weight}, layer(), spec, {"x": moment})
+        other = module.decompose({"ffn.up": weight}, alone(weight), spec, {"ffn.up": moment})
         torch.testing.assert_close(
             other[0].store.dense(0), plain[0].store.dense(0), atol=1e-4, rtol=1e-4
         )
@@ -147,7 +176,7 @@ def test_whitened_svd_survives_a_singular_moment() -> None:
     x = torch.randn(3, HIDDEN)
     module = load("svd")
     spec = module.Spec(method="svd", rank=3, whiten="input")
-    (factors,) = module.decompose({"x": weight}, layer(), spec, {"x": x.mT @ x})
+    (factors,) = module.decompose({"ffn.up": weight}, alone(weight), spec, {"ffn.up": x.mT @ x})
     assert relative(x @ factors.store.dense(0).mT, x @ weight.mT) < 1e-4
 
 

@@ -66,12 +66,16 @@ class Format(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(shape), requires_grad=False))
 
     def fill(self, **values: Tensor) -> Format:
-        """Set the factors' values (shape-checked) and return the module."""
-        own = dict(self.named_parameters(recurse=False))
+        """Set the values of all of ``state_dict`` (shape-checked) and return the module."""
+        own = self.state_dict()
         if own.keys() != values.keys():
             raise ValueError(f"{self.name}: factors {sorted(own)} != {sorted(values)}")
         for name, value in values.items():
             if own[name].shape != value.shape:
                 raise ValueError(f"{self.name}.{name}: {value.shape} != {tuple(own[name].shape)}")
-            setattr(self, name, nn.Parameter(value.detach().clone(), requires_grad=False))
+            path, _, leaf = name.rpartition(".")
+            owner = self.get_submodule(path)
+            if leaf in dict(owner.named_parameters(recurse=False)):
+                value = nn.Parameter(value.detach().clone(), requires_grad=False)
+            setattr(owner, leaf, value)
         return self

@@ -20,5 +20,8 @@ class DenseSlices(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         return nn.functional.linear(x, self.weight[index])
 
+    def rows(self, ids: Tensor, index: int) -> Tensor:
+        return self.weight[index][ids]
+
     def dense(self, index: int) -> Tensor:
         return self.weight[index]

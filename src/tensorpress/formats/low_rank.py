@@ -24,5 +24,8 @@ class LowRank(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         return nn.functional.linear(nn.functional.linear(x, self.right[index]), self.left[index])
 
+    def rows(self, ids: Tensor, index: int) -> Tensor:
+        return self.left[index][ids] @ self.right[index]
+
     def dense(self, index: int) -> Tensor:
         return self.left[index] @ self.right[index]

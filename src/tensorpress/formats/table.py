@@ -1,13 +1,27 @@
-"""Format name -> class: what a checkpoint's plan may name."""
+"""Format name -> class: what a checkpoint's plan may name. A format's file has its name."""
 
 from .base import Format
 from .dense import DenseSlices
 from .low_rank import LowRank
+from .per_head import PerHead
+from .shared_basis import SharedBasis
 from .tt_matrix import TTMatrix
+from .tt_sparse import TTSparse
 from .tucker_heads import TuckerHeads
+from .tucker_matrix import TuckerMatrix
 from .tucker_slices import TuckerSlices
 from .zero import Zero
 
-FORMATS: dict[str, type[Format]] = {
-    each.name: each for each in (DenseSlices, Zero, LowRank, TTMatrix, TuckerSlices, TuckerHeads)
-}
+CLASSES = (
+    DenseSlices,
+    Zero,
+    LowRank,
+    TTMatrix,
+    TTSparse,
+    TuckerMatrix,
+    PerHead,
+    TuckerSlices,
+    TuckerHeads,
+    SharedBasis,
+)
+FORMATS: dict[str, type[Format]] = {each.name: each for each in CLASSES}

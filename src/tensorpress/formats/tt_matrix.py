@@ -56,6 +56,21 @@ class TTMatrix(Format):
         """Multiplications that rebuilding one matrix takes."""
         self.dense_products = out_features * in_features
 
+    def products(self) -> int:
+        return min(self.chain_products, self.dense_products + self.rebuild_products)
+
+    def rebuilt(self) -> int:
+        return self.dense_products if self.chain_products > self.dense_products else 0
+
+    def rows(self, ids: Tensor, index: int) -> Tensor:
+        # state: (n, inputs made, rank); each core gives the digit of the row that is its own
+        state, place = ids.new_ones(1, 1, 1).expand(len(ids), 1, 1), self.out_features
+        for core, m in zip(self.cores(index), self.out_modes, strict=True):
+            place //= m
+            chosen = core[:, :, (ids // place) % m].permute(2, 0, 1, 3)
+            state = torch.einsum("tir,trns->tins", state.to(core.dtype), chosen).flatten(1, 2)
+        return state[..., 0]
+
     def _modes(self) -> list[tuple[int, int]]:
         return list(zip(self.in_modes, self.out_modes, strict=True))
 
@@ -66,7 +81,7 @@ class TTMatrix(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         tokens = x.numel() // self.in_features
         if tokens * self.chain_products > self.rebuild_products + tokens * self.dense_products:
-            return nn.functional.linear(x, self.dense(index))
+            return nn.functional.linear(x, self.rebuild(index))
         return self.contract(x, index)
 
     def contract(self, x: Tensor, index: int) -> Tensor:
@@ -85,6 +100,10 @@ class TTMatrix(Format):
         return state.reshape(*x.shape[:-1], self.out_features)
 
     def dense(self, index: int) -> Tensor:
+        return self.rebuild(index)
+
+    def rebuild(self, index: int) -> Tensor:
+        """The matrix ``(out, in)`` that the cores stand for."""
         state: Tensor | None = None
         for core in self.cores(index):
             if state is None:

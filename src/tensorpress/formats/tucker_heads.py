@@ -16,7 +16,7 @@ class TuckerHeads(Format):
     ``T_s[i, h, d]`` is what the factors rebuild of slice s (Gu et al. 2025). ``sides[s]`` says
     which side of the matrix mode 0 is: ``in`` gives ``W[h D + d, i] = T_s[i, h, d]`` (q, k, v),
     ``out`` gives ``W[i, h D + d] = T_s[i, h, d]`` (o). ``out_features`` and ``in_features`` are
-    those of slice 0.
+    those of slice 0. Without a stack rank, for a single matrix, there is no ``stack`` factor.
     """
 
     name = "tucker_heads"
@@ -35,7 +35,7 @@ class TuckerHeads(Format):
         sides: Sequence[str],
         hidden_rank: int,
         head_dim_rank: int,
-        stack_rank: int,
+        stack_rank: int | None,
     ) -> None:
         super().__init__(
             slices=slices,
@@ -53,8 +53,10 @@ class TuckerHeads(Format):
         )
         self.factor("hidden", (hidden, hidden_rank))
         self.factor("head_dim", (flat // heads, head_dim_rank))
-        self.factor("stack", (slices, stack_rank))
-        self.factor("core", (hidden_rank, heads, head_dim_rank, stack_rank))
+        self.stacked = stack_rank is not None
+        if stack_rank is not None:
+            self.factor("stack", (slices, stack_rank))
+        self.factor("core", (hidden_rank, heads, head_dim_rank, stack_rank or 1))
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
         first = (self.out_features, self.in_features)
@@ -62,7 +64,7 @@ class TuckerHeads(Format):
 
     def slice_core(self, index: int) -> Tensor:
         """The core ``(r0, heads, r2)`` of one matrix."""
-        return self.core @ self.stack[index]
+        return self.core @ self.stack[index] if self.stacked else self.core[..., 0]
 
     def project(self, x: Tensor, index: int) -> Tensor:
         core = self.slice_core(index)
@@ -72,6 +74,10 @@ class TuckerHeads(Format):
             return (heads @ self.head_dim.mT).flatten(-2)
         heads = x.unflatten(-1, (self.heads, -1)) @ self.head_dim
         return (heads.flatten(-2) @ core.flatten(1).mT) @ self.hidden.mT
+
+    def products(self) -> int:
+        hidden, head_dim = self.hidden, self.head_dim
+        return hidden.numel() + self.core[..., 0].numel() + self.heads * head_dim.numel()
 
     def dense(self, index: int) -> Tensor:
         core = self.slice_core(index) @ self.head_dim.mT

@@ -55,5 +55,8 @@ class TuckerSlices(Format):
         small = nn.functional.linear(x @ self.right, self.slice_core(index))
         return nn.functional.linear(small, self.left)
 
+    def products(self) -> int:
+        return self.left.numel() + self.right.numel() + self.core[0].numel()
+
     def dense(self, index: int) -> Tensor:
         return self.left @ self.slice_core(index) @ self.right.mT

@@ -8,48 +8,54 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensorpress.linalg.truncated_svd import leading_subspace
+from tensorpress.linalg.gram import leading_right, tail_bounds
+from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
+
+PROJECTED_ROWS = 4096
+LONG_RUN = 16
+"""Shortest run of adjacent values with which one many-axed permutation reads memory well."""
 
 
-def balanced_factors(number: int, order: int) -> list[int]:
-    """``order`` factors of ``number``, as equal as its primes allow, ascending.
+def tt_tensor(weight: Tensor, shape: TTShape) -> Tensor:
+    """The matrix ``(out, in)`` as a tensor whose mode k is the pair (input k, output k).
 
-    Prime factors, largest first, each multiplied into the currently smallest bin.
+    A permutation of 2d axes. Where the last ones are short, it is done as one of four long axes
+    and two gathers, of rows and of columns: the memory is then read in long runs. The result
+    never shares memory with ``weight``.
     """
-    bins = [1] * order
-    for prime in reversed(_primes(number)):
-        smallest = bins.index(min(bins))
-        bins[smallest] *= prime
-    return sorted(bins)
+    order = len(shape.in_modes)
+    if shape.in_modes[-1] >= LONG_RUN or order < 4:
+        axes = [axis for k in range(order) for axis in (order + k, k)]
+        paired = weight.reshape(*shape.out_modes, *shape.in_modes).permute(axes)
+        return paired.clone(memory_format=torch.contiguous_format).reshape(shape.modes)
+    half = order // 2 + 1
+    first = TTShape(shape.in_modes[:half], shape.out_modes[:half])
+    last = TTShape(shape.in_modes[half:], shape.out_modes[half:])
+    sides = [math.prod(m) for m in (first.out_modes, last.out_modes, first.in_modes, last.in_modes)]
+    blocks = weight.reshape(sides).permute(0, 2, 1, 3).reshape(math.prod(first.modes), -1)
+    rows, columns = _interleaved(first).to(weight.device), _interleaved(last).to(weight.device)
+    return blocks.index_select(1, columns).index_select(0, rows).reshape(shape.modes)
 
 
-def tt_tensor(weight: Tensor, in_modes: Sequence[int], out_modes: Sequence[int]) -> Tensor:
-    """The matrix ``(out, in)`` as a tensor whose mode k is the pair (input k, output k)."""
-    order = len(in_modes)
-    axes = [axis for k in range(order) for axis in (k, order + k)]
-    tensor = weight.mT.reshape(*in_modes, *out_modes).permute(axes)
-    return tensor.reshape([i * o for i, o in zip(in_modes, out_modes, strict=True)])
+def _interleaved(shape: TTShape) -> Tensor:
+    """Where each index in pairs (input k, output k) lies in (outputs, inputs) order."""
+    order = len(shape.in_modes)
+    places = torch.arange(math.prod(shape.modes)).reshape(*shape.out_modes, *shape.in_modes)
+    return places.permute([axis for k in range(order) for axis in (order + k, k)]).flatten()
 
 
-def tt_ranks(modes: Sequence[int], rank: int) -> list[int]:
-    """TT ranks ``r_0 .. r_d`` under one maximal rank: at most the sides of each unfolding."""
-    ranks = [1]
-    for k in range(1, len(modes)):
-        ranks.append(min(rank, ranks[-1] * modes[k - 1], math.prod(modes[k:])))
-    return [*ranks, 1]
-
-
-def tt_svd(tensor: Tensor, rank: int) -> list[Tensor]:
-    """Cores ``(r_{k-1}, n_k, r_k)`` in float64, by truncated SVDs from the last mode to the first.
+def tt_svd(tensor: Tensor, rank: int, *, overwrite: bool = False) -> list[Tensor]:
+    """Cores ``(r_{k-1}, n_k, r_k)``, by truncated SVDs from the last mode to the first.
 
     Quasi-optimal (Oseledets 2011, Theorem 2.2): the squared error is at most the sum over k of
     the squared tails of the unfoldings. The direction is that of tntorch, which the study uses;
     the other one has another error under the same bound. Where an unfolding is no larger than
-    its rank it is passed on untouched.
+    its rank it is passed on untouched. Works in the tensor's dtype, float32 or float64;
+    ``overwrite`` lets it use the tensor's memory, which saves the time to fetch new pages.
     """
     modes = tuple(tensor.shape)
     ranks = tt_ranks(modes, rank)
-    rest = tensor.double()
+    rest = tensor if overwrite else tensor.clone(memory_format=torch.contiguous_format)
     cores: list[Tensor] = []
     for k in reversed(range(1, len(modes))):
         rest = rest.reshape(-1, modes[k] * ranks[k + 1])
@@ -59,43 +65,35 @@ def tt_svd(tensor: Tensor, rank: int) -> list[Tensor]:
         elif ranks[k] == rows:
             # no later unfolding is larger, so nothing after this one is truncated
             core, rest = rest, torch.eye(rows, dtype=rest.dtype, device=rest.device)
-        elif columns <= rows:
-            basis, _ = leading_subspace(rest.mT, ranks[k])
-            core, rest = basis.mT, rest @ basis
         else:
-            left, _ = leading_subspace(rest, ranks[k])
-            # QR keeps the core orthonormal, so that later truncations see the true error
-            basis, change = torch.linalg.qr((left.mT @ rest).mT)
-            core, rest = basis.mT, left @ change.mT
+            basis = leading_right(rest, ranks[k])[0].to(rest.dtype)
+            core, rest = basis.mT, _project_in_place(rest, basis)
         cores.append(core.reshape(ranks[k], modes[k], ranks[k + 1]))
     return [rest.reshape(1, modes[0], ranks[1]), *reversed(cores)]
+
+
+def _project_in_place(rest: Tensor, basis: Tensor) -> Tensor:
+    """``rest @ basis``, written over the front of ``rest``: rows are read before they are lost."""
+    rows, rank = rest.shape[0], basis.shape[1]
+    projected = rest.view(-1)[: rows * rank].view(rows, rank)
+    for first in range(0, rows, PROJECTED_ROWS):
+        last = first + PROJECTED_ROWS
+        projected[first:last] = rest[first:last] @ basis
+    return projected
 
 
 def tt_bounds(tensor: Tensor, ranks: Sequence[int]) -> tuple[float, float]:
     """Relative Frobenius error bounds of any and of the TT-SVD tensor of these ranks.
 
-    ``max_k tail_k <= error <= sqrt(sum_k tail_k^2)`` with the tails of the original unfoldings.
+    ``max_k tail_k <= error <= sqrt(sum_k tail_k^2)`` with the tails of the original unfoldings;
+    those of very wide unfoldings are bracketed, so the bounds hold but are less tight.
     """
-    wide = tensor.double()
-    total = float(wide.square().sum())
-    tails = []
-    for k in range(1, wide.ndim):
-        unfolding = wide.reshape(math.prod(wide.shape[:k]), -1)
-        short = unfolding if unfolding.shape[0] <= unfolding.shape[1] else unfolding.mT
-        if ranks[k] < short.shape[0]:
-            _, squares = leading_subspace(short, 0)
-            tails.append(float(squares[ranks[k] :].sum()))
-    if not tails or not total:
+    total = float(tensor.double().square().sum())
+    tails = [(0.0, 0.0)]
+    for k in range(1, tensor.ndim):
+        unfolding = tensor.reshape(math.prod(tensor.shape[:k]), -1)
+        tails.append(tail_bounds(unfolding, ranks[k]))
+    if not total:
         return 0.0, 0.0
-    return math.sqrt(max(tails) / total), math.sqrt(sum(tails) / total)
-
-
-def _primes(number: int) -> list[int]:
-    """Prime factors, ascending."""
-    found, divisor = [], 2
-    while divisor * divisor <= number:
-        while number % divisor == 0:
-            found.append(divisor)
-            number //= divisor
-        divisor += 1
-    return [*found, number] if number > 1 else found
+    least, most = max(lower for lower, _ in tails), sum(upper for _, upper in tails)
+    return math.sqrt(least / total), math.sqrt(min(most / total, 1.0))

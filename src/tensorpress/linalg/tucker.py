@@ -1,28 +1,41 @@
-"""Partial Tucker: HOSVD bases from Gram matrices, then orthogonal iteration (HOOI)."""
+"""Partial Tucker: bases from Gram matrices, then orthogonal iteration (HOOI)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from tensorpress.linalg.gram import leading_right, spectrum
+
 SWEEPS = 20
-TOLERANCE = 1e-7
+TOLERANCE = 1e-5
+REFINED_FROM = 0.01
+"""Share of the energy that the start must capture for sweeps to be worth their time."""
 
 
-def mode_spectrum(tensor: Tensor, mode: int) -> tuple[Tensor, Tensor]:
-    """Eigenvectors ``(n, n)`` and eigenvalues of a mode's Gram matrix, largest first, float64."""
-    unfolding = tensor.double().movedim(mode, 0).flatten(1)
-    squares, vectors = torch.linalg.eigh(unfolding @ unfolding.mT)
-    return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
+def unfold(tensor: Tensor, mode: int) -> Tensor:
+    """The mode's unfolding, transposed: ``(other modes, n)``; a view for the outer modes."""
+    if mode == 0:
+        return tensor.reshape(tensor.shape[0], -1).mT
+    return tensor.movedim(mode, -1).reshape(-1, tensor.shape[mode])
 
 
 def project_modes(tensor: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     """``tensor x_n U_n^T`` for every listed mode n with basis ``U_n (size, rank)``."""
     for mode, basis in bases.items():
-        tensor = torch.tensordot(tensor, basis, dims=([mode], [0])).movedim(-1, mode)
+        # as one matrix product a leading index, so that nothing is transposed
+        lead, rest = math.prod(tensor.shape[:mode]), math.prod(tensor.shape[mode + 1 :])
+        shape = (*tensor.shape[:mode], basis.shape[1], *tensor.shape[mode + 1 :])
+        stack = tensor.reshape(lead, tensor.shape[mode], rest)
+        product = (
+            stack.flatten(1) @ basis.to(tensor.dtype)
+            if rest == 1
+            else basis.mT.to(tensor.dtype) @ stack
+        )
+        tensor = product.reshape(shape)
     return tensor
 
 
@@ -31,38 +44,91 @@ def expand_modes(core: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     return project_modes(core, {mode: basis.mT for mode, basis in bases.items()})
 
 
+def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
+    """Leading ``rank`` left singular vectors ``(n, rank)`` of a mode's unfolding, float64."""
+    return leading_right(unfold(tensor, mode), rank)[0]
+
+
+def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
+    """All squared singular values of a mode's unfolding, largest first, float64."""
+    return spectrum(unfold(tensor, mode))[1]
+
+
 def hosvd(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
-    """Core and bases of the truncated HOSVD (De Lathauwer et al. 2000), float64."""
-    bases = {mode: mode_spectrum(tensor, mode)[0][:, :rank] for mode, rank in ranks.items()}
-    return project_modes(tensor.double(), bases), bases
+    """Core and bases of the truncated HOSVD (De Lathauwer et al. 2000)."""
+    bases: dict[int, Tensor] = {}
+    core = tensor
+    for mode, rank in ranks.items():
+        size = tensor.shape[mode]
+        if rank == size:  # nothing is cut off
+            bases[mode] = torch.eye(size, dtype=tensor.dtype, device=tensor.device)
+        else:
+            bases[mode] = mode_basis(tensor, mode, rank)
+            core = project_modes(core, {mode: bases[mode]})
+    return core, bases
 
 
-def partial_tucker(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
-    """Core and bases of a partial Tucker decomposition, float64.
+def sequential_hosvd(
+    tensor: Tensor, ranks: Mapping[int, int]
+) -> tuple[Tensor, dict[int, Tensor], float]:
+    """Core, bases and squared error of the sequentially truncated HOSVD.
 
-    Starts from the HOSVD and sweeps over the modes (HOOI) until the captured energy grows by
-    less than ``TOLERANCE`` of the total; never worse than the HOSVD.
+    Small modes first: each basis is of what the ones before have left, so the largest mode
+    meets a small tensor; the error keeps the HOSVD's bound (Vannieuwenhoven et al. 2012).
     """
-    wide = tensor.double()
-    core, bases = hosvd(wide, ranks)
-    truncated = [mode for mode, rank in ranks.items() if rank < wide.shape[mode]]
-    total, energy = float(wide.square().sum()), float(core.square().sum())
-    for _ in range(SWEEPS if len(truncated) > 1 else 0):
-        for mode in truncated:
-            others = {m: basis for m, basis in bases.items() if m != mode}
-            vectors, _ = mode_spectrum(project_modes(wide, others), mode)
-            bases[mode] = vectors[:, : ranks[mode]]
-        core = project_modes(wide, bases)
-        before, energy = energy, float(core.square().sum())
+    bases: dict[int, Tensor] = {}
+    error = 0.0
+    for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
+        basis, tail = leading_right(unfold(tensor, mode), ranks[mode])
+        bases[mode], error = basis, error + float(tail)
+        tensor = project_modes(tensor, {mode: basis})
+    return tensor, bases, error
+
+
+def partial_tucker(
+    tensor: Tensor, ranks: Mapping[int, int], sweeps: int = SWEEPS
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Core and bases ``(n, rank)`` of a partial Tucker decomposition, in the tensor's dtype.
+
+    Starts from the sequentially truncated HOSVD and sweeps over the modes (HOOI) until the
+    captured energy grows by less than ``TOLERANCE`` of the total; noise is not worth a sweep.
+    """
+    core, bases, error = sequential_hosvd(tensor, ranks)
+    truncated = [mode for mode, rank in ranks.items() if rank < tensor.shape[mode]]
+    energy = _energy(core)
+    total = energy + error
+    refine = len(truncated) > 1 and energy > REFINED_FROM * total
+    for _ in range(sweeps if refine else 0):
+        bases, core = _sweep(tensor, ranks, bases, truncated)
+        before, energy = energy, _energy(core)
         if energy - before <= TOLERANCE * total:
             break
     return core, bases
 
 
+def _sweep(
+    tensor: Tensor, ranks: Mapping[int, int], bases: dict[int, Tensor], modes: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """One HOOI sweep: the largest mode from the rest, then the others from its projection."""
+    largest = max(modes, key=lambda m: tensor.shape[m])
+    others = {m: basis for m, basis in bases.items() if m != largest}
+    by_size = dict(sorted(others.items(), key=lambda item: -tensor.shape[item[0]]))
+    bases = {**bases, largest: mode_basis(project_modes(tensor, by_size), largest, ranks[largest])}
+    small = project_modes(tensor, {largest: bases[largest]})
+    for mode in (m for m in modes if m != largest):
+        rest = {m: basis for m, basis in bases.items() if m not in (mode, largest)}
+        bases[mode] = mode_basis(project_modes(small, rest), mode, ranks[mode])
+    return bases, project_modes(small, {m: b for m, b in bases.items() if m != largest})
+
+
+def _energy(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+
+
 def tucker_bounds(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[float, float]:
     """Relative error bounds: ``max_n tail_n <= error^2 <= sum_n tail_n`` over the modes."""
-    total = float(tensor.double().square().sum())
-    tails = [float(mode_spectrum(tensor, mode)[1][rank:].sum()) for mode, rank in ranks.items()]
+    total = _energy(tensor)
+    tails = [float(mode_spectrum(tensor, mode)[rank:].sum()) for mode, rank in ranks.items()]
     if not total:
         return 0.0, 0.0
     return math.sqrt(max(tails) / total), math.sqrt(sum(tails) / total)

@@ -6,14 +6,15 @@ imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tensorpress.errors import TensorpressError
-from tensorpress.layers import GROUPS, LayerShape
+from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,72 @@ if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
 Whitening = Literal["none", "input"]
+
+
+class Budget(BaseModel):
+    """How small the result must be, in place of ranks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
+
+    def allowed(self, values: int) -> int:
+        """Values that may be stored in place of ``values``."""
+        return math.floor((1.0 - self.saved) * values)
+
+    def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
+        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow."""
+        allowed, low, high = self.allowed(dense), 0, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if values(middle) <= allowed else (low, middle - 1)
+        if not low:
+            raise TensorpressError(
+                f"budget.saved: {self.saved} leaves no room for rank 1 at {where}; "
+                f"allowed: up to {1 - values(1) / dense:.4f}"
+            )
+        return low
+
+    def proportional(
+        self,
+        limits: Mapping[str, int],
+        values: Callable[[Mapping[str, int]], int],
+        dense: int,
+        where: str,
+    ) -> dict[str, int]:
+        """Ranks that fit: all the same share of their limits, then filled up one by one.
+
+        The widest mode is filled up first. ``values(ranks)`` must grow with every rank.
+        """
+        widest = max(limits.values())
+
+        def shared(step: int) -> dict[str, int]:
+            return {name: max(1, limit * step // widest) for name, limit in limits.items()}
+
+        step = self.largest(widest, lambda s: values(shared(s)), dense, where)
+        ranks, allowed = shared(step), self.allowed(dense)
+        for name in sorted(limits, key=lambda n: -limits[n]):
+            while ranks[name] < limits[name]:
+                more = {**ranks, name: ranks[name] + 1}
+                if values(more) > allowed:
+                    break
+                ranks = more
+        return ranks
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a method will store for ``modules``, known from shapes alone."""
+
+    modules: tuple[str, ...]
+    format: str
+    settings: dict[str, Any]
+
+    def build(self) -> Format:
+        """The empty factors; on the meta device they take no memory."""
+        from tensorpress.formats.table import FORMATS
+
+        return FORMATS[self.format](**self.settings)
 
 
 class MethodSpec(BaseModel):
@@ -44,6 +111,20 @@ class MethodSpec(BaseModel):
     def check(self, layer: LayerShape, group: str) -> None:
         """Raise ``TensorpressError`` where these settings do not fit the shapes of ``group``."""
         self.check_group(group)
+        self.layouts(layer, group)
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        """What ``decompose`` stores for each factor set of ``group``, ranks resolved.
+
+        Raises ``TensorpressError`` where these settings do not fit the shapes. Where the values
+        of the weights decide, it is the largest that ``decompose`` may store.
+        """
+        raise TypeError(f"{type(self).__name__} does not define layouts")
+
+    def require_one_of(self, *fields: str) -> None:
+        """Raise ``ValueError`` unless exactly one of the fields is given."""
+        if sum(getattr(self, field) is not None for field in fields) != 1:
+            raise ValueError(f"give exactly one of {' and '.join(fields)}")
 
     def check_group(self, group: str) -> None:
         """Raise ``TensorpressError`` if the method is not made for ``group``."""
@@ -66,6 +147,22 @@ class Factors:
     store: Format
     lower_bound: float | None = None
     upper_bound: float | None = None
+    shape_gain: float | None = None
+    """Error over that of the study's mode shape at the same size, where one was searched."""
+
+    @property
+    def stored_values(self) -> int:
+        """Values of all factors."""
+        return sum(value.numel() for value in self.store.state_dict().values())
+
+
+def sizes_of(shape: ModuleShape) -> dict[str, int]:
+    """The sizes that every format takes."""
+    return {
+        "slices": shape.slices,
+        "out_features": shape.out_features,
+        "in_features": shape.in_features,
+    }
 
 
 def require_rank(field: str, rank: int, limit: int, where: str) -> None:
@@ -76,10 +173,19 @@ def require_rank(field: str, rank: int, limit: int, where: str) -> None:
         )
 
 
-def slices_of(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, dict[str, int]]]:
-    """Each module's weight as a stack ``(S, out, in)`` (S = 1 unless experts), with its sizes."""
-    for module, weight in weights.items():
-        stack = weight if weight.ndim == 3 else weight[None]
-        slices, out_features, in_features = stack.shape
-        sizes = {"slices": slices, "out_features": out_features, "in_features": in_features}
-        yield module, stack, sizes
+def stacked(matrices: Tensor) -> Tensor:
+    """A weight or a moment as a stack ``(S, ., .)``: S = 1 unless experts."""
+    return matrices if matrices.ndim == 3 else matrices[None]
+
+
+def group_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """The group that the weights of one job belong to."""
+    return group_of(next(iter(weights)))
+
+
+def with_layouts(
+    weights: Mapping[str, Tensor], layer: LayerShape, spec: MethodSpec
+) -> Iterator[tuple[Layout, list[Tensor]]]:
+    """Each layout of the job with the weights of its modules, as stacks ``(S, out, in)``."""
+    for layout in spec.layouts(layer, group_of_weights(weights)):
+        yield layout, [stacked(weights[module]) for module in layout.modules]

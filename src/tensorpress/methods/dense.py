@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, slices_of
+from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,14 +16,15 @@ class Spec(MethodSpec):
 
     method: Literal["dense"]
 
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
+
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
     """Keep every weight as it is."""
-    from tensorpress.formats.dense import DenseSlices
-
     return [
-        Factors((module,), DenseSlices(**sizes).fill(weight=stack), 0.0, 0.0)
-        for module, stack, sizes in slices_of(weights)
+        Factors(layout.modules, layout.build().fill(weight=stack), 0.0, 0.0)
+        for layout, (stack,) in with_layouts(weights, layer, spec)
     ]

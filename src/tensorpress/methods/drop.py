@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, slices_of
+from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,11 +16,15 @@ class Spec(MethodSpec):
 
     method: Literal["drop"]
 
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [Layout((m,), "zero", sizes_of(s)) for m, s in layer.group(group).items()]
+
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
     """Store nothing for every weight (Gromov et al. 2024 drop whole layers so)."""
-    from tensorpress.formats.zero import Zero
-
-    return [Factors((module,), Zero(**sizes), 1.0, 1.0) for module, _, sizes in slices_of(weights)]
+    return [
+        Factors(layout.modules, layout.build(), 1.0, 1.0)
+        for layout, _ in with_layouts(weights, layer, spec)
+    ]

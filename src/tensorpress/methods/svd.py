@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, Whitening, require_rank, slices_of
+from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.base import (
+    Budget,
+    Factors,
+    Layout,
+    MethodSpec,
+    Whitening,
+    require_rank,
+    sizes_of,
+    stacked,
+    with_layouts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Spec(MethodSpec):
-    """One rank for every matrix of the group."""
+    """One rank for every matrix of the group, or a budget that gives each its own."""
 
     method: Literal["svd"]
-    rank: int = Field(ge=1, description="columns of the left factor")
+    rank: int | None = Field(None, ge=1, description="columns of the left factor")
+    budget: Budget | None = None
     whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        self.require_one_of("rank", "budget")
+        return self
 
     @property
     def needs_moments(self) -> bool:
         return self.whiten == "input"
 
-    def check(self, layer: LayerShape, group: str) -> None:
-        for module, shape in layer.group(group).items():
-            require_rank("rank", self.rank, min(shape.out_features, shape.in_features), module)
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [
+            Layout((m,), "low_rank", {**sizes_of(shape), "rank": self.rank_of(m, shape)})
+            for m, shape in layer.group(group).items()
+        ]
+
+    def rank_of(self, module: str, shape: ModuleShape) -> int:
+        """The rank of one module's matrices."""
+        limit = min(shape.out_features, shape.in_features)
+        if self.rank is not None:
+            require_rank("rank", self.rank, limit, module)
+            return self.rank
+        assert self.budget is not None
+        each = shape.slices * (shape.out_features + shape.in_features)
+        return self.budget.largest(limit, lambda rank: rank * each, shape.numel, module)
 
 
 def decompose(
@@ -37,17 +65,15 @@ def decompose(
     For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
     error bounds from below.
     """
-    from tensorpress.formats.low_rank import LowRank
     from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
 
     factors = []
-    for module, stack, sizes in slices_of(weights):
-        left, right, error = truncated_svd(stack, spec.rank)
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        rank = layout.settings["rank"]
+        left, right, error = truncated_svd(stack, rank)
         least = float(error.sum() / stack.double().square().sum().clamp_min(1e-300)) ** 0.5
         if moments is not None:
-            moment = moments[module]
-            second = moment if moment.ndim == 3 else moment[None]
-            left, right = weighted_svd(stack, second, spec.rank)
-        store = LowRank(**sizes, rank=spec.rank).fill(left=left.float(), right=right.float())
-        factors.append(Factors((module,), store, least, least if moments is None else None))
+            left, right = weighted_svd(stack, stacked(moments[layout.modules[0]]), rank)
+        store = layout.build().fill(left=left.float(), right=right.float())
+        factors.append(Factors(layout.modules, store, least, least if moments is None else None))
     return factors

@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
-from tensorpress.methods.base import Factors, MethodSpec, require_rank
+from tensorpress.methods.base import (
+    Budget,
+    Factors,
+    Layout,
+    MethodSpec,
+    require_rank,
+    sizes_of,
+    stacked,
+    with_layouts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +36,13 @@ class Ranks(BaseModel):
 
 
 class Spec(MethodSpec):
-    """Either ``ratio`` (share of values saved; ranks are searched) or explicit ``ranks``."""
+    """How small (``ratio`` or the same as ``budget``; ranks are searched) or explicit ``ranks``."""
 
     groups: ClassVar[tuple[str, ...]] = ("experts",)
 
     method: Literal["td_moe"]
     ratio: float | None = Field(None, gt=0, lt=1, description="share of values to save")
+    budget: Budget | None = Field(None, description="the ratio, written as in other methods")
     ranks: Ranks | None = None
     experts: Literal["preserve", "compress"] = Field(
         "preserve", description="preserve: every expert has a core of its own"
@@ -41,27 +51,51 @@ class Spec(MethodSpec):
     rank_choice: Literal["predicted_error", "nearest_budget"] = Field(
         "predicted_error", description="nearest_budget: as the published code chooses"
     )
+    whiten: Literal["none", "input", "output", "both"] = Field(
+        "none", description="weigh inputs, outputs or both by the root of their second moment"
+    )
+    whiten_root: Literal["square_root", "published"] = Field(
+        "square_root", description="published: the inverse root, as the study's code does"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.ratio is None) == (self.ranks is None):
-            raise ValueError("give exactly one of ratio and ranks")
+        self.require_one_of("ratio", "budget", "ranks")
         if self.ranks is not None and (self.ranks.expert is None) != (self.experts == "preserve"):
             raise ValueError("ranks.expert belongs to experts: compress, and only there")
         return self
 
-    def check(self, layer: LayerShape, group: str) -> None:
-        self.check_group(group)
-        for module, shape in layer.group(group).items():
-            if self.ranks is not None:
-                require_rank("ranks.out", self.ranks.out, shape.out_features, module)
-                require_rank("ranks.in", self.ranks.in_, shape.in_features, module)
-                require_rank("ranks.expert", self.ranks.expert or 1, shape.slices, module)
-            elif not candidates(shape, self):
-                raise TensorpressError(
-                    f"ratio: {self.ratio} leaves no room at {module} for ranks that are "
-                    f"multiples of {self.alignment}; allowed: a smaller ratio or alignment"
-                )
+    @property
+    def saved(self) -> float:
+        """Share of values to save, where ranks are to be searched."""
+        assert self.ratio is not None or self.budget is not None
+        return self.budget.saved if self.ratio is None else self.ratio  # type: ignore[union-attr]
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.whiten != "none"
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [self._layout(m, shape) for m, shape in layer.group(group).items()]
+
+    def _layout(self, module: str, shape: ModuleShape) -> Layout:
+        if self.ranks is not None:
+            require_rank("ranks.out", self.ranks.out, shape.out_features, module)
+            require_rank("ranks.in", self.ranks.in_, shape.in_features, module)
+            require_rank("ranks.expert", self.ranks.expert or 1, shape.slices, module)
+            ranks = TuckerRanks(self.ranks.expert or shape.slices, self.ranks.out, self.ranks.in_)
+            return layout_of(module, shape, self, ranks)
+        found = candidates(shape, self)
+        if not found:
+            raise TensorpressError(
+                f"ratio: {self.saved} leaves no room at {module} for ranks that are "
+                f"multiples of {self.alignment}; allowed: a smaller ratio or alignment"
+            )
+        compressed = self.experts == "compress"
+        if self.rank_choice == "nearest_budget":
+            return layout_of(module, shape, self, nearest(found, shape, self))
+        most = max(found, key=lambda ranks: ranks.values(shape, compressed))
+        return layout_of(module, shape, self, most)
 
 
 @dataclass(frozen=True)
@@ -81,8 +115,7 @@ class TuckerRanks:
 
 def budget_of(shape: ModuleShape, spec: Spec) -> int:
     """Values that the ratio allows: ``(1 - ratio) E out in``."""
-    assert spec.ratio is not None
-    return round((1.0 - spec.ratio) * shape.numel)
+    return round((1.0 - spec.saved) * shape.numel)
 
 
 def candidates(shape: ModuleShape, spec: Spec) -> list[TuckerRanks]:
@@ -105,50 +138,88 @@ def candidates(shape: ModuleShape, spec: Spec) -> list[TuckerRanks]:
     return found
 
 
+def nearest(found: list[TuckerRanks], shape: ModuleShape, spec: Spec) -> TuckerRanks:
+    """The candidate whose size is nearest to the budget, as the published code chooses."""
+    budget, compressed = budget_of(shape, spec), spec.experts == "compress"
+    return min(found, key=lambda ranks: abs(ranks.values(shape, compressed) - budget))
+
+
+def layout_of(module: str, shape: ModuleShape, spec: Spec, ranks: TuckerRanks) -> Layout:
+    """The factors of one projection for chosen ranks."""
+    settings = {
+        **sizes_of(shape),
+        "out_rank": ranks.out,
+        "in_rank": ranks.inner,
+        "slice_rank": ranks.expert if spec.experts == "compress" else None,
+    }
+    return Layout((module,), "tucker_slices", settings)
+
+
 def choose_ranks(stack: Tensor, shape: ModuleShape, spec: Spec) -> TuckerRanks:
-    """Explicit ranks, or the candidate of least predicted error (or nearest to the budget).
+    """The candidate of least predicted error.
 
     The prediction is the HOSVD bound: the sum over modes of the discarded squared spectrum.
     """
     from tensorpress.linalg.tucker import mode_spectrum
 
-    if spec.ranks is not None:
-        return TuckerRanks(spec.ranks.expert or shape.slices, spec.ranks.out, spec.ranks.in_)
-    found, compressed = candidates(shape, spec), spec.experts == "compress"
-    if spec.rank_choice == "nearest_budget":
-        budget = budget_of(shape, spec)
-        return min(found, key=lambda r: abs(r.values(shape, compressed) - budget))
-    spectra = [mode_spectrum(stack, mode)[1] for mode in range(3)]
+    spectra = [mode_spectrum(stack, mode) for mode in range(3)]
     tails = [[*s.flip(0).cumsum(0).flip(0).tolist(), 0.0] for s in spectra]
+    found = candidates(shape, spec)
     return min(found, key=lambda r: tails[0][r.expert] + tails[1][r.out] + tails[2][r.inner])
 
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
-    """HOSVD of each projection's ``(E, out, in)`` stack by its Gram matrices."""
-    from tensorpress.formats.tucker_slices import TuckerSlices
+    """HOSVD of each projection's ``(E, out, in)`` stack by its Gram matrices.
+
+    Whitened, modes ``in`` and ``out`` are multiplied by roots of the second moments before and
+    by their inverses after: of the inputs that the experts receive, and of the outputs that
+    their weights make of these.
+    """
     from tensorpress.linalg.tucker import hosvd, tucker_bounds
 
     factors = []
-    for module, stack in weights.items():
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        module = layout.modules[0]
         shape = layer.modules[module]
-        ranks = choose_ranks(stack, shape, spec)
-        modes = {1: ranks.out, 2: ranks.inner}
+        moment = None if moments is None else stacked(moments[module])
+        (root_in, undo_in), (root_out, undo_out) = expert_roots(stack, moment, spec)
+        white = stack if moment is None else root_out @ stack.double() @ root_in
+        if spec.ranks is None and spec.rank_choice == "predicted_error":
+            layout = layout_of(module, shape, spec, choose_ranks(white, shape, spec))
+        modes = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
         if spec.experts == "compress":
-            modes[0] = ranks.expert
-        core, bases = hosvd(stack, modes)
-        store = TuckerSlices(
-            slices=shape.slices,
-            out_features=shape.out_features,
-            in_features=shape.in_features,
-            out_rank=ranks.out,
-            in_rank=ranks.inner,
-            slice_rank=ranks.expert if spec.experts == "compress" else None,
-        )
+            modes[0] = layout.settings["slice_rank"]
+        core, bases = hosvd(white, modes)
         values = {"left": bases[1], "right": bases[2], "core": core}
+        if moment is not None:
+            values["left"] = undo_out @ bases[1].double()
+            values["right"] = undo_in @ bases[2].double()
         if spec.experts == "compress":
             values["mix"] = bases[0]
-        store.fill(**{name: value.float() for name, value in values.items()})
-        factors.append(Factors((module,), store, *tucker_bounds(stack, modes)))
+        store = layout.build().fill(**{name: value.float() for name, value in values.items()})
+        lower, upper = tucker_bounds(stack, modes)
+        factors.append(Factors(layout.modules, store, lower, None if spec.needs_moments else upper))
     return factors
+
+
+def expert_roots(
+    stack: Tensor, moment: Tensor | None, spec: Spec
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(root, inverse) of the input and of the output mode; identities where not whitened."""
+    import torch
+
+    from tensorpress.linalg.whitening import roots
+
+    pairs = []
+    for side, name in ((2, "input"), (1, "output")):
+        if moment is None or spec.whiten not in (name, "both"):
+            identity = torch.eye(stack.shape[side], dtype=torch.float64, device=stack.device)
+            pairs.append((identity, identity))
+            continue
+        wide = stack.double()
+        each = moment.double() if name == "input" else wide @ moment.double() @ wide.mT
+        root, inverse = roots(each.mean(0))
+        pairs.append((inverse, root) if spec.whiten_root == "published" else (root, inverse))
+    return pairs[0], pairs[1]

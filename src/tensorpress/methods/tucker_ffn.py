@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, require_rank
+from tensorpress.methods.base import (
+    Budget,
+    Factors,
+    Layout,
+    MethodSpec,
+    Whitening,
+    require_rank,
+    sizes_of,
+    with_layouts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,44 +32,79 @@ class Ranks(BaseModel):
 
 
 class Spec(MethodSpec):
-    """Ranks of the two modes."""
+    """Ranks of the two modes, or a budget."""
 
     groups: ClassVar[tuple[str, ...]] = ("ffn",)
     whole_groups: ClassVar[bool] = True
 
     method: Literal["tucker_ffn"]
-    ranks: Ranks
+    ranks: Ranks | None = None
+    budget: Budget | None = None
+    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
 
-    def check(self, layer: LayerShape, group: str) -> None:
-        self.check_group(group)
-        for module, shape in layer.group(group).items():
-            require_rank("ranks.out", self.ranks.out, shape.out_features, module)
-            require_rank("ranks.in", self.ranks.in_, shape.in_features, module)
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        self.require_one_of("ranks", "budget")
+        return self
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.whiten == "input"
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        shapes = layer.group(group)
+        together = tuple(module for module in ("ffn.gate", "ffn.up") if module in shapes)
+        return [self._layout(layer, modules) for modules in (together, ("ffn.down",))]
+
+    def _layout(self, layer: LayerShape, modules: tuple[str, ...]) -> Layout:
+        where, shape = "+".join(modules), layer.modules[modules[0]]
+        slices = len(modules)
+        limits = {"out": shape.out_features, "in": shape.in_features}
+        if self.ranks is not None:
+            ranks = self.ranks.model_dump()
+            for name, limit in limits.items():
+                require_rank(f"ranks.{name}", ranks[name], limit, where)
+        else:
+            assert self.budget is not None
+            ranks = self.budget.proportional(
+                limits,
+                lambda r: (
+                    r["out"] * (shape.out_features + slices * r["in"]) + r["in"] * shape.in_features
+                ),
+                slices * shape.numel,
+                where,
+            )
+        sizes = {**sizes_of(shape), "slices": slices}
+        settings = {**sizes, "out_rank": ranks["out"], "in_rank": ranks["in"]}
+        return Layout(modules, "tucker_slices", settings)
 
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
-    """Partial Tucker on (out, in), one core slice per projection; down stands alone."""
+    """Partial Tucker on (out, in), one core slice per projection; down stands alone.
+
+    Whitened, the input mode is multiplied by the root of the moment before and by its inverse
+    after: gate and up see the same inputs, so one root serves both.
+    """
     import torch
 
-    from tensorpress.formats.tucker_slices import TuckerSlices
     from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
+    from tensorpress.linalg.whitening import roots
 
-    together = tuple(m for m in ("ffn.gate", "ffn.up") if m in weights)
     factors = []
-    for modules in (together, ("ffn.down",)):
-        tensor = torch.stack([weights[module] for module in modules])
-        slices, out_features, in_features = tensor.shape
-        ranks = {1: spec.ranks.out, 2: spec.ranks.in_}
-        core, bases = partial_tucker(tensor, ranks)
-        store = TuckerSlices(
-            slices=slices,
-            out_features=out_features,
-            in_features=in_features,
-            out_rank=spec.ranks.out,
-            in_rank=spec.ranks.in_,
-        )
-        store.fill(left=bases[1].float(), right=bases[2].float(), core=core.float())
-        factors.append(Factors(modules, store, *tucker_bounds(tensor, ranks)))
+    for layout, stacks in with_layouts(weights, layer, spec):
+        tensor = torch.cat(stacks)
+        ranks = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
+        bounds = tucker_bounds(tensor, ranks)
+        if moments is None:
+            core, bases = partial_tucker(tensor, ranks)
+            right = bases[2]
+        else:
+            root, inverse = roots(moments[layout.modules[0]])
+            core, bases = partial_tucker(tensor.double() @ root, ranks)
+            right = inverse @ bases[2].double()
+        store = layout.build().fill(left=bases[1].float(), right=right.float(), core=core.float())
+        upper = bounds[1] if moments is None else None
+        factors.append(Factors(layout.modules, store, bounds[0], upper))
     return factors

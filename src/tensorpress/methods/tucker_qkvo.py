@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec, require_rank
+from tensorpress.methods.base import (
+    Budget,
+    Factors,
+    Layout,
+    MethodSpec,
+    require_rank,
+    with_layouts,
+)
+from tensorpress.methods.heads import MODULES, side_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODULES = ("attention.q", "attention.k", "attention.v", "attention.o")
+GroupedQuery = Literal["equal_shapes", "per_projection"]
 
 
 class Ranks(BaseModel):
-    """Ranks of the truncated modes; the study: hidden 64, head_dim 4, stack 2."""
+    """Ranks of the truncated modes; the study: hidden 64, head_dim 4, stack 2.
+
+    Stacks of fewer projections than ``stack`` (grouped-query attention) keep that mode whole.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,88 +38,130 @@ class Ranks(BaseModel):
 
 
 class Spec(MethodSpec):
-    """Ranks and how the heads are split."""
+    """Ranks or a budget, and how heads and unequal projections are read."""
 
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     whole_groups: ClassVar[bool] = True
 
     method: Literal["tucker_qkvo"]
-    ranks: Ranks = Ranks()
+    ranks: Ranks | None = None
+    budget: Budget | None = None
     layout: Literal["tensorllm", "published"] = Field(
         "tensorllm",
         description="tensorllm splits the heads; published splits the residual stream, as the "
         "study's code does (golden/README.md, error 1)",
     )
+    gqa: GroupedQuery = Field(
+        "equal_shapes",
+        description="where k and v have fewer heads: stack q with o and k with v, or, as the "
+        "study does, decompose each projection by itself",
+    )
 
-    def check(self, layer: LayerShape, group: str) -> None:
-        self.check_group(group)
-        for stack in stacks(layer):
-            where = "+".join(stack)
-            limit = min(layer.hidden_size, _flat(layer, stack[0]) * len(stack))
-            require_rank("ranks.hidden", self.ranks.hidden, limit, where)
-            require_rank("ranks.head_dim", self.ranks.head_dim, layer.head_dim, where)
-            require_rank("ranks.stack", self.ranks.stack, len(stack), where)
-            if self.layout == "published" and _flat(layer, stack[0]) != layer.hidden_size:
-                raise TensorpressError(
-                    "layout: 'published' needs square projections; allowed here: tensorllm"
-                )
+    @model_validator(mode="before")
+    @classmethod
+    def _study_ranks(cls, data: Any) -> Any:
+        """The study's ranks where neither ranks nor a budget are given."""
+        silent = isinstance(data, dict) and not data.keys() & {"ranks", "budget"}
+        return {**data, "ranks": {}} if silent else data
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        self.require_one_of("ranks", "budget")
+        return self
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [self._layout(layer, modules) for modules in stacks(layer, self.gqa)]
+
+    def _layout(self, layer: LayerShape, modules: tuple[str, ...]) -> Layout:
+        where, first = "+".join(modules), layer.modules[modules[0]]
+        sides = [self.stream_side(module) for module in modules]
+        hidden, flat = first.in_features, first.out_features
+        if sides[0] == "out":
+            hidden, flat = flat, hidden
+        if flat % layer.head_dim:
+            raise TensorpressError(
+                f"layout: {self.layout!r} cannot split {flat} features into heads of "
+                f"{layer.head_dim} at {where}; allowed here: tensorllm"
+            )
+        heads = flat // layer.head_dim
+        limits = {"hidden": min(hidden, flat * len(modules)), "head_dim": layer.head_dim}
+        if len(modules) > 1:
+            limits["stack"] = len(modules)
+
+        def values(ranks: Any) -> int:
+            stack = ranks.get("stack", 1)
+            bases = hidden * ranks["hidden"] + layer.head_dim * ranks["head_dim"]
+            bases += len(modules) * stack if len(modules) > 1 else 0
+            return bases + ranks["hidden"] * heads * ranks["head_dim"] * stack
+
+        if self.ranks is not None:
+            ranks = {**self.ranks.model_dump(), "stack": min(self.ranks.stack, len(modules))}
+            if self.ranks.stack > len(MODULES):
+                require_rank("ranks.stack", self.ranks.stack, len(MODULES), where)
+            for name in ("hidden", "head_dim"):
+                require_rank(f"ranks.{name}", ranks[name], limits[name], where)
+        else:
+            assert self.budget is not None
+            dense = len(modules) * first.numel
+            ranks = self.budget.proportional(limits, values, dense, where)
+        return Layout(
+            modules,
+            "tucker_heads",
+            {
+                "slices": len(modules),
+                "out_features": first.out_features,
+                "in_features": first.in_features,
+                "heads": heads,
+                "sides": sides,
+                "hidden_rank": ranks["hidden"],
+                "head_dim_rank": ranks["head_dim"],
+                "stack_rank": ranks["stack"] if len(modules) > 1 else None,
+            },
+        )
+
+    def stream_side(self, module: str) -> str:
+        """The side of the matrix that is mode 0: the residual stream's, unless ``published``."""
+        heads_side = side_of(module)
+        other = "out" if heads_side == "in" else "in"
+        return other if self.layout == "tensorllm" else heads_side
 
 
-def stacks(layer: LayerShape) -> list[tuple[str, ...]]:
-    """Projections that are decomposed together: all four, or (q, o) and (k, v) under GQA."""
+def stacks(layer: LayerShape, gqa: GroupedQuery) -> list[tuple[str, ...]]:
+    """Projections that are decomposed together: all four where they have equal shapes."""
     if layer.heads == layer.kv_heads:
         return [MODULES]
+    if gqa == "per_projection":
+        return [(module,) for module in MODULES]
     return [("attention.q", "attention.o"), ("attention.k", "attention.v")]
 
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
-    """Partial Tucker of ``(hidden, heads, head_dim, stack)`` on all modes but the heads.
+    """Partial Tucker of ``(stack, hidden, heads, head_dim)`` on all modes but the heads.
 
-    The right layout reads q, k and v as ``W^T`` and o as ``W``, so that mode 0 is the residual
-    stream of all four (Gu et al. 2025); ``published`` has it the other way round.
+    The right layout reads q, k and v as ``W^T`` and o as ``W``, so that the residual stream is
+    one mode of all four (Gu et al. 2025); ``published`` has it the other way round.
     """
     import torch
 
-    from tensorpress.formats.tucker_heads import TuckerHeads
     from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
 
     factors = []
-    for modules in stacks(layer):
-        right = ["out" if module == "attention.o" else "in" for module in modules]
-        wrong = ["in" if side == "out" else "out" for side in right]
-        sides = right if spec.layout == "tensorllm" else wrong
+    for layout, stacks_of_one in with_layouts(weights, layer, spec):
+        settings = layout.settings
         views = [
-            weights[module].mT if side == "in" else weights[module]
-            for module, side in zip(modules, sides, strict=True)
+            stack[0].mT if side == "in" else stack[0]
+            for stack, side in zip(stacks_of_one, settings["sides"], strict=True)
         ]
-        heads = layer.heads if "attention.q" in modules else layer.kv_heads
-        tensor = torch.stack([view.unflatten(1, (heads, -1)) for view in views], dim=-1)
-        ranks = {0: spec.ranks.hidden, 2: spec.ranks.head_dim, 3: spec.ranks.stack}
+        tensor = torch.stack([view.unflatten(1, (settings["heads"], -1)) for view in views])
+        ranks = {1: settings["hidden_rank"], 3: settings["head_dim_rank"]}
+        if settings["stack_rank"] is not None:
+            ranks[0] = settings["stack_rank"]
         core, bases = partial_tucker(tensor, ranks)
-        out_features, in_features = weights[modules[0]].shape
-        store = TuckerHeads(
-            slices=len(modules),
-            out_features=out_features,
-            in_features=in_features,
-            heads=heads,
-            sides=sides,
-            hidden_rank=spec.ranks.hidden,
-            head_dim_rank=spec.ranks.head_dim,
-            stack_rank=spec.ranks.stack,
-        )
-        store.fill(
-            hidden=bases[0].float(),
-            head_dim=bases[2].float(),
-            stack=bases[3].float(),
-            core=core.float(),
-        )
-        factors.append(Factors(modules, store, *tucker_bounds(tensor, ranks)))
+        values = {"hidden": bases[1], "head_dim": bases[3], "core": core.movedim(0, -1)}
+        if settings["stack_rank"] is not None:
+            values["stack"] = bases[0]
+        store = layout.build().fill(**{name: value.float() for name, value in values.items()})
+        factors.append(Factors(layout.modules, store, *tucker_bounds(tensor, ranks)))
     return factors
-
-
-def _flat(layer: LayerShape, module: str) -> int:
-    """Heads times head_dim of a projection."""
-    heads = layer.heads if module in ("attention.q", "attention.o") else layer.kv_heads
-    return heads * layer.head_dim

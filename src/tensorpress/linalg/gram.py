@@ -1,0 +1,111 @@
+"""Gram matrices and leading subspaces: fast products in float32, sums in float64.
+
+The squared spectrum of ``A`` is that of ``A^T A``, at a fraction of an SVD's cost. Products of
+blocks are taken in float32 and summed in float64, so rounding stays near 1e-7 of the total; where
+less than ``SAFE_TAIL`` of it would be cut off, the products are taken again in float64, and below
+``GRAM_LIMIT`` the singular vectors come from a QR and an SVD, which do not square the spectrum.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK_VALUES = 2**20
+HALVED_FROM = 128
+SAFE_TAIL = 1e-5
+GRAM_LIMIT = 1e-12
+
+
+def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
+    """``A^T A`` in float64; float32 input is multiplied block by block of rows.
+
+    It is symmetric: of its four quarters, one is not computed but mirrored.
+    """
+    columns = matrix.shape[-1]
+    if columns < HALVED_FROM:
+        return _products(matrix, matrix)
+    half = columns // 2
+    first, last = matrix[..., :half], matrix[..., half:]
+    total = matrix.new_empty(*matrix.shape[:-2], columns, columns, dtype=torch.float64)
+    total[..., :half, :half] = _products(first, first)
+    total[..., half:, half:] = _products(last, last)
+    total[..., :half, half:] = _products(first, last)
+    total[..., half:, :half] = total[..., :half, half:].mT
+    return total
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """``left^T right`` in float64."""
+    rows, columns = left.shape[-2:]
+    step = max(BLOCK_VALUES // columns, columns)
+    if left.dtype == torch.float64 or rows <= step:
+        return (left.mT @ right).double()
+    pairs = zip(left.split(step, dim=-2), right.split(step, dim=-2), strict=True)
+    total = left.new_zeros(*left.shape[:-2], columns, right.shape[-1], dtype=torch.float64)
+    for upper, lower in pairs:
+        total += upper.mT @ lower
+    return total
+
+
+def spectrum(
+    matrix: Float[Tensor, "*batch m n"],
+) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"]]:
+    """All right singular vectors and squared singular values, largest first, float64."""
+    squares, vectors = torch.linalg.eigh(gram(matrix))
+    return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
+
+
+def leading_right(
+    matrix: Float[Tensor, "*batch m n"], rank: int
+) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch"]]:
+    """The ``rank`` leading right singular vectors, float64, and the squared tail they leave.
+
+    Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``, unless more than m
+    vectors are wanted.
+    """
+    rows, columns = matrix.shape[-2:]
+    if columns <= rows or rank > rows:
+        basis, squares = spectrum(matrix)
+        energy, tail = squares.sum(-1), squares[..., rank:].sum(-1)
+        if matrix.dtype != torch.float64 and bool((tail < SAFE_TAIL * energy).any()):
+            return leading_right(matrix.double(), rank)
+        squared_too_far = bool((tail < GRAM_LIMIT * energy).any())
+        if matrix.dtype == torch.float64 and squared_too_far and columns <= rows:
+            return _by_qr(matrix, rank)
+        return basis[..., :rank], tail
+    left, tail = leading_right(matrix.mT, rank)
+    # QR, not a division by singular values: these may vanish
+    basis, _ = torch.linalg.qr(matrix.mT.double() @ left)
+    return basis, tail
+
+
+def _by_qr(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    triangle = torch.linalg.qr(matrix, mode="r").R
+    _, values, right = torch.linalg.svd(triangle, full_matrices=False)
+    return right.mT[..., :rank], values[..., rank:].square().sum(-1)
+
+
+def tail_bounds(
+    matrix: Float[Tensor, "m n"], rank: int, exact_side: int = 1024
+) -> tuple[float, float]:
+    """Bounds of the squared tail after ``rank``: equal for small sides, bracketed for large ones.
+
+    Beyond ``exact_side`` a randomised subspace (two power steps) captures nearly all that the
+    leading one does; what it leaves is at least the tail.
+    """
+    thin = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+    side = thin.shape[1]
+    if rank >= side:
+        return 0.0, 0.0
+    if side <= exact_side:
+        tail = float(spectrum(thin)[1][rank:].sum())
+        return tail, tail
+    generator = torch.Generator(device=thin.device).manual_seed(0)
+    basis = torch.randn(side, rank + 16, dtype=thin.dtype, device=thin.device, generator=generator)
+    for _ in range(3):
+        basis, _ = torch.linalg.qr(thin.mT @ (thin @ basis))
+    _, captured = spectrum(thin @ basis)
+    energy = float(thin.double().square().sum())
+    return 0.0, max(energy - float(captured[:rank].sum()), 0.0)

@@ -1,0 +1,62 @@
+"""Mode sizes and ranks of a TT-matrix, from shapes alone. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TTShape:
+    """Input and output modes of a TT-matrix; core k has the pair (input k, output k)."""
+
+    in_modes: tuple[int, ...]
+    out_modes: tuple[int, ...]
+
+    @classmethod
+    def balanced(cls, in_features: int, out_features: int, order: int) -> TTShape:
+        """Modes as equal as the primes allow (the study's)."""
+        inner = balanced_factors(in_features, order)
+        return cls(tuple(inner), tuple(balanced_factors(out_features, order)))
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """Sizes of the merged modes."""
+        return tuple(i * o for i, o in zip(self.in_modes, self.out_modes, strict=True))
+
+    def values(self, rank: int) -> int:
+        """Values of all cores under one maximal rank."""
+        ranks = tt_ranks(self.modes, rank)
+        return sum(ranks[k] * mode * ranks[k + 1] for k, mode in enumerate(self.modes))
+
+
+def balanced_factors(number: int, order: int) -> list[int]:
+    """``order`` factors of ``number``, as equal as its primes allow, ascending.
+
+    Prime factors, largest first, each multiplied into the currently smallest bin.
+    """
+    bins = [1] * order
+    for prime in reversed(prime_factors(number)):
+        smallest = bins.index(min(bins))
+        bins[smallest] *= prime
+    return sorted(bins)
+
+
+def tt_ranks(modes: Sequence[int], rank: int) -> list[int]:
+    """TT ranks ``r_0 .. r_d`` under one maximal rank: at most the sides of each unfolding."""
+    ranks = [1]
+    for k in range(1, len(modes)):
+        ranks.append(min(rank, ranks[-1] * modes[k - 1], math.prod(modes[k:])))
+    return [*ranks, 1]
+
+
+def prime_factors(number: int) -> list[int]:
+    """Prime factors, ascending."""
+    found, divisor = [], 2
+    while divisor * divisor <= number:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    return [*found, number] if number > 1 else found

@@ -1,0 +1,44 @@
+"""``tt_per_head``: one tensor train for each head's slice of q, k, v and o."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tensorpress.layers import LayerShape
+from tensorpress.methods.base import Factors, Layout, with_layouts
+from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head
+from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Spec(TrainSpec):
+    """Order, rank and whitening of every head's train (the study's sweep: order 4)."""
+
+    groups: ClassVar[tuple[str, ...]] = ("attention",)
+
+    method: Literal["tt_per_head"]
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        found = []
+        for module, shape in layer.group(group).items():
+            settings = self.train_settings(head_shape(layer, module), module, shape.numel)
+            found.append(per_head(module, shape, "tt_matrix", settings))
+        return found
+
+
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """TT-SVD of each head's slice; the bounds are those of all heads together."""
+    factors = []
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        module = layout.modules[0]
+        heads = head_slices(stack[0], layer, module)
+        moment = None if moments is None else head_moments(moments[module], layer, module)
+        trains = train_stack(heads, layout.settings["settings"], moment)
+        values = core_values([train.cores for train in trains])
+        store = layout.build().fill(**{f"inner.{name}": v for name, v in values.items()})
+        factors.append(Factors(layout.modules, store, *stack_bounds(trains, heads)))
+    return factors

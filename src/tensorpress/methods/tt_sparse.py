@@ -1,0 +1,96 @@
+"""``tt_sparse``: a tensor train of the inliers, the largest entries exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from tensorpress.errors import TensorpressError
+from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
+from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Coordinate = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+class Spec(TrainSpec):
+    """Which entries are kept: the largest ones, and any that are given (super weights)."""
+
+    method: Literal["tt_sparse"]
+    outliers: float = Field(5e-7, gt=0, lt=1, description="share of entries kept, at least one")
+    keep: tuple[Coordinate, ...] = Field((), description="(row, column) of entries always kept")
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        found = []
+        for module, shape in layer.group(group).items():
+            for row, column in self.keep:
+                if row >= shape.out_features or column >= shape.in_features:
+                    raise TensorpressError(
+                        f"keep: ({row}, {column}) is outside of {module}; "
+                        f"allowed: up to ({shape.out_features - 1}, {shape.in_features - 1})"
+                    )
+            count = self.kept(shape) + len(self.keep)
+            bits = (shape.out_features - 1).bit_length() + (shape.in_features - 1).bit_length()
+            # a kept entry takes the space of its value and of its packed coordinates
+            sparse = shape.slices * -(-count * (16 + bits) // 16)
+            settings = self.train_settings(shape, module, shape.numel)
+            if self.budget is not None:
+                allowed = self.budget.allowed(shape.numel) - sparse
+                saved = self.budget.model_copy(update={"saved": 1 - allowed / shape.numel})
+                fitting = self.model_copy(update={"budget": saved})
+                settings = fitting.train_settings(shape, module, shape.numel)
+            counts = [count] * shape.slices
+            found.append(Layout((module,), "tt_sparse", {**settings, "outliers": counts}))
+        return found
+
+    def kept(self, shape: ModuleShape) -> int:
+        """Entries of one matrix that are kept for their size."""
+        return max(1, int(self.outliers * shape.out_features * shape.in_features))
+
+
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """Saten's split: TT-SVD of the matrix without its outliers, and these added to it."""
+
+    factors = []
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        module = layout.modules[0]
+        moment = None if moments is None else stacked(moments[module])
+        inliers, sparse, counts = stack.clone(), {}, []
+        places = []
+        for index, matrix in enumerate(stack):
+            rows, columns = outlier_places(matrix, spec.kept(layer.modules[module]), spec.keep)
+            inliers[index, rows, columns] = 0
+            sparse[f"outlier_{index}"] = matrix[rows, columns]
+            places.append((rows, columns))
+            counts.append(len(rows))
+        trains = train_stack(inliers, layout.settings, moment)
+        settings = {**layout.settings, "outliers": counts}
+        built: Any = Layout(layout.modules, layout.format, settings).build()
+        for index, (rows, columns) in enumerate(places):
+            sparse[f"place_{index}"] = built.pack(rows, columns)
+        built.fill(**core_values([train.cores for train in trains]), **sparse)
+        # added entries leave the error of the inliers' trains as it is
+        upper = stack_bounds(trains, inliers)[1]
+        share = float(inliers.double().norm() / stack.double().norm().clamp_min(1e-300))
+        factors.append(
+            Factors(layout.modules, built, None, None if upper is None else upper * share)
+        )
+    return factors
+
+
+def outlier_places(
+    matrix: Tensor, count: int, keep: tuple[Coordinate, ...]
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the ``count`` largest entries and of those given, in reading order."""
+    import torch
+
+    largest = matrix.abs().flatten().topk(count).indices
+    given = [row * matrix.shape[1] + column for row, column in keep]
+    flat = torch.cat([largest, largest.new_tensor(given)]).unique()
+    return flat // matrix.shape[1], flat % matrix.shape[1]

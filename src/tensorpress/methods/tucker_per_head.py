@@ -1,0 +1,116 @@
+"""``tucker_per_head``: Tucker-2 of each head's slice of q, k, v and o."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.base import (
+    Budget,
+    Factors,
+    Layout,
+    MethodSpec,
+    Whitening,
+    require_rank,
+    sizes_of,
+    with_layouts,
+)
+from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head, side_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Ranks(BaseModel):
+    """Ranks of each head's residual-stream side and of its own side (the study: 64, 16)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+
+
+class Spec(MethodSpec):
+    """Ranks or a budget; every head has the same."""
+
+    groups: ClassVar[tuple[str, ...]] = ("attention",)
+
+    method: Literal["tucker_per_head"]
+    ranks: Ranks | None = None
+    budget: Budget | None = None
+    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
+
+    @model_validator(mode="after")
+    def _size(self) -> Self:
+        self.require_one_of("ranks", "budget")
+        return self
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.whiten == "input"
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        found = []
+        for module, shape in layer.group(group).items():
+            heads = head_shape(layer, module)
+            ranks = self._ranks(heads, module, shape)
+            rows, columns = ("head_dim", "hidden")[:: 1 if side_of(module) == "out" else -1]
+            inner = {**sizes_of(heads), "out_rank": ranks[rows], "in_rank": ranks[columns]}
+            found.append(per_head(module, shape, "tucker_matrix", inner))
+        return found
+
+    def _ranks(self, heads: ModuleShape, module: str, shape: ModuleShape) -> dict[str, int]:
+        out_size, in_size = heads.out_features, heads.in_features
+        sides = (out_size, in_size) if side_of(module) == "out" else (in_size, out_size)
+        limits = {"head_dim": sides[0], "hidden": sides[1]}
+        if self.ranks is not None:
+            given = self.ranks.model_dump()
+            for name, limit in limits.items():
+                require_rank(f"ranks.{name}", given[name], limit, module)
+            return given
+        assert self.budget is not None
+        # a matrix has one rank: more on one side than on the other would store zeros
+        side = min(limits.values())
+        each = heads.slices * (out_size + in_size)
+        rank = self.budget.largest(
+            side, lambda r: r * each + heads.slices * r * r, shape.numel, module
+        )
+        return {"head_dim": rank, "hidden": rank}
+
+
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """Partial Tucker of each head's matrix on both of its modes; whitened on the input mode."""
+    import torch
+
+    from tensorpress.linalg.bounds import joint
+    from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
+    from tensorpress.linalg.whitening import roots
+
+    factors = []
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        module, inner = layout.modules[0], layout.settings["settings"]
+        heads = head_slices(stack[0], layer, module)
+        ranks = {0: inner["out_rank"], 1: inner["in_rank"]}
+        lefts, cores, rights = [], [], []
+        for index, matrix in enumerate(heads):
+            if moments is None:
+                core, bases = partial_tucker(matrix, ranks)
+                right = bases[1]
+            else:
+                root, inverse = roots(head_moments(moments[module], layer, module)[index])
+                core, bases = partial_tucker(matrix.double() @ root, ranks)
+                right = inverse @ bases[1].double()
+            lefts.append(bases[0].float())
+            cores.append(core.float())
+            rights.append(right.float())
+        norms = [float(matrix.double().square().sum()) for matrix in heads]
+        bounds = [tucker_bounds(matrix, ranks) for matrix in heads]
+        lower, upper = (joint([b[i] for b in bounds], norms) for i in (0, 1))
+        values = {"left": lefts, "core": cores, "right": rights}
+        store = layout.build().fill(**{f"inner.{n}": torch.stack(v) for n, v in values.items()})
+        factors.append(Factors(layout.modules, store, lower, upper if moments is None else None))
+    return factors
