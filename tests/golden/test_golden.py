@@ -220,7 +220,7 @@ def test_tiny_llama_errors_are_at_most_the_published_ones() -> None:
 
 def test_tt_sparse() -> None:
     for case in DATA["dense_sparse"]:
-        made = {"A96x288": "mixed(11,96,288)", "A256x704": "mixed(51,256,704)"}
+        made = {"A96x288": "mixed(11,96,288)", "A256x704": "mixed(13,256,704)"}
         weight = tensor_of(made[case["input"].split()[0]])
         weight[3, 7], weight[-1, -1] = 1.5, -2.0
         spec = load("tt_sparse").Spec(

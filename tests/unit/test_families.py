@@ -15,7 +15,7 @@ from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import FAMILIES, family_of
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
-from tensorpress.registry import load
+from tensorpress.registry import METHODS, load
 
 CPU = torch.device("cpu")
 LAYER = 1
@@ -53,6 +53,10 @@ SIZES = {
 SETTINGS = {
     "svd": {"rank": 5},
     "tt": {"order": 3, "rank": 4},
+    "tt_sparse": {"order": 3, "rank": 4, "outliers": 0.01},
+    "tt_per_head": {"order": 2, "rank": 3},
+    "tucker_per_head": {"ranks": {"hidden": 6, "head_dim": 4}},
+    "tucker_qkvo_separate": {"rank": 7},
     "tucker_qkvo": {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}},
     "tucker_ffn": {"ranks": {"out": 16, "in": 12}},
     "td_moe": {"ratio": 0.3},
@@ -73,6 +77,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(request.param)
     network.save_pretrained(folder)
     return folder
+
+
+def test_every_method_is_tested() -> None:
+    assert set(SETTINGS) == set(METHODS)
 
 
 def test_shapes_come_from_the_config_alone(model: Path) -> None:
@@ -152,7 +160,7 @@ def compress(model: Path, method: str, settings: dict, group: str, folder: Path)
     storage = assemble(model, family, [placement], "float32", folder / "out")
     whole = AutoModelForCausalLM.from_pretrained(model)
     assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
-    assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 30_000
+    assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 40_000
     return placement
 
 

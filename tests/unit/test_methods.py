@@ -259,3 +259,62 @@ def test_planning_does_not_import_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WHITENED = [
+    ("tt", "ffn", {"order": 2, "rank": 8}),
+    ("tt_sparse", "ffn", {"order": 2, "rank": 8}),
+    ("tt_per_head", "attention", {"order": 2, "rank": 6}),
+    ("tucker_per_head", "attention", {"ranks": {"hidden": 3, "head_dim": 3}}),
+    ("tucker_ffn", "ffn", {"ranks": {"out": 12, "in": 8}}),
+    ("td_moe", "experts", {"ranks": {"out": 12, "in": 8}}),
+]
+
+
+@pytest.mark.parametrize(("method", "group", "settings"), WHITENED)
+def test_whitening_lowers_the_error_of_the_outputs(method: str, group: str, settings: dict) -> None:
+    """Inputs of uneven scale: weighing by them must help where it counts."""
+    shape = layer()
+    weights = weights_of(group, shape)
+    torch.manual_seed(1)
+    inputs = {
+        module: torch.randn(400, size.in_features) * torch.logspace(0, -2, size.in_features)
+        for module, size in shape.group(group).items()
+    }
+    moments = {
+        module: (x.mT @ x / 400).expand(shape.modules[module].slices, -1, -1).squeeze(0)
+        for module, x in inputs.items()
+    }
+    errors = []
+    for whiten in ("none", "input"):
+        spec = load(method).Spec(method=method, whiten=whiten, **settings)
+        assert spec.needs_moments == (whiten == "input")
+        given = moments if whiten == "input" else None
+        found = rebuilt(load(method).decompose(weights, shape, spec, given), weights)
+        lost = [
+            float(((found[m] - weights[m]) @ inputs[m].mT).double().square().sum()) for m in weights
+        ]
+        errors.append(sum(lost))
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_searched_shape_is_no_worse_and_says_what_it_gained() -> None:
+
+    torch.manual_seed(0)
+
+    cores = [torch.randn(1, 2, 5, 3), torch.randn(3, 2, 3, 3), torch.randn(3, 6, 2, 1)]
+    weight = torch.einsum("aimb,bjnc,ckod->mnoijk", *cores).reshape(30, 24)
+    module = load("tt")
+    errors = {}
+    for reading in ("balanced", "search"):
+        spec = module.Spec(method="tt", order=3, rank=3, shape=reading)
+        (factors,) = module.decompose({"ffn.up": weight}, alone(weight), spec, None)
+        errors[reading] = relative(factors.store.dense(0), weight)
+        values = factors.stored_values
+        if reading == "search":
+            assert factors.shape_gain == pytest.approx(
+                errors["search"] / errors["balanced"], abs=1e-3
+            )
+            assert errors["search"] < 0.7 * errors["balanced"]
+            assert values <= size
+        size = values
