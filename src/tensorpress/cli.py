@@ -65,6 +65,50 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obj
     console.print(table)
 
 
+def _sizes(options: argparse.Namespace) -> None:
+    from tensorpress.sizing import MetaModel, Size, sizes
+    from tensorpress.sources import model_config, read_config
+
+    found: list[Size] = []
+    if options.config.suffix in (".yaml", ".yml"):
+        study = params.load(options.config)
+        for name, spec in study.models.items():
+            found += sizes(MetaModel(name, model_config(name, spec)), study)
+    else:
+        path = options.config / "config.json" if options.config.is_dir() else options.config
+        name = path.parent.name if path.name == "config.json" else path.stem
+        model = MetaModel(name, read_config(path, str(options.config)))
+        found += sizes(model, params.load(options.params), only_listed=False)
+    if options.json:
+        print(json.dumps([size.record() for size in found], indent=1))
+        return
+    columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
+               "of blocks %", "without embeddings %", "flops/token", "peak GiB")  # fmt: skip
+    rows = [
+        (
+            size.model,
+            size.recipe,
+            _span(size.layers),
+            f"{size.stored_values:,}",
+            *(f"{v:.2f}" for v in (
+                size.saved.with_embeddings_percent,
+                size.saved.modules_percent,
+                size.saved.blocks_percent,
+                size.saved.without_embeddings_percent,
+            )),
+            f"{size.flops_per_token:.3g}",
+            f"{size.peak_bytes / 2**30:.2f}",
+        )
+        for size in found
+    ]  # fmt: skip
+    _print_table(str(options.config), columns, rows)
+
+
+def _span(layers: Sequence[int]) -> str:
+    together = list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}-{layers[-1]}" if together else ",".join(map(str, layers))
+
+
 def _stage(options: argparse.Namespace) -> None:
     from tensorpress import tracking
 
@@ -135,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     query = add("query", _query, "print the result of queries/NAME.sql")
     query.add_argument("name", help="a file of queries/ without .sql")
     query.add_argument("--json", action="store_true", help="records as JSON instead of a table")
+    plan = add("plan", _sizes, "sizes of every recipe from a config.json or a study, no weights")
+    plan.add_argument("config", type=Path, help="config.json, its folder, or a study (.yaml)")
+    plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
+    plan.add_argument("--json", action="store_true", help="one object per recipe")
     add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
     stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
     stage.add_argument("name", choices=paths.STAGES)

@@ -69,6 +69,14 @@ class HubModel(Section):
     baseline_tasks: tuple[Name, ...] = ()
 
 
+class ConfigModel(Section):
+    """A ``config.json`` without weights: ``tensorpress plan`` computes sizes from it alone."""
+
+    source: Literal["config"]
+    path: str
+    baseline_tasks: tuple[Name, ...] = ()
+
+
 class EmbeddedCorpus(Section):
     """Docstrings and help topics of the standard library."""
 
@@ -142,13 +150,30 @@ class Step(Section):
     method: Name
 
 
+class Lora(Section):
+    """Adapters on every compressed matrix: ``rank * (in + out)`` values each."""
+
+    rank: int = Field(16, ge=1)
+
+
+class Rounding(Section):
+    """Factors rounded to nearest, symmetrically, with one scale a tensor."""
+
+    bits: int = Field(4, ge=2, le=8)
+
+
 class Recipe(Section):
-    """Methods applied together; one compressed model per model and layer set."""
+    """Methods applied together; one compressed model per model and layer set.
+
+    ``lora`` and ``rounding`` are counted by ``tensorpress plan``; the pipeline refuses them.
+    """
 
     models: tuple[Name, ...] = Field(min_length=1)
     steps: tuple[Step, ...] = Field(min_length=1)
     layers: tuple[Name, ...] = Field(min_length=1, description="names of layer_sets")
     tasks: tuple[Name, ...] = Field(min_length=1)
+    lora: Lora | None = None
+    rounding: Rounding | None = None
 
 
 class Report(Section):
@@ -164,7 +189,10 @@ class Params(Section):
 
     storage: Storage = Storage()
     models: dict[
-        Name, Annotated[EmbeddedModel | LocalModel | HubModel, Field(discriminator="source")]
+        Name,
+        Annotated[
+            EmbeddedModel | LocalModel | HubModel | ConfigModel, Field(discriminator="source")
+        ],
     ] = Field(min_length=1)
     corpora: dict[Name, Annotated[EmbeddedCorpus | FileCorpus, Field(discriminator="source")]]
     calibration: Calibration
@@ -212,7 +240,7 @@ class Params(Section):
         return found
 
 
-Model = EmbeddedModel | LocalModel | HubModel
+Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
 Corpus = EmbeddedCorpus | FileCorpus
 
 

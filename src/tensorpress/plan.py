@@ -219,6 +219,12 @@ class Plan:
 
     def _recipe_runs(self) -> Iterator[RecipeRun]:
         for name, recipe in self.params.recipes.items():
+            for key_, given in (("lora", recipe.lora), ("rounding", recipe.rounding)):
+                if given is not None:
+                    raise TensorpressError(
+                        f"recipes.{name}.{key_}: counted by tensorpress plan, not run by the "
+                        "pipeline; allowed here: leave it out"
+                    )
             for model in (self.models[m] for m in recipe.models):
                 for layer_set in recipe.layers:
                     spec = self.params.layer_sets[layer_set]

@@ -14,6 +14,7 @@ from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
 from tensorpress.keys import file_fingerprint
 from tensorpress.params import (
+    ConfigModel,
     Corpus,
     EmbeddedCorpus,
     EmbeddedModel,
@@ -30,9 +31,11 @@ def model_config(name: str, model: Model) -> dict[str, Any]:
     """The ``config.json`` of a model, without its weights."""
     if isinstance(model, EmbeddedModel):
         return dict(EMBEDDED[model.name].config)
+    if isinstance(model, ConfigModel):
+        return read_config(Path(model.path), f"models.{name}.path")
     if isinstance(model, LocalModel):
-        return _read_config(_directory(name, model) / "config.json", f"models.{name}.path")
-    return _read_config(hub_file(name, model, "config.json"), f"models.{name}.repository")
+        return read_config(_directory(name, model) / "config.json", f"models.{name}.path")
+    return read_config(hub_file(name, model, "config.json"), f"models.{name}.repository")
 
 
 def model_source(name: str, model: Model) -> dict[str, Any]:
@@ -40,6 +43,11 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
     if isinstance(model, LocalModel):
         files = checkpoint_files(_directory(name, model))
         return {"source": "local", "content": {f.name: _fingerprint(f) for f in files}}
+    if isinstance(model, ConfigModel):
+        raise TensorpressError(
+            f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
+            "(tensorpress plan computes sizes from a config)"
+        )
     return model.model_dump(exclude={"baseline_tasks"})
 
 
@@ -96,10 +104,14 @@ def _directory(name: str, model: LocalModel) -> Path:
     return directory
 
 
-def _read_config(path: Path, where: str) -> dict[str, Any]:
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """A ``config.json``; ``where`` begins every error."""
     if not path.is_file():
         raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TensorpressError(f"{where}: {path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise TensorpressError(f"{where}: {path} does not hold a JSON object")
     return config

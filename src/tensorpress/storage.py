@@ -36,6 +36,8 @@ class BitsSaved:
 
     dense_bits: int
     stored_bits: int
+    modules_dense_bits: int
+    modules_stored_bits: int
     modules_percent: float
     blocks_percent: float
     without_embeddings_percent: float
@@ -63,6 +65,8 @@ def bits_saved(dense: list[StoredTensor], stored: list[StoredTensor], value_bits
     return BitsSaved(
         dense_bits=bits(dense, value_bits),
         stored_bits=bits(stored, value_bits),
+        modules_dense_bits=bits((t for t in dense if t.replaced), value_bits),
+        modules_stored_bits=bits((t for t in stored if t.replaced), value_bits),
         modules_percent=saved(lambda t: t.replaced),
         blocks_percent=saved(lambda t: t.layer is not None and t.layer in layers),
         without_embeddings_percent=saved(lambda t: not t.embedding),

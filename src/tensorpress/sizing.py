@@ -1,0 +1,263 @@
+"""What recipes cost, from a model's ``config.json`` alone: shapes on the meta device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tensorpress.errors import TensorpressError
+from tensorpress.families.table import family_of
+from tensorpress.formats.base import Format
+from tensorpress.layers import GROUPS, expand_modules, group_of
+from tensorpress.methods.base import Layout, MethodSpec
+from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.plan import layer_sets
+from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved
+
+SCALE_BITS = 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one recipe on one model and set of layers.
+
+    ``peak_bytes``: weights as stored and the largest matrix that a factored layer rebuilds for
+    one product. ``flops_per_token``: two per multiplication of every matrix product but
+    attention's own, whose number depends on the context.
+    """
+
+    model: str
+    recipe: str
+    layers: tuple[int, ...]
+    settings: dict[str, Any]
+    dense_values: int
+    stored_values: int
+    saved: BitsSaved
+    dense_flops_per_token: int
+    flops_per_token: int
+    peak_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """JSON values."""
+        saved = self.saved
+        return {
+            "model": self.model,
+            "recipe": self.recipe,
+            "layers": list(self.layers),
+            "settings": self.settings,
+            "dense_values": self.dense_values,
+            "stored_values": self.stored_values,
+            "dense_bits": saved.dense_bits,
+            "stored_bits": saved.stored_bits,
+            "modules_dense_bits": saved.modules_dense_bits,
+            "modules_stored_bits": saved.modules_stored_bits,
+            "bits_saved_percent": {
+                "modules": saved.modules_percent,
+                "blocks": saved.blocks_percent,
+                "without_embeddings": saved.without_embeddings_percent,
+                "with_embeddings": saved.with_embeddings_percent,
+            },
+            "dense_flops_per_token": self.dense_flops_per_token,
+            "flops_per_token": self.flops_per_token,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+class MetaModel:
+    """The tensors of a model that has no weights, and where its modules are."""
+
+    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
+        self.name, self.config = name, dict(config)
+        self.family = family_of(self.config, name)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config))
+        self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
+        self.layer_count = self.family.layer_count(self.config)
+        self._built: dict[tuple[str, str, str], list[tuple[Layout, Format]]] = {}
+
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that at least one layer has."""
+        return self.family.all_modules(self.config)
+
+    def home(self, layer: int, module: str) -> str:
+        """Name of the tensor that holds a module's weight in the running model."""
+        shape = self.family.layer_shape(self.config, layer)
+        return self.family.weight_source(layer, module, shape, self.tensors).names[0]
+
+    def stores(self, name: str, spec: MethodSpec, group: str, layer: int) -> list[Any]:
+        """Layouts and empty factors of a group; layers of equal shape share them."""
+        shape = self.family.layer_shape(self.config, layer)
+        key = (name, group, repr(shape))
+        if key not in self._built:
+            try:
+                spec.check(shape, group)
+                layouts = spec.layouts(shape, group)
+            except TensorpressError as error:
+                raise TensorpressError(f"methods.{name}.{error}") from error
+            with torch.device("meta"):
+                self._built[key] = [(layout, layout.build()) for layout in layouts]
+        return self._built[key]
+
+
+def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterator[Size]:
+    """Sizes of every recipe of ``params`` on ``model``, layer set by layer set.
+
+    ``only_listed``: those recipes that name the model; otherwise all that it has modules for.
+    """
+    for name, recipe in params.recipes.items():
+        known = all(_has(model, module) for step in recipe.steps for module in step.modules)
+        if model.name in recipe.models if only_listed else known:
+            for layer_set in recipe.layers:
+                spec = params.layer_sets[layer_set]
+                for layers in layer_sets(spec, model.layer_count, layer_set):
+                    yield _size(model, params, name, recipe, layers)
+
+
+def _has(model: MetaModel, name: str) -> bool:
+    return name == "all" or bool(set(expand_modules([name], model.modules)) & set(model.modules))
+
+
+def _size(
+    model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
+) -> Size:
+    value_bits = VALUE_BITS[params.storage.dtype]
+    dense: list[StoredTensor] = []
+    stored: list[StoredTensor] = []
+    count = _Products(model)
+    left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
+    replaced: set[str] = set()
+    rebuilt = 0
+    for layer, layout, store in _placed(model, params, name, recipe, layers):
+        rebuilt = max(rebuilt, store.rebuilt())
+        inside = None if layout.modules == ("embedding",) else layer
+        stored += _stored(store, inside, recipe.rounding, value_bits)
+        for index, module in enumerate(layout.modules):
+            shape = model.family.layer_shape(model.config, layer).modules[module]
+            outer = module == "embedding"
+            dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
+            if recipe.lora is not None:
+                stored.append(_adapter(shape, inside, recipe.lora))
+            home = model.home(layer, module)
+            left[home] -= shape.numel
+            replaced.add(home)
+            count.replace(layer, module, store, index)
+    for tensor, values in left.items():
+        base = tensor.removesuffix("_bias").removesuffix(".bias")
+        beside = {base, f"{base}.weight"} & replaced
+        belongs = tensor != base and bool(beside) and all(left[home] == 0 for home in beside)
+        entry = StoredTensor(
+            (values,),
+            _layer_of(tensor, model),
+            embedding=tensor == f"{model.family.embedding}.weight",
+            replaced=belongs,
+        )
+        dense.append(entry)
+        stored.append(entry)
+    saved = bits_saved(dense, stored, value_bits)
+    return Size(
+        model=model.name,
+        recipe=name,
+        layers=layers,
+        settings=_settings(params, recipe),
+        dense_values=sum(tensor.numel for tensor in dense),
+        stored_values=sum(tensor.numel for tensor in stored),
+        saved=saved,
+        dense_flops_per_token=2 * count.dense,
+        flops_per_token=2 * count.stored,
+        peak_bytes=saved.stored_bits // 8 + rebuilt * value_bits // 8,
+    )
+
+
+def _placed(
+    model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
+) -> Iterator[tuple[int, Layout, Format]]:
+    """Every factor set of the recipe: (layer, layout, empty factors)."""
+    for step in recipe.steps:
+        lacking = [module for module in step.modules if not _has(model, module)]
+        if lacking:
+            raise TensorpressError(
+                f"recipes.{name}: {lacking[0]!r} is not in model {model.name!r}; "
+                f"allowed: all, {', '.join(model.modules)}"
+            )
+        wanted = set(expand_modules(step.modules, model.modules))
+        spec = params.methods[step.method]
+        for layer in (*layers, model.layer_count):
+            shape = model.family.layer_shape(model.config, layer)
+            for group in GROUPS:
+                if wanted & set(shape.group(group)):
+                    for layout, store in model.stores(step.method, spec, group, layer):
+                        if wanted & set(layout.modules):
+                            yield layer, layout, store
+
+
+def _stored(
+    store: Format, layer: int | None, rounding: Rounding | None, value_bits: int
+) -> list[StoredTensor]:
+    entries = []
+    for value in store.state_dict().values():
+        width = value_bits if value.is_floating_point() else 8 * value.element_size()
+        if rounding is not None and value.is_floating_point():
+            width = rounding.bits
+            scale = StoredTensor((1,), layer, layer is None, replaced=True, bits=SCALE_BITS)
+            entries.append(scale)
+        entries.append(
+            StoredTensor(tuple(value.shape), layer, layer is None, replaced=True, bits=width)
+        )
+    return entries
+
+
+def _adapter(shape: Any, layer: int | None, lora: Lora) -> StoredTensor:
+    values = shape.slices * lora.rank * (shape.out_features + shape.in_features)
+    return StoredTensor((values,), layer, layer is None, replaced=True)
+
+
+def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
+    """Settings of the recipe's method; by the method's name where it has several."""
+    used = {step.method: params.methods[step.method] for step in recipe.steps}
+    dumped = {
+        name: spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name, spec in used.items()
+    }
+    for extra in ("lora", "rounding"):
+        if getattr(recipe, extra) is not None:
+            for settings in dumped.values():
+                settings[extra] = getattr(recipe, extra).model_dump()
+    return next(iter(dumped.values())) if len(dumped) == 1 else dumped
+
+
+def _layer_of(tensor: str, model: MetaModel) -> int | None:
+    prefix = model.family.layer.split("{layer}")[0]
+    number = tensor.removeprefix(prefix).split(".")[0]
+    return int(number) if tensor.startswith(prefix) and number.isdigit() else None
+
+
+class _Products:
+    """Multiplications per token, before and after."""
+
+    def __init__(self, model: MetaModel) -> None:
+        self.model = model
+        self.top_k = model.family.size(model.config, "top_k") or 1
+        inside = [
+            shape for name, shape in model.tensors.items() if _layer_of(name, model) is not None
+        ]
+        self.dense = sum(math.prod(shape) for shape in inside if len(shape) == 2)
+        # fused experts, of which a token meets a few
+        self.dense += sum(self.top_k * math.prod(s[1:]) for s in inside if len(s) == 3)
+        # the output layer is as large as the embedding, tied or not
+        self.dense += math.prod(model.tensors[f"{model.family.embedding}.weight"])
+        self.stored = self.dense
+
+    def replace(self, layer: int, module: str, store: Format, index: int) -> None:
+        """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
+        if group_of(module) == "embedding":
+            return
+        shape = self.model.family.layer_shape(self.model.config, layer).modules[module]
+        times = self.top_k if group_of(module) == "experts" else 1
+        self.stored += times * (store.products() - shape.out_features * shape.in_features)
