@@ -1,0 +1,57 @@
+"""The two how-to pages, followed word by word in a copy of the project."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from transformers import StableLmConfig, StableLmForCausalLM
+from workspace import ROOT, Workspace, tiny_params, tiny_tokenizer
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Code blocks of a page of docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_adding_a_method(workspace: Workspace) -> None:
+    (code,) = blocks("adding-a-method.md", "python")
+    (line,) = blocks("adding-a-method.md", "text")
+    source = workspace.folder / "src/tensorpress"
+    (source / "methods/scalar.py").write_text(code, encoding="utf-8")
+    workspace.edit("src/tensorpress/registry.py", "] = {\n", "] = {\n" + line)
+    params = tiny_params()
+    params["methods"] = {"scalar": {"method": "scalar"}}
+    recipe = {**params["recipes"]["svd"], "steps": [{"modules": ["ffn"], "method": "scalar"}]}
+    params["recipes"] = {"scalar": recipe}
+    workspace.write_params(params)
+    workspace.snakemake()
+    done = workspace.run("tensorpress", "query", "methods", "--json")
+    (record,) = json.loads(done.stdout)
+    assert record["method"] == "scalar"
+    assert 0.9 < record["relative_error"] <= 1.001
+
+
+def test_adding_a_family(workspace: Workspace) -> None:
+    (code,) = blocks("adding-a-family.md", "python")
+    (line,) = blocks("adding-a-family.md", "text")
+    source = workspace.folder / "src/tensorpress/families"
+    (source / "stablelm.py").write_text(code, encoding="utf-8")
+    table = (source / "table.py").read_text(encoding="utf-8")
+    table = table.replace("    qwen3_moe,\n)", f"    qwen3_moe,\n{line})")
+    table = table.replace("        qwen3_moe,\n", f"        qwen3_moe,\n    {line}")
+    (source / "table.py").write_text(table, encoding="utf-8")
+    assert table.count("stablelm") == 2
+    folder = workspace.folder / "inputs/tiny"
+    for path in Path(folder).iterdir():
+        path.unlink()
+    config = StableLmConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=128,
+    )  # fmt: skip
+    StableLmForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    workspace.snakemake()
+    assert workspace.nothing_to_do()
