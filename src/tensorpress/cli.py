@@ -148,6 +148,13 @@ def _record(options: argparse.Namespace) -> None:
         raise TensorpressError("record: dvc commit failed, see above")
 
 
+def _densify(options: argparse.Namespace) -> None:
+    from tensorpress.densify import densify
+
+    densify(options.source, options.target)
+    print(f"{options.target}: dense")
+
+
 def _prune(options: argparse.Namespace) -> None:
     from tensorpress import tracking
 
@@ -187,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
     stage.add_argument("name", choices=paths.STAGES)
     add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
+    dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
+    dense.add_argument("source", type=Path, help="a folder of results/assemble")
+    dense.add_argument("target", type=Path, help="a new folder")
     add("prune", _prune, "delete superseded artifacts kept in results/.attic")
     return parser
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
+from tensorpress.densify import densify
 from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import FAMILIES, family_of
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
@@ -132,6 +133,11 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         torch.testing.assert_close(
             found, expected, atol=3e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}"
         )
+        if method == "svd":
+            densify(folder / "out", folder / "dense")
+            again = AutoModelForCausalLM.from_pretrained(folder / "dense").eval()
+            with torch.inference_mode():
+                torch.testing.assert_close(again(input_ids=ids).logits, found, atol=1e-4, rtol=1e-4)
         assert used, f"{where}: the compressed modules were bypassed"
         if method not in ("dense", "drop"):
             assert not torch.allclose(found, dense_logits, atol=1e-5), where

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import yaml
 from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text
 
 from tensorpress.errors import TensorpressError
@@ -161,3 +162,28 @@ def test_shipped_study_shares_its_single_layer_runs() -> None:
     assert len(plan.runs) < len(plan.recipe_runs)
     counts = {stage: len(paths) for stage, paths in plan.live().items()}
     assert counts["reports"] == len(plan.params.reports)
+
+
+def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
+    """4 recipes x 8 nested layer sets: 7 tensor trains and one Tucker a layer, not 540."""
+    study = yaml.safe_load((ROOT / "studies/paper.yaml").read_text(encoding="utf-8"))
+    folder = inputs / "inputs/llama2"
+    folder.mkdir()
+    config = (ROOT / "studies/configs/llama-2-7b.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    study["models"] = {"llama2": {"source": "local", "path": str(folder)}}
+    for corpus in study["corpora"].values():
+        corpus["path"] = "inputs/text.txt"
+    names = ("tucker_attention", "tucker_attention_tt_ffn", "tt_ffn", "tt_all")
+    study["recipes"] = {name: {**study["recipes"][name], "models": ["llama2"]} for name in names}
+    plan = Plan(parse(study))
+    assert len(plan.runs) == 1 + 4 * 8
+    model = plan.models["llama2"]
+    decomposed = [
+        layout
+        for placement in plan.used_decompositions
+        for layout in placement.decomposition.spec.layouts(
+            model.family.layer_shape(model.config, placement.layer), placement.decomposition.group
+        )
+    ]
+    assert len(decomposed) == 8 * (7 + 1)
