@@ -1,0 +1,178 @@
+"""Seconds per decomposition, ours against the published algorithms, in one process.
+
+    python benchmarks/decompose.py [--sizes small|full] [--threads N]
+
+Tensor trains: tntorch (float64), which the study calls. Tucker: tensorly's ``partial_tucker``
+with its randomised SVD. TD-MoE: the HOSVD of every mode by eigenvectors of its unfolding's Gram
+matrix, through tensorly. Errors are measured in float64 from what each side returns. ``of copy``
+is the time of a plain copy of the input over ours: the bound that memory sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorly
+import tntorch
+import torch
+from rich.console import Console
+from rich.table import Table
+from tensorly.decomposition import partial_tucker as their_partial_tucker
+from torch import Tensor
+
+from tensorpress.linalg.tensor_train import tt_svd, tt_tensor
+from tensorpress.linalg.tt_shapes import TTShape
+from tensorpress.linalg.tucker import expand_modes, hosvd, partial_tucker
+
+SIZES = {
+    "small": {"tt": [(256, 256), (256, 704)], "tucker": (4, 256, 8, 32), "td_moe": (8, 96, 128)},
+    "full": {
+        "tt": [(4096, 4096), (4096, 11008)],
+        "tucker": (4, 4096, 32, 128),
+        "td_moe": (32, 768, 2048),
+    },
+}
+ORDER, RANK = 12, 64
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Side:
+    """Best seconds of one side and the relative error that it reached."""
+
+    seconds: float
+    error: float
+
+
+def main() -> None:
+    """Print one line a job."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--sizes", choices=SIZES, default="small")
+    options.add_argument("--threads", type=int, default=1)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    tensorly.set_backend("pytorch")
+    sizes = SIZES[chosen.sizes]
+    table = Table("job", "theirs s", "ours s", "ratio", "error theirs", "ours / theirs", "of copy")
+    for rows, columns in sizes["tt"]:
+        weight = noise(rows, columns)
+        shape = TTShape.balanced(columns, rows, ORDER)
+        ours = timed(lambda w=weight, s=shape: our_train(w, s), REPEATS)
+        theirs = timed(lambda w=weight, s=shape: their_train(w, s), 1)
+        add(table, f"TT {rows} x {columns}, order {ORDER}, rank {RANK}", weight, theirs, ours)
+    stack = noise(*sizes["tucker"])
+    ranks = {0: 2, 1: min(64, stack.shape[1]), 3: 4}
+    ours = timed(lambda: our_tucker(stack, ranks), REPEATS)
+    theirs = timed(lambda: their_tucker(stack, ranks), 1)
+    add(table, f"Tucker {tuple(stack.shape)}, ranks 2, 64, 4", stack, theirs, ours)
+    experts = noise(*sizes["td_moe"])
+    kept = {1: experts.shape[1] * 3 // 4 // 8 * 8, 2: experts.shape[2]}
+    ours = timed(lambda: our_experts(experts, kept), REPEATS)
+    theirs = timed(lambda: their_experts(experts, kept), 1)
+    add(table, f"TD-MoE {tuple(experts.shape)}, ranks {kept[1]}, full", experts, theirs, ours)
+    Console(width=140).print(table)
+
+
+def add(table: Table, job: str, data: Tensor, theirs: Side, ours: Side) -> None:
+    """One line: seconds, ratio, errors, and the time of a copy over ours."""
+    copy = timed(lambda: (data.clone(), 0.0), REPEATS).seconds
+    table.add_row(
+        job,
+        f"{theirs.seconds:.3f}",
+        f"{ours.seconds:.3f}",
+        f"{theirs.seconds / ours.seconds:.1f}",
+        f"{theirs.error:.6f}",
+        f"{ours.error / theirs.error:.8f}" if theirs.error > 1e-9 else "exact",
+        f"{copy / ours.seconds:.2f}",
+    )
+
+
+def timed(run: Callable[[], tuple[object, object]], repeats: int) -> Side:
+    """Best of ``repeats``; ``run`` gives (result, error or a function of the result)."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result, error = run()
+        best = min(best, time.perf_counter() - start)
+    return Side(best, error(result) if callable(error) else float(error))
+
+
+def our_train(weight: Tensor, shape: TTShape) -> tuple[list[Tensor], object]:
+    """Cores by Gram matrices."""
+    cores = tt_svd(tt_tensor(weight, shape), RANK, overwrite=True)
+    return cores, lambda made: train_error(made, tt_tensor(weight, shape))
+
+
+def their_train(weight: Tensor, shape: TTShape) -> tuple[list[Tensor], object]:
+    """Cores by tntorch, as the study calls it."""
+    order = len(shape.in_modes)
+    axes = [axis for k in range(order) for axis in (k, order + k)]
+    tensor = weight.mT.reshape(*shape.in_modes, *shape.out_modes).permute(axes)
+    train = tntorch.Tensor(tensor.reshape(shape.modes).double(), ranks_tt=RANK)
+    return train.cores, lambda made: train_error(made, tt_tensor(weight, shape))
+
+
+def train_error(cores: list[Tensor], tensor: Tensor) -> float:
+    """Relative error of the full tensor, in float64."""
+    state = cores[0].double().reshape(-1, cores[0].shape[-1])
+    for core in cores[1:]:
+        wide = core.double()
+        state = (state @ wide.reshape(wide.shape[0], -1)).reshape(-1, wide.shape[-1])
+    return relative(state.reshape(tensor.shape), tensor)
+
+
+def our_tucker(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
+    """Sequentially truncated HOSVD, refined where there is something to refine."""
+    return partial_tucker(stack, ranks), lambda made: tucker_error(*made, stack)
+
+
+def their_tucker(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
+    """HOOI by tensorly, with the study's settings."""
+    modes = list(ranks)
+    (core, factors), _ = their_partial_tucker(
+        stack, rank=[ranks[m] for m in modes], modes=modes, init="svd", svd="randomized_svd",
+        random_state=0, tol=1e-5,
+    )  # fmt: skip
+    bases = dict(zip(modes, factors, strict=True))
+    return (core, bases), lambda made: tucker_error(*made, stack)
+
+
+def our_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
+    """HOSVD by Gram matrices; a mode that keeps its size costs nothing."""
+    return hosvd(stack, ranks), lambda made: tucker_error(*made, stack)
+
+
+def their_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
+    """HOSVD by the eigenvectors of each unfolding's Gram matrix, every mode of the stack."""
+    bases = {}
+    for mode in range(stack.ndim):
+        unfolding = tensorly.unfold(stack, mode)
+        vectors = torch.linalg.eigh(unfolding @ unfolding.mT).eigenvectors.flip(-1)
+        if mode in ranks:
+            bases[mode] = vectors[:, : ranks[mode]]
+    core = tensorly.tenalg.multi_mode_dot(stack, [b.mT for b in bases.values()], list(bases))
+    return (core, bases), lambda made: tucker_error(*made, stack)
+
+
+def tucker_error(core: Tensor, bases: dict[int, Tensor], tensor: Tensor) -> float:
+    """Relative error of the full tensor, in float64."""
+    wide = {mode: basis.double() for mode, basis in bases.items()}
+    return relative(expand_modes(core.double(), wide), tensor)
+
+
+def relative(rebuilt: Tensor, tensor: Tensor) -> float:
+    """Frobenius norm of the difference over that of the tensor."""
+    wide = tensor.double()
+    return float((rebuilt - wide).norm() / wide.norm())
+
+
+def noise(*shape: int) -> Tensor:
+    """Independent Gaussian entries, the hardest case: nothing is low rank."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+if __name__ == "__main__":
+    main()
