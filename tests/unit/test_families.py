@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.densify import densify
@@ -16,6 +17,7 @@ from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import FAMILIES, family_of
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
+from tensorpress.moments import site_of
 from tensorpress.registry import METHODS, load
 
 CPU = torch.device("cpu")
@@ -141,6 +143,27 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         assert used, f"{where}: the compressed modules were bypassed"
         if method not in ("dense", "drop"):
             assert not torch.allclose(found, dense_logits, atol=1e-5), where
+
+
+def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    config = Checkpoint.open(model).config
+    family = family_of(config, "test")
+    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    ids = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = network(input_ids=ids).logits
+    moments = calibrate(network, family, shapes, ids, 2, CPU)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
+    for shape, layer in zip(shapes, moments, strict=True):
+        for module, size in shape.modules.items():
+            site = site_of(module)
+            assert layer[site].shape[-1] == size.in_features
+            tokens = int(layer[f"{site}.tokens"].sum())
+            top_k = family.size(config, "top_k") if module.startswith("experts") else 1
+            assert tokens == ids.numel() * (top_k or 1), module
+            assert float(layer[site].diagonal(dim1=-2, dim2=-1).sum()) > 0
 
 
 def watch(model: torch.nn.Module) -> list[str]:

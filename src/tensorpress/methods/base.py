@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
@@ -101,7 +101,17 @@ class MethodSpec(BaseModel):
     whole_groups: ClassVar[bool] = False
     """True where a module shares factors with others, so that a group is compressed or not."""
 
+    sized_by: ClassVar[tuple[str, ...]] = ()
+    """Fields that say how small the result is, of which exactly one is given."""
+
     method: str
+
+    @model_validator(mode="after")
+    def _sized_once(self) -> Self:
+        given = sum(getattr(self, field) is not None for field in self.sized_by)
+        if self.sized_by and given != 1:
+            raise ValueError(f"give exactly one of {' and '.join(self.sized_by)}")
+        return self
 
     @property
     def needs_moments(self) -> bool:
@@ -121,11 +131,6 @@ class MethodSpec(BaseModel):
         """
         raise TypeError(f"{type(self).__name__} does not define layouts")
 
-    def require_one_of(self, *fields: str) -> None:
-        """Raise ``ValueError`` unless exactly one of the fields is given."""
-        if sum(getattr(self, field) is not None for field in fields) != 1:
-            raise ValueError(f"give exactly one of {' and '.join(fields)}")
-
     def check_group(self, group: str) -> None:
         """Raise ``TensorpressError`` if the method is not made for ``group``."""
         if group not in self.groups:
@@ -133,6 +138,16 @@ class MethodSpec(BaseModel):
                 f"method: {self.method!r} does not decompose {group}; "
                 f"allowed: {', '.join(self.groups)}"
             )
+
+
+class WhitenedSpec(MethodSpec):
+    """Settings of a method that can weigh errors by the moments of the modules' inputs."""
+
+    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.whiten == "input"
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import (
     Budget,
     Factors,
     Layout,
-    MethodSpec,
-    Whitening,
+    WhitenedSpec,
     require_rank,
     sizes_of,
     stacked,
@@ -23,22 +22,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Spec(MethodSpec):
+class Spec(WhitenedSpec):
     """One rank for every matrix of the group, or a budget that gives each its own."""
+
+    sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
 
     method: Literal["svd"]
     rank: int | None = Field(None, ge=1, description="columns of the left factor")
     budget: Budget | None = None
-    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
-
-    @model_validator(mode="after")
-    def _size(self) -> Self:
-        self.require_one_of("rank", "budget")
-        return self
-
-    @property
-    def needs_moments(self) -> bool:
-        return self.whiten == "input"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [

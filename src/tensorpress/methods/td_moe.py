@@ -39,6 +39,7 @@ class Spec(MethodSpec):
     """How small (``ratio`` or the same as ``budget``; ranks are searched) or explicit ``ranks``."""
 
     groups: ClassVar[tuple[str, ...]] = ("experts",)
+    sized_by: ClassVar[tuple[str, ...]] = ("ratio", "budget", "ranks")
 
     method: Literal["td_moe"]
     ratio: float | None = Field(None, gt=0, lt=1, description="share of values to save")
@@ -60,7 +61,6 @@ class Spec(MethodSpec):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        self.require_one_of("ratio", "budget", "ranks")
         if self.ranks is not None and (self.ranks.expert is None) != (self.experts == "preserve"):
             raise ValueError("ranks.expert belongs to experts: compress, and only there")
         return self

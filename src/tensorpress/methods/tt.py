@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
@@ -14,8 +14,7 @@ from tensorpress.methods.base import (
     Budget,
     Factors,
     Layout,
-    MethodSpec,
-    Whitening,
+    WhitenedSpec,
     sizes_of,
     stacked,
     with_layouts,
@@ -27,22 +26,14 @@ if TYPE_CHECKING:
     from tensorpress.linalg.weighted_train import Train
 
 
-class TrainSpec(MethodSpec):
+class TrainSpec(WhitenedSpec):
     """What every method made of tensor trains takes: order, and rank or budget."""
+
+    sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
 
     order: int = Field(12, ge=2, le=16, description="number of cores")
     rank: int | None = Field(None, ge=1, description="largest TT rank")
     budget: Budget | None = None
-    whiten: Whitening = Field("none", description="input: weigh each input mode by its moment")
-
-    @model_validator(mode="after")
-    def _size(self) -> Self:
-        self.require_one_of("rank", "budget")
-        return self
-
-    @property
-    def needs_moments(self) -> bool:
-        return self.whiten == "input"
 
     def rank_of(self, shape: TTShape, dense: int, where: str, slices: int = 1) -> int:
         """The maximal rank of trains of ``shape``; ``slices`` of them replace ``dense`` values."""

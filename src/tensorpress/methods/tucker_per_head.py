@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import (
     Budget,
     Factors,
     Layout,
-    MethodSpec,
-    Whitening,
+    WhitenedSpec,
     require_rank,
     sizes_of,
     with_layouts,
@@ -32,24 +31,15 @@ class Ranks(BaseModel):
     head_dim: int = Field(ge=1)
 
 
-class Spec(MethodSpec):
+class Spec(WhitenedSpec):
     """Ranks or a budget; every head has the same."""
 
     groups: ClassVar[tuple[str, ...]] = ("attention",)
+    sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
 
     method: Literal["tucker_per_head"]
     ranks: Ranks | None = None
     budget: Budget | None = None
-    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
-
-    @model_validator(mode="after")
-    def _size(self) -> Self:
-        self.require_one_of("ranks", "budget")
-        return self
-
-    @property
-    def needs_moments(self) -> bool:
-        return self.whiten == "input"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,6 +42,7 @@ class Spec(MethodSpec):
 
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     whole_groups: ClassVar[bool] = True
+    sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
 
     method: Literal["tucker_qkvo"]
     ranks: Ranks | None = None
@@ -63,11 +64,6 @@ class Spec(MethodSpec):
         """The study's ranks where neither ranks nor a budget are given."""
         silent = isinstance(data, dict) and not data.keys() & {"ranks", "budget"}
         return {**data, "ranks": {}} if silent else data
-
-    @model_validator(mode="after")
-    def _size(self) -> Self:
-        self.require_one_of("ranks", "budget")
-        return self
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in stacks(layer, self.gqa)]

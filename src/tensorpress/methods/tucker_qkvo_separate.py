@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tensorpress.layers import LayerShape
 from tensorpress.methods.base import (
@@ -27,6 +27,7 @@ class Spec(MethodSpec):
 
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     whole_groups: ClassVar[bool] = True
+    sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
 
     method: Literal["tucker_qkvo_separate"]
     rank: int | None = Field(None, ge=1, description="columns of the shared basis")
@@ -39,11 +40,6 @@ class Spec(MethodSpec):
         description="where k and v have fewer heads: one basis for all that has the same side "
         "in common, or, as the study does, one for each projection",
     )
-
-    @model_validator(mode="after")
-    def _size(self) -> Self:
-        self.require_one_of("rank", "budget")
-        return self
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in self._stacks(layer)]
