@@ -15,7 +15,10 @@ from tensorpress import params as tensorpress_params
 min_version("9.0")
 
 
-configfile: "params.yaml"
+# --configfile FILE stands in place of params.yaml, --config overrides single values of it
+if "models" not in config:
+
+    configfile: "params.yaml"
 
 
 try:

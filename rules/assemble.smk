@@ -10,6 +10,7 @@ rule assemble:
     input:
         model=lambda w: ancient(paths.model(plan.runs[w.run].model.id)),
         factors=lambda w: ancient([p.factors for p in plan.runs[w.run].placements]),
+        errors=lambda w: ancient([p.rows for p in plan.runs[w.run].placements]),
     output:
         checkpoint=directory(paths.run("{run}")),
         rows=paths.storage_rows("{run}"),

@@ -96,6 +96,10 @@ class Placement:
     def factors(self) -> Path:
         return paths.factors(self.decomposition.id, self.layer)
 
+    @property
+    def rows(self) -> Path:
+        return paths.decomposition_rows(self.decomposition.id, self.layer)
+
 
 @dataclass(frozen=True)
 class RunArtifact:

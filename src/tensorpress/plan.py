@@ -100,11 +100,7 @@ class Plan:
             "fetch": [paths.model(i) for i in used_models]
             + [paths.corpus(i) for i in used_corpora],
             "calibrate": [paths.calibration(c.id) for c in calibrations],
-            "decompose": [
-                path
-                for p in self.used_decompositions
-                for path in (p.factors, paths.decomposition_rows(p.decomposition.id, p.layer))
-            ],
+            "decompose": [path for p in self.used_decompositions for path in (p.factors, p.rows)],
             "assemble": [path for i in self.runs for path in (paths.run(i), paths.storage_rows(i))],
             "evaluate": [paths.evaluation_rows(i) for i in self.evaluations],
             "aggregate": [
@@ -176,7 +172,10 @@ class Plan:
             placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
             dtype=dtype,
             code=code_fingerprint(
-                "tensorpress.assembly", "tensorpress.formats.model", _family_module(model)
+                "tensorpress.assembly",
+                "tensorpress.manifest",
+                "tensorpress.formats.model",
+                _family_module(model),
             ),
         )
         return RunArtifact(model, placements, dtype, _label(placements), content)

@@ -12,6 +12,7 @@ from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text
 from tensorpress.errors import TensorpressError
 from tensorpress.params import load, parse
 from tensorpress.plan import Plan
+from tensorpress.registry import METHODS
 
 
 @pytest.fixture
@@ -187,3 +188,10 @@ def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
         )
     ]
     assert len(decomposed) == 8 * (7 + 1)
+
+
+def test_the_study_of_all_methods_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = Plan(load(Path("studies/all-methods.yaml")))
+    used = {p.decomposition.spec.method for p in plan.used_decompositions}
+    assert used == set(METHODS) - {"dense"}

@@ -164,6 +164,18 @@ def test_every_method_has_errors_within_bounds(finished: Workspace) -> None:
             assert row["lower_bound"] <= row["stack_error"] * (1 + 1e-5) + 1e-6
 
 
+def test_checkpoints_say_what_was_done_to_them(finished: Workspace) -> None:
+    plans = list((finished.folder / "results/assemble").glob("*/plan.json"))
+    assert plans
+    for path in plans:
+        for entry in json.loads(path.read_text())["modules"]:
+            assert entry["settings"]["method"] == entry["method"]
+            assert entry["module"] in entry["stack"]
+            assert entry["relative_error"] >= 0
+            assert (entry["stack_bits"] == 0) == (entry["method"] == "drop")
+            assert bool(entry["ranks"]) == (entry["method"] not in ("drop", "dense"))
+
+
 @pytest.mark.parametrize(
     "name", sorted(p.stem for p in (Path(__file__).parents[2] / "queries").glob("*.sql"))
 )
