@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .base import Format
 
+BLOCK_VALUES = 2**18
+
 
 class TTMatrix(Format):
     """``core_k (S, r_{k-1}, in_k, out_k, r_k)`` for k = 0 .. d-1 (Oseledets 2011).
 
     ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``. Applied to few tokens the
-    cores are contracted with them; to many, the matrix is rebuilt for the one product, where that
-    takes fewer multiplications. It is never kept.
+    cores are contracted with them; for many, where that takes fewer multiplications, blocks of rows
+    are rebuilt and multiplied one by one. The matrix never stands in memory.
     """
 
     name = "tt_matrix"
@@ -48,11 +50,7 @@ class TTMatrix(Format):
             for k, size in enumerate(sizes)
         )
         """Multiplications that contracting the cores takes per token."""
-        self.rebuild_products = sum(
-            size * math.prod(in_modes[:k]) * math.prod(out_modes[:k])
-            for k, size in enumerate(sizes)
-            if k
-        )
+        self.rebuild_products = self._joins()
         """Multiplications that rebuilding one matrix takes."""
         self.dense_products = out_features * in_features
 
@@ -60,7 +58,9 @@ class TTMatrix(Format):
         return min(self.chain_products, self.dense_products + self.rebuild_products)
 
     def rebuilt(self) -> int:
-        return self.dense_products if self.chain_products > self.dense_products else 0
+        half = len(self.out_modes) // 2
+        rows = math.prod(self.out_modes[half:])
+        return self._rows_at_once(rows) * rows * self.in_features
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
         # state: (n, inputs made, rank); each core gives the digit of the row that is its own
@@ -81,7 +81,7 @@ class TTMatrix(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         tokens = x.numel() // self.in_features
         if tokens * self.chain_products > self.rebuild_products + tokens * self.dense_products:
-            return nn.functional.linear(x, self.rebuild(index))
+            return torch.cat([nn.functional.linear(x, w) for w in self._blocks(index)], dim=-1)
         return self.contract(x, index)
 
     def contract(self, x: Tensor, index: int) -> Tensor:
@@ -104,14 +104,41 @@ class TTMatrix(Format):
 
     def rebuild(self, index: int) -> Tensor:
         """The matrix ``(out, in)`` that the cores stand for."""
-        state: Tensor | None = None
-        for core in self.cores(index):
-            if state is None:
-                state = core[0]
-                continue
-            # (in, out, r) x (r, n, m, r') -> (in, n, out, m, r')
-            state = torch.tensordot(state, core, dims=1).permute(0, 2, 1, 3, 4)
-            inputs, n, outputs, m, rank = state.shape
-            state = state.reshape(inputs * n, outputs * m, rank)
-        assert state is not None
-        return state[..., 0].mT
+        return torch.cat(list(self._blocks(index)))
+
+    def _blocks(self, index: int) -> Iterator[Tensor]:
+        """Adjacent rows ``(some, in)`` of the matrix, a block that fits into a cache at a time."""
+        cores, half = self.cores(index), len(self.in_modes) // 2
+        left, right = _merged(cores[:half])[0], _merged(cores[half:])[..., 0]
+        rank, rows, columns = right.shape
+        for block in left.split(self._rows_at_once(rows)):
+            joined = block.reshape(-1, rank) @ right.reshape(rank, -1)
+            parts = joined.view(*block.shape[:2], rows, columns).transpose(1, 2)
+            yield parts.reshape(-1, self.in_features)
+
+    def _rows_at_once(self, rows: int) -> int:
+        """Rows of the left half in a block; each stands for ``rows`` of the matrix."""
+        return max(1, BLOCK_VALUES // (rows * self.in_features))
+
+    def _joins(self) -> int:
+        """Products of ``rebuild``: merging the cores of each half, then the halves."""
+        ranks = self.settings["ranks"]
+        sizes = [n * m for n, m in self._modes()]
+        half, order = len(sizes) // 2, len(sizes)
+        merges = [
+            ranks[first] * math.prod(sizes[first : k + 1]) * ranks[k] * ranks[k + 1]
+            for first, last in ((0, half), (half, order))
+            for k in range(first + 1, last)
+        ]
+        return sum(merges) + self.out_features * self.in_features * ranks[half]
+
+
+def _merged(cores: list[Tensor]) -> Tensor:
+    """Adjacent cores ``(r, n, m, r')`` as one ``(r, outputs, inputs, r')``."""
+    state = cores[0].transpose(1, 2)
+    for core in cores[1:]:
+        # (r, o, i, s) x (s, n, m, r') -> (r, o, m, i, n, r')
+        state = torch.tensordot(state, core, dims=1).permute(0, 1, 4, 2, 3, 5)
+        rank, outputs, m, inputs, n, last = state.shape
+        state = state.reshape(rank, outputs * m, inputs * n, last)
+    return state
