@@ -10,12 +10,7 @@ rule aggregate:
     input:
         evaluations=ancient(LIVE["evaluate"]),
         storage=ancient([paths.storage_rows(run) for run in plan.runs]),
-        decompositions=ancient(
-            [
-                paths.decomposition_rows(p.decomposition.id, p.layer)
-                for p in plan.used_decompositions
-            ]
-        ),
+        decompositions=ancient([p.rows for p in plan.used_decompositions]),
     output:
         results=paths.results_table(plan.table_id),
         decompositions=paths.decompositions_table(plan.table_id),

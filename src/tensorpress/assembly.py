@@ -192,7 +192,7 @@ class _Build:
             tensor = self.source.read([name])[name]
             entry = StoredTensor(
                 tuple(tensor.shape),
-                _layer_of(name, self.family),
+                self.family.layer_of(name),
                 embedding=name == f"{self.family.embedding}.weight",
                 replaced=name in self._compressed,
             )
@@ -260,12 +260,6 @@ def _add_store(
 
 def _description(store: Format) -> dict[str, Any]:
     return {"format": store.name, "settings": store.settings}
-
-
-def _layer_of(name: str, family: Family) -> int | None:
-    prefix = family.layer.split("{layer}")[0]
-    number = name.removeprefix(prefix).split(".")[0]
-    return int(number) if name.startswith(prefix) and number.isdigit() else None
 
 
 def _write_config(

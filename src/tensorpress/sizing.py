@@ -154,7 +154,7 @@ def _size(
         belongs = tensor != base and bool(beside) and all(left[home] == 0 for home in beside)
         entry = StoredTensor(
             (values,),
-            _layer_of(tensor, model),
+            model.family.layer_of(tensor),
             embedding=tensor == f"{model.family.embedding}.weight",
             replaced=belongs,
         )
@@ -232,12 +232,6 @@ def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
     return next(iter(dumped.values())) if len(dumped) == 1 else dumped
 
 
-def _layer_of(tensor: str, model: MetaModel) -> int | None:
-    prefix = model.family.layer.split("{layer}")[0]
-    number = tensor.removeprefix(prefix).split(".")[0]
-    return int(number) if tensor.startswith(prefix) and number.isdigit() else None
-
-
 class _Products:
     """Multiplications per token, before and after."""
 
@@ -245,7 +239,9 @@ class _Products:
         self.model = model
         self.top_k = model.family.size(model.config, "top_k") or 1
         inside = [
-            shape for name, shape in model.tensors.items() if _layer_of(name, model) is not None
+            shape
+            for name, shape in model.tensors.items()
+            if model.family.layer_of(name) is not None
         ]
         self.dense = sum(math.prod(shape) for shape in inside if len(shape) == 2)
         # fused experts, of which a token meets a few

@@ -129,6 +129,12 @@ class Family:
         """Module path of a layer: ``model.layers.3``."""
         return self.layer.format(layer=layer)
 
+    def layer_of(self, tensor: str) -> int | None:
+        """The layer that a tensor belongs to by its name, ``None`` outside of the layers."""
+        prefix = self.layer.split("{layer}")[0]
+        number = tensor.removeprefix(prefix).split(".")[0]
+        return int(number) if tensor.startswith(prefix) and number.isdigit() else None
+
     def linear_path(self, layer: int, module: str) -> str:
         """Module path of the linear layer (or the embedding) that holds ``module``."""
         if module == "embedding":
