@@ -55,13 +55,23 @@ class StorageRow:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One metric of one task on one run; ``version`` states protocol or harness version."""
+    """One metric of one task on one run.
+
+    ``version`` states protocol or harness version in words, ``protocol`` is the hash of all that
+    decides the number but the model. A metric of a part of the model names its ``layer`` and
+    ``subject`` (a module, a pair of modules, a point of the layer); a generated ``text`` is kept
+    beside its number.
+    """
 
     metric: str
     value: float
     stderr: float | None = None
     samples: int | None = None
     version: str = ""
+    protocol: str = ""
+    layer: int | None = None
+    subject: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,10 @@ class ResultRow:
     stderr: float | None
     samples: int | None
     version: str
+    protocol: str
+    layer: int | None
+    subject: str
+    text: str
 
 
 Row = TypeVar("Row")

@@ -16,7 +16,7 @@ def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
     counts = effective_experts(load_model(job.run_directory, job.device), windows, job.device)
     rows = [
-        EvalRow(f"effective_experts_layer_{i}", count, None, windows.numel())
-        for i, count in enumerate(counts)
+        EvalRow("effective_experts", count, None, windows.numel(), layer=layer)
+        for layer, count in enumerate(counts)
     ]
     return [EvalRow("effective_experts_min", min(counts), None, windows.numel()), *rows]
