@@ -18,62 +18,71 @@ SAFE_TAIL = 1e-5
 GRAM_LIMIT = 1e-12
 
 
-def gram(matrix: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch n n"]:
+def gram(
+    matrix: Float[Tensor, "*batch m n"], joint: bool = False
+) -> Float[Tensor, "*batch n n"] | Float[Tensor, "n n"]:
     """``A^T A`` in float64; float32 input is multiplied block by block of rows.
 
-    It is symmetric: of its four quarters, one is not computed but mirrored.
+    ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows. The result is symmetric:
+    of its four quarters one is not computed but mirrored, and so within those on the diagonal.
     """
     columns = matrix.shape[-1]
     if columns < HALVED_FROM:
-        return _products(matrix, matrix)
+        return _products(matrix, matrix, joint)
     half = columns // 2
     first, last = matrix[..., :half], matrix[..., half:]
-    total = matrix.new_empty(*matrix.shape[:-2], columns, columns, dtype=torch.float64)
-    total[..., :half, :half] = _products(first, first)
-    total[..., half:, half:] = _products(last, last)
-    total[..., :half, half:] = _products(first, last)
+    batch = () if joint else matrix.shape[:-2]
+    total = matrix.new_empty(*batch, columns, columns, dtype=torch.float64)
+    total[..., :half, :half] = gram(first, joint)
+    total[..., half:, half:] = gram(last, joint)
+    total[..., :half, half:] = _products(first, last, joint)
     total[..., half:, :half] = total[..., :half, half:].mT
     return total
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
+def _products(left: Tensor, right: Tensor, joint: bool) -> Tensor:
     """``left^T right`` in float64."""
     rows, columns = left.shape[-2:]
     step = max(BLOCK_VALUES // columns, columns)
-    if left.dtype == torch.float64 or rows <= step:
+    if not joint and (left.dtype == torch.float64 or rows <= step):
         return (left.mT @ right).double()
-    pairs = zip(left.split(step, dim=-2), right.split(step, dim=-2), strict=True)
-    total = left.new_zeros(*left.shape[:-2], columns, right.shape[-1], dtype=torch.float64)
-    for upper, lower in pairs:
-        total += upper.mT @ lower
+    batch = () if joint else left.shape[:-2]
+    total = left.new_zeros(*batch, columns, right.shape[-1], dtype=torch.float64)
+    blocks = zip(left, right, strict=True) if joint else [(left, right)]
+    for upper_rows, lower_rows in blocks:
+        pairs = zip(upper_rows.split(step, -2), lower_rows.split(step, -2), strict=True)
+        for upper, lower in pairs:
+            total += upper.mT @ lower
     return total
 
 
 def spectrum(
-    matrix: Float[Tensor, "*batch m n"],
+    matrix: Float[Tensor, "*batch m n"], joint: bool = False
 ) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"]]:
     """All right singular vectors and squared singular values, largest first, float64."""
-    squares, vectors = torch.linalg.eigh(gram(matrix))
+    squares, vectors = torch.linalg.eigh(gram(matrix, joint))
     return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
 
 
 def leading_right(
-    matrix: Float[Tensor, "*batch m n"], rank: int
+    matrix: Float[Tensor, "*batch m n"], rank: int, joint: bool = False
 ) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch"]]:
     """The ``rank`` leading right singular vectors, float64, and the squared tail they leave.
 
     Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``, unless more than m
-    vectors are wanted.
+    vectors are wanted. ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows.
     """
     rows, columns = matrix.shape[-2:]
-    if columns <= rows or rank > rows:
-        basis, squares = spectrum(matrix)
+    if joint and rows * len(matrix) < columns:
+        return leading_right(matrix.flatten(0, 1), rank)
+    if joint or columns <= rows or rank > rows:
+        basis, squares = spectrum(matrix, joint)
         energy, tail = squares.sum(-1), squares[..., rank:].sum(-1)
         if matrix.dtype != torch.float64 and bool((tail < SAFE_TAIL * energy).any()):
-            return leading_right(matrix.double(), rank)
+            return leading_right(matrix.double(), rank, joint)
         squared_too_far = bool((tail < GRAM_LIMIT * energy).any())
-        if matrix.dtype == torch.float64 and squared_too_far and columns <= rows:
-            return _by_qr(matrix, rank)
+        if matrix.dtype == torch.float64 and squared_too_far and (joint or columns <= rows):
+            return _by_qr(matrix.flatten(0, 1) if joint else matrix, rank)
         return basis[..., :rank], tail
     left, tail = leading_right(matrix.mT, rank)
     # QR, not a division by singular values: these may vanish

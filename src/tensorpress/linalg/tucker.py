@@ -17,10 +17,14 @@ REFINED_FROM = 0.01
 
 
 def unfold(tensor: Tensor, mode: int) -> Tensor:
-    """The mode's unfolding, transposed: ``(other modes, n)``; a view for the outer modes."""
-    if mode == 0:
-        return tensor.reshape(tensor.shape[0], -1).mT
-    return tensor.movedim(mode, -1).reshape(-1, tensor.shape[mode])
+    """The mode's unfolding, transposed, in blocks of rows ``(b, rows, n)``: a view if it can be."""
+    lead, size = math.prod(tensor.shape[:mode]), tensor.shape[mode]
+    rest = math.prod(tensor.shape[mode + 1 :])
+    if rest == 1:
+        return tensor.reshape(1, lead, size)
+    if rest >= size or lead == 1:
+        return tensor.reshape(lead, size, rest).mT
+    return tensor.movedim(mode, -1).reshape(1, -1, size)
 
 
 def project_modes(tensor: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
@@ -46,12 +50,12 @@ def expand_modes(core: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
 
 def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
     """Leading ``rank`` left singular vectors ``(n, rank)`` of a mode's unfolding, float64."""
-    return leading_right(unfold(tensor, mode), rank)[0]
+    return leading_right(unfold(tensor, mode), rank, joint=True)[0]
 
 
 def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
     """All squared singular values of a mode's unfolding, largest first, float64."""
-    return spectrum(unfold(tensor, mode))[1]
+    return spectrum(unfold(tensor, mode), joint=True)[1]
 
 
 def hosvd(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
@@ -79,7 +83,7 @@ def sequential_hosvd(
     bases: dict[int, Tensor] = {}
     error = 0.0
     for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
-        basis, tail = leading_right(unfold(tensor, mode), ranks[mode])
+        basis, tail = leading_right(unfold(tensor, mode), ranks[mode], joint=True)
         bases[mode], error = basis, error + float(tail)
         tensor = project_modes(tensor, {mode: basis})
     return tensor, bases, error
