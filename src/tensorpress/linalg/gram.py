@@ -66,8 +66,8 @@ def spectrum(
 
 def leading_right(
     matrix: Float[Tensor, "*batch m n"], rank: int, joint: bool = False
-) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch"]]:
-    """The ``rank`` leading right singular vectors, float64, and the squared tail they leave.
+) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch side"]]:
+    """The ``rank`` leading right singular vectors and all squared singular values, float64.
 
     Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``, unless more than m
     vectors are wanted. ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows.
@@ -83,17 +83,17 @@ def leading_right(
         squared_too_far = bool((tail < GRAM_LIMIT * energy).any())
         if matrix.dtype == torch.float64 and squared_too_far and (joint or columns <= rows):
             return _by_qr(matrix.flatten(0, 1) if joint else matrix, rank)
-        return basis[..., :rank], tail
-    left, tail = leading_right(matrix.mT, rank)
+        return basis[..., :rank], squares
+    left, squares = leading_right(matrix.mT, rank)
     # QR, not a division by singular values: these may vanish
     basis, _ = torch.linalg.qr(matrix.mT.double() @ left)
-    return basis, tail
+    return basis, squares
 
 
 def _by_qr(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     triangle = torch.linalg.qr(matrix, mode="r").R
     _, values, right = torch.linalg.svd(triangle, full_matrices=False)
-    return right.mT[..., :rank], values[..., rank:].square().sum(-1)
+    return right.mT[..., :rank], values.square()
 
 
 def tail_bounds(

@@ -1,7 +1,8 @@
-"""The mode shape of a TT-matrix of least error at a given size."""
+"""The mode shape of a TT-matrix of least error at a given size, or of least size at an error."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tensorpress.linalg.tensor_train import tt_svd, tt_tensor
+from tensorpress.linalg.tt_error import holds, least_rank, values_within, worst_error
 from tensorpress.linalg.tt_shapes import TTShape, prime_factors, tt_ranks
 
 EXACT_UP_TO = 64
@@ -31,24 +33,54 @@ def search_shape(stack: Tensor, balanced: TTShape, rank: int) -> Found:
     """The shape of the balanced one's order and at most its size that fits ``stack`` best.
 
     ``stack (S, out, in)``: one shape for all. All orderings of all factorisations are tried
-    where there are few; otherwise they evolve (Li et al. 2020 search tensor shapes so): the
-    fittest survive, and children move a prime from one mode to another or swap two modes.
+    where there are few; otherwise they evolve.
     """
-    size, order = balanced.values(rank), len(balanced.in_modes)
-    scores: dict[TTShape, float] = {}
+    size = balanced.values(rank)
 
+    @functools.cache
     def error(shape: TTShape) -> float:
-        if shape not in scores:
-            fitting = largest_rank(shape, size)
-            scores[shape] = _error(stack, shape, fitting) if fitting else math.inf
-        return scores[shape]
+        fitting = largest_rank(shape, size)
+        return _error(stack, shape, fitting) if fitting else math.inf
 
-    sides = (math.prod(balanced.in_modes), math.prod(balanced.out_modes))
-    few = list(itertools.islice(_factorisations(sides, order), EXACT_UP_TO + 1))
-    exact = len(few) <= EXACT_UP_TO
-    best = min([balanced, *few], key=error) if exact else _evolve(balanced, error)
+    few = _all_shapes(balanced)
+    best = min(few, key=error) if few else _evolve(balanced, error)
     least, start = error(best), error(balanced)
     return Found(best, largest_rank(best, size), least / start if start else 1.0)
+
+
+def search_smallest(
+    targets: Callable[[TTShape], Tensor], balanced: TTShape, error: float
+) -> TTShape:
+    """The shape of the balanced one's order whose trains within ``error`` take fewest values.
+
+    ``targets(shape)``: the float64 tensors ``(S, *modes)`` to fit, each within the relative error.
+    All shapes are tried where there are few. Otherwise the one of least error among smaller trains
+    evolves, again and again, until it is no longer within ``error``.
+    """
+    few = _all_shapes(balanced)
+    if few:
+        return min(few, key=lambda shape: values_within(targets(shape), error))
+    best, rank = balanced, least_rank(targets(balanced), error)
+    while True:
+        smaller = best.values(rank) - 1
+
+        @functools.cache
+        def reached(shape: TTShape, size: int = smaller) -> float:
+            fitting = largest_rank(shape, size)
+            return worst_error(targets(shape), fitting) if fitting else math.inf
+
+        found = _evolve(best, reached)
+        if not holds(reached(found), error):
+            return best
+        best, rank = found, least_rank(targets(found), error)
+
+
+def _all_shapes(start: TTShape) -> list[TTShape]:
+    """Every shape of the same order and sides, the start first; none where they are many."""
+    sides = (math.prod(start.in_modes), math.prod(start.out_modes))
+    every = _factorisations(sides, len(start.in_modes))
+    few = list(itertools.islice(every, EXACT_UP_TO + 1))
+    return [start, *few] if len(few) <= EXACT_UP_TO else []
 
 
 def largest_rank(shape: TTShape, size: int) -> int:
@@ -98,12 +130,16 @@ def _ordered(number: int, order: int) -> Iterator[tuple[int, ...]]:
                 yield (first, *rest)
 
 
-def _evolve(balanced: TTShape, error: Callable[[TTShape], float]) -> TTShape:
+def _evolve(start: TTShape, cost: Callable[[TTShape], float]) -> TTShape:
+    """The shape of least cost found as Li et al. (2020) search tensor shapes.
+
+    The fittest survive, and children move a prime from one mode to another or swap two modes.
+    """
     chance = random.Random(0)
-    population = [balanced]
+    population = [start]
     for _ in range(GENERATIONS):
         children = [_mutated(chance.choice(population), chance) for _ in range(2 * POPULATION)]
-        population = sorted({*population, *children}, key=error)[:POPULATION]
+        population = sorted({*population, *children}, key=cost)[:POPULATION]
     return population[0]
 
 

@@ -22,14 +22,19 @@ def balanced_factors_of(
 
 def truncated_svd(
     matrix: Float[Tensor, "*batch m n"], rank: int
-) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"], Float[Tensor, "*batch"]]:
-    """Best rank-``rank`` factors ``left @ right`` in float64, and the squared error."""
+) -> tuple[
+    Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"], Float[Tensor, "*batch side"]
+]:
+    """Best rank-``rank`` factors ``left @ right`` and all squared singular values, float64.
+
+    Largest first: the leading columns and rows are the best factors of smaller ranks.
+    """
     if matrix.shape[-2] > matrix.shape[-1]:
-        right, left, error = truncated_svd(matrix.mT, rank)
-        return left.mT, right.mT, error
-    basis, error = leading_right(matrix.mT, rank)
+        right, left, squares = truncated_svd(matrix.mT, rank)
+        return left.mT, right.mT, squares
+    basis, squares = leading_right(matrix.mT, rank)
     left, right = balanced_factors_of(basis, matrix)
-    return left, right, error
+    return left, right, squares
 
 
 def weighted_svd(

@@ -27,8 +27,7 @@ class TTShape:
 
     def values(self, rank: int) -> int:
         """Values of all cores under one maximal rank."""
-        ranks = tt_ranks(self.modes, rank)
-        return sum(ranks[k] * mode * ranks[k + 1] for k, mode in enumerate(self.modes))
+        return train_values(self.modes, tt_ranks(self.modes, rank))
 
 
 def balanced_factors(number: int, order: int) -> list[int]:
@@ -49,6 +48,19 @@ def tt_ranks(modes: Sequence[int], rank: int) -> list[int]:
     for k in range(1, len(modes)):
         ranks.append(min(rank, ranks[-1] * modes[k - 1], math.prod(modes[k:])))
     return [*ranks, 1]
+
+
+def reachable(modes: Sequence[int], ranks: Sequence[int]) -> list[int]:
+    """``ranks`` without those that the ranks to their left cannot fill."""
+    found = [1]
+    for k in range(1, len(modes)):
+        found.append(min(ranks[k], found[-1] * modes[k - 1]))
+    return [*found, 1]
+
+
+def train_values(modes: Sequence[int], ranks: Sequence[int]) -> int:
+    """Values of the cores of a train with ranks ``r_0 .. r_d``."""
+    return sum(ranks[k] * mode * ranks[k + 1] for k, mode in enumerate(modes))
 
 
 def prime_factors(number: int) -> list[int]:

@@ -58,18 +58,25 @@ def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
     return spectrum(unfold(tensor, mode), joint=True)[1]
 
 
-def hosvd(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
-    """Core and bases of the truncated HOSVD (De Lathauwer et al. 2000)."""
+def hosvd(
+    tensor: Tensor, ranks: Mapping[int, int]
+) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+    """Core, bases and squared spectra of the truncated HOSVD (De Lathauwer et al. 2000).
+
+    A mode that keeps its size has the identity as basis and no spectrum. In truncated modes the
+    bases are in order: leading blocks of core and bases are the HOSVD of smaller ranks.
+    """
     bases: dict[int, Tensor] = {}
+    spectra: dict[int, Tensor] = {}
     core = tensor
     for mode, rank in ranks.items():
         size = tensor.shape[mode]
-        if rank == size:  # nothing is cut off
+        if rank == size:
             bases[mode] = torch.eye(size, dtype=tensor.dtype, device=tensor.device)
         else:
-            bases[mode] = mode_basis(tensor, mode, rank)
+            bases[mode], spectra[mode] = leading_right(unfold(tensor, mode), rank, joint=True)
             core = project_modes(core, {mode: bases[mode]})
-    return core, bases
+    return core, bases, spectra
 
 
 def sequential_hosvd(
@@ -83,9 +90,10 @@ def sequential_hosvd(
     bases: dict[int, Tensor] = {}
     error = 0.0
     for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
-        basis, tail = leading_right(unfold(tensor, mode), ranks[mode], joint=True)
-        bases[mode], error = basis, error + float(tail)
-        tensor = project_modes(tensor, {mode: basis})
+        rank = ranks[mode]
+        bases[mode], squares = leading_right(unfold(tensor, mode), rank, joint=True)
+        error += float(squares[rank:].sum())
+        tensor = project_modes(tensor, {mode: bases[mode]})
     return tensor, bases, error
 
 

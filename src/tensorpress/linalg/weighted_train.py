@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tensorpress.linalg.tensor_train import tt_bounds, tt_svd, tt_tensor
+from tensorpress.linalg.tt_error import tt_svd_within
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
 from tensorpress.linalg.whitening import mode_roots
 
@@ -19,6 +21,16 @@ class Train:
     cores: list[Tensor]
     lower: float
     upper: float | None
+
+    @property
+    def ranks(self) -> list[int]:
+        """``r_0 .. r_d``."""
+        return [1, *(core.shape[-1] for core in self.cores)]
+
+    @property
+    def values(self) -> int:
+        """Values of the cores."""
+        return sum(core.numel() for core in self.cores)
 
 
 def train_matrix(weight: Tensor, shape: TTShape, rank: int, moment: Tensor | None = None) -> Train:
@@ -35,16 +47,58 @@ def train_matrix(weight: Tensor, shape: TTShape, rank: int, moment: Tensor | Non
     pairs = mode_roots(moment, shape.in_modes)
     white = _on_inputs(weight.double(), shape, [root for root, _ in pairs])
     cores = _paired(tt_svd(tt_tensor(white, shape), rank), shape)
-    undone = [
-        torch.einsum("rims,ij->rjms", core, inverse)
-        for core, (_, inverse) in zip(cores, pairs, strict=True)
-    ]
-    return Train(undone, lower, None)
+    return Train(_undone(cores, pairs), lower, None)
+
+
+def trains_within(
+    stack: Float[Tensor, "S out in"],
+    shape: TTShape,
+    error: float,
+    moments: Float[Tensor, "S in in"] | None = None,
+) -> list[Train]:
+    """Trains of common ranks, each within relative ``error``: of its whitened matrix with moments.
+
+    The lower bounds are the plain ones, as in ``train_matrix``.
+    """
+    columns = tt_svd_within(train_targets(stack, shape, moments), error)
+    trains = []
+    for index, matrix in enumerate(stack):
+        cores = _paired([column[index] for column in columns], shape)
+        ranks = [1, *(core.shape[-1] for core in cores)]
+        lower, upper = tt_bounds(tt_tensor(matrix, shape), ranks)
+        if moments is None:
+            trains.append(Train(cores, lower, min(upper, error)))
+        else:
+            pairs = mode_roots(moments[index], shape.in_modes)
+            trains.append(Train(_undone(cores, pairs), lower, None))
+    return trains
+
+
+def train_targets(
+    stack: Float[Tensor, "S out in"], shape: TTShape, moments: Float[Tensor, "S in in"] | None
+) -> Float[Tensor, "S ..."]:
+    """Each matrix, whitened if there are moments, as a float64 tensor of the shape's modes."""
+    targets = []
+    for index, matrix in enumerate(stack):
+        wide = matrix.double()
+        if moments is not None:
+            pairs = mode_roots(moments[index], shape.in_modes)
+            wide = _on_inputs(wide, shape, [root for root, _ in pairs])
+        targets.append(tt_tensor(wide, shape))
+    return torch.stack(targets)
 
 
 def _paired(cores: list[Tensor], shape: TTShape) -> list[Tensor]:
     sizes = zip(cores, shape.in_modes, shape.out_modes, strict=True)
     return [core.reshape(core.shape[0], i, o, core.shape[-1]) for core, i, o in sizes]
+
+
+def _undone(cores: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Cores of the matrix from those of the whitened one."""
+    return [
+        torch.einsum("rims,ij->rjms", core, inverse)
+        for core, (_, inverse) in zip(cores, pairs, strict=True)
+    ]
 
 
 def _on_inputs(weight: Tensor, shape: TTShape, roots: list[Tensor]) -> Tensor:

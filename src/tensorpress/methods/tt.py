@@ -1,4 +1,4 @@
-"""``tt``: each matrix as a TT-matrix of balanced or searched modes and one maximal rank."""
+"""``tt``: each matrix as a TT-matrix of balanced or searched modes, of given size or error."""
 
 from __future__ import annotations
 
@@ -51,16 +51,32 @@ class TrainSpec(WhitenedSpec):
     def train_settings(self, shape: ModuleShape, where: str, dense: int) -> dict[str, Any]:
         """Settings of the balanced ``TTMatrix`` that stores matrices of ``shape``."""
         modes = TTShape.balanced(shape.in_features, shape.out_features, self.order)
-        return tt_settings(shape, modes, self.rank_of(modes, dense, where, shape.slices))
+        rank = self.rank_of(modes, dense, where, shape.slices)
+        return tt_settings(shape, modes, tt_ranks(modes.modes, rank))
 
 
 class Spec(TrainSpec):
     """``shape``: modes as equal as the primes allow, or the best found for the weights."""
 
+    sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget", "error")
+
     method: Literal["tt"]
-    shape: Literal["balanced", "search"] = Field(
-        "balanced", description="search: modes of least error at the size of the balanced ones"
+    error: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="largest relative error of each matrix; whitened: of the whitened one",
     )
+    shape: Literal["balanced", "search"] = Field(
+        "balanced",
+        description="search: modes of least error at the balanced ones' size, "
+        "or of fewest values at the given error",
+    )
+
+    def rank_of(self, shape: TTShape, dense: int, where: str, slices: int = 1) -> int:
+        if self.error is not None:
+            return dense // slices
+        return super().rank_of(shape, dense, where, slices)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [
@@ -69,13 +85,13 @@ class Spec(TrainSpec):
         ]
 
 
-def tt_settings(shape: ModuleShape, modes: TTShape, rank: int) -> dict[str, Any]:
-    """Settings of the ``TTMatrix`` of these modes under one maximal rank."""
+def tt_settings(shape: ModuleShape, modes: TTShape, ranks: Sequence[int]) -> dict[str, Any]:
+    """Settings of the ``TTMatrix`` of these modes and ranks."""
     return {
         **sizes_of(shape),
         "in_modes": list(modes.in_modes),
         "out_modes": list(modes.out_modes),
-        "ranks": tt_ranks(modes.modes, rank),
+        "ranks": list(ranks),
     }
 
 
@@ -83,22 +99,49 @@ def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
 ) -> list[Factors]:
     """TT-SVD of every matrix (Oseledets 2011) with the bounds of its unfoldings."""
-    from tensorpress.linalg.shape_search import search_shape
-
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]
         moment = None if moments is None else stacked(moments[module])
-        settings, gain = layout.settings, None
-        if spec.shape == "search":
-            found = search_shape(stack, modes_of(settings), max(settings["ranks"]))
-            shape = layer.modules[module]
-            settings, gain = tt_settings(shape, found.shape, found.rank), found.gain
-            layout = Layout(layout.modules, layout.format, settings)
-        trains = train_stack(stack, settings, moment)
-        store = layout.build().fill(**core_values([train.cores for train in trains]))
+        fitted = _of_size if spec.error is None else _within_error
+        shape, trains, gain = fitted(stack, layout.settings, spec, moment)
+        settings = tt_settings(layer.modules[module], shape, trains[0].ranks)
+        store = Layout(layout.modules, layout.format, settings).build()
+        store.fill(**core_values([train.cores for train in trains]))
         factors.append(Factors(layout.modules, store, *stack_bounds(trains, stack), gain))
     return factors
+
+
+def _of_size(
+    stack: Tensor, settings: dict[str, Any], spec: Spec, moment: Tensor | None
+) -> tuple[TTShape, list[Train], float | None]:
+    """Modes and trains at most as large as the layout, and the searched modes' error ratio."""
+    from tensorpress.linalg.shape_search import search_shape
+
+    shape, rank, gain = modes_of(settings), max(settings["ranks"]), None
+    if spec.shape == "search":
+        found = search_shape(stack, shape, rank)
+        shape, rank, gain = found.shape, found.rank, found.gain
+    return shape, trains_of(stack, shape, rank, moment), gain
+
+
+def _within_error(
+    stack: Tensor, settings: dict[str, Any], spec: Spec, moment: Tensor | None
+) -> tuple[TTShape, list[Train], float | None]:
+    """Modes and trains within the error, and the searched modes' size ratio."""
+    from tensorpress.linalg.shape_search import search_smallest
+    from tensorpress.linalg.weighted_train import train_targets, trains_within
+
+    assert spec.error is not None
+    balanced = modes_of(settings)
+    trains = trains_within(stack, balanced, spec.error, moment)
+    if spec.shape == "balanced":
+        return balanced, trains, None
+    shape = search_smallest(lambda s: train_targets(stack, s, moment), balanced, spec.error)
+    searched = trains_within(stack, shape, spec.error, moment)
+    gain = searched[0].values / trains[0].values
+    # evolving shapes are compared under one maximal rank, of which trains are then cut further
+    return (shape, searched, gain) if gain < 1 else (balanced, trains, 1.0)
 
 
 def modes_of(settings: dict[str, Any]) -> TTShape:
@@ -107,10 +150,14 @@ def modes_of(settings: dict[str, Any]) -> TTShape:
 
 
 def train_stack(stack: Tensor, settings: dict[str, Any], moment: Tensor | None) -> list[Train]:
-    """The train of each matrix of ``stack (S, out, in)``."""
+    """The train of each matrix of ``stack (S, out, in)``, of the modes and rank of ``settings``."""
+    return trains_of(stack, modes_of(settings), max(settings["ranks"]), moment)
+
+
+def trains_of(stack: Tensor, shape: TTShape, rank: int, moment: Tensor | None) -> list[Train]:
+    """The train of each matrix of ``stack (S, out, in)`` under one maximal rank."""
     from tensorpress.linalg.weighted_train import train_matrix
 
-    shape, rank = modes_of(settings), max(settings["ranks"])
     return [
         train_matrix(matrix, shape, rank, None if moment is None else moment[index])
         for index, matrix in enumerate(stack)
