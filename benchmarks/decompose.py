@@ -191,7 +191,8 @@ def their_tucker(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
 
 def our_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:
     """HOSVD by Gram matrices; a mode that keeps its size costs nothing."""
-    return hosvd(stack, ranks), lambda made: tucker_error(*made, stack)
+    core, bases, _ = hosvd(stack, ranks)
+    return (core, bases), lambda made: tucker_error(*made, stack)
 
 
 def their_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]:

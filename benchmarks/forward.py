@@ -1,31 +1,34 @@
-"""Tokens per second of factored linear layers: dense, the published naive chain, and ours.
+"""Seconds and memory of factored linear layers: dense, the published naive chain, and ours.
 
     python benchmarks/forward.py [--sizes small|full] [--threads N]
 
-The naive chain contracts the cores with 16 tokens at a time, as the study's code does. ``error``
-is the relative difference of ours from the product with the rebuilt matrix. ``extra MiB`` is the
-most that one call of ours allocates beside its result, by the profiler's count.
+The naive chain contracts the cores with 16 tokens at a time, as the study's code does. ``cached``
+is ours after ``cache_weight``. ``error`` is the relative difference of ours from the product with
+the rebuilt matrix. ``MiB`` is the weight or the factors, and the most that one call allocates
+beside its result, by the profiler's count.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
+from tensorpress.formats.modules import FactoredLinear
 from tensorpress.formats.tt_matrix import TTMatrix
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
 
 SIZES = {"small": (256,), "full": (2048, 4096)}
 BATCHES = (1, 256)
-ORDER, RANK, CHUNK, REPEATS = 12, 64, 16, 5
+ORDER, RANK, CHUNK = 12, 64, 16
+REPEATS, SLOW_REPEATS = 20, 3
 
 
 def main() -> None:
@@ -38,35 +41,55 @@ def main() -> None:
     torch.manual_seed(0)
     table = Table(
         "format", "width", "tokens", "dense tok/s", "naive tok/s", "ours tok/s", "ours s / dense s",
-        "ours / naive", "error", "extra MiB",
+        "naive s / ours s", "error", "cached tok/s", "cached s / dense s", "dense MiB",
+        "naive MiB", "ours MiB", "cached MiB",
     )  # fmt: skip
     with torch.inference_mode():
         for width in SIZES[chosen.sizes]:
             for tokens in BATCHES:
                 for store in (train(width), low_rank(width)):
                     table.add_row(*line(store, width, tokens))
-    Console(width=150).print(table)
+    Console(width=180).print(table)
 
 
 def line(store: Format, width: int, tokens: int) -> list[str]:
     """Measurements of one format."""
-    x, weight = torch.randn(tokens, width), store.dense(0)
-    dense = seconds(lambda: torch.nn.functional.linear(x, weight))
-    ours = seconds(lambda: store.project(x, 0))
-    naive = seconds(lambda: chain(store, x)) if isinstance(store, TTMatrix) else None
+    x, weight, cached = (
+        torch.randn(tokens, width),
+        store.dense(0),
+        FactoredLinear([(store, 0)], False),
+    )
+    cached.cache_weight()
+    runs: dict[str, Callable[[], Tensor]] = {
+        "dense": lambda: nn.functional.linear(x, weight),
+        "ours": lambda: store.project(x, 0),
+        "cached": lambda: cached(x),
+    }
+    taken = seconds(runs, REPEATS)
+    if isinstance(store, TTMatrix):
+        runs["naive"] = lambda: chain(store, x)
+        taken |= seconds({"naive": runs["naive"]}, SLOW_REPEATS)
+    factors = sum(factor.numel() * factor.element_size() for factor in store.parameters())
+    held = {"dense": weight.nbytes, "cached": weight.nbytes + factors}
+    mebibytes = {
+        name: f"{(held.get(name, factors) + extra_bytes(run)) / 2**20:.1f}"
+        for name, run in runs.items()
+    }
     wide = x.double() @ weight.double().mT
     error = float((store.project(x, 0).double() - wide).norm() / wide.norm())
     return [
         store.name,
         str(width),
         str(tokens),
-        f"{tokens / dense:,.0f}",
-        "" if naive is None else f"{tokens / naive:,.0f}",
-        f"{tokens / ours:,.0f}",
-        f"{ours / dense:.2f}",
-        "" if naive is None else f"{naive / ours:.1f}",
+        f"{tokens / taken['dense']:,.0f}",
+        f"{tokens / taken['naive']:,.0f}" if "naive" in taken else "",
+        f"{tokens / taken['ours']:,.0f}",
+        f"{taken['ours'] / taken['dense']:.2f}",
+        f"{taken['naive'] / taken['ours']:.1f}" if "naive" in taken else "",
         f"{error:.1e}",
-        f"{extra_bytes(store, x) / 2**20:.1f}",
+        f"{tokens / taken['cached']:,.0f}",
+        f"{taken['cached'] / taken['dense']:.2f}",
+        *(mebibytes.get(name, "") for name in ("dense", "naive", "ours", "cached")),
     ]
 
 
@@ -93,21 +116,21 @@ def chain(store: TTMatrix, x: Tensor) -> Tensor:
     return torch.cat([store.contract(chunk, 0) for chunk in x.split(CHUNK)])
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Best of several, after one to warm up."""
-    run()
-    best = float("inf")
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
+def seconds(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Best of several for each, in turns, so that a noisy moment of the machine hits all alike."""
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
     return best
 
 
-def extra_bytes(store: Format, x: Tensor) -> int:
+def extra_bytes(run: Callable[[], Tensor]) -> int:
     """Most bytes held at once during one call, beyond what its result takes."""
     with torch.profiler.profile(profile_memory=True) as profile:
-        y = store.project(x, 0)
+        y = run()
     held = peak = 0
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):

@@ -1,4 +1,4 @@
-"""Second moments of the inputs of every module, streamed over the calibration text."""
+"""Second moments of every module's inputs and output gradients, streamed over a text."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from tensorpress.families.base import Family
+from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
-from tensorpress.layers import LayerShape
+from tensorpress.layers import LayerShape, group_of
 from tensorpress.moments import Moments, site_of
 
 
 class _RecordingSlices(DenseSlices):
-    """Dense expert matrices that add what they are applied to, to the moment of their site."""
+    """Dense expert matrices that add their inputs to the moment of their site, and gradients."""
 
-    def __init__(self, weight: Tensor, moments: Moments, site: str | None) -> None:
+    def __init__(self, weight: Tensor, moments: Moments, module: str) -> None:
         slices, out_features, in_features = weight.shape
         super().__init__(slices=slices, out_features=out_features, in_features=in_features)
         self.fill(weight=weight)
-        self._record = (moments, site)
+        self._record = (moments, module)
 
     def project(self, x: Tensor, index: int) -> Tensor:
-        moments, site = self._record
-        if site is not None:
-            moments.add(site, index, x)
-        return super().project(x, index)
+        moments, module = self._record
+        if site_of(module) == module:
+            moments.add(module, index, x)
+        y = super().project(x, index)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: moments.add_gradient(module, index, gradient))
+        return y
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        # slice by slice, through ``project``
+        return Format.project_grouped(self, x, ends)
 
 
 def calibrate(
@@ -40,18 +48,30 @@ def calibrate(
     windows: Tensor,
     batch: int,
     device: torch.device,
+    gradients: bool = True,
 ) -> list[dict[str, Tensor]]:
     """Moments of every layer over ``windows (n, window)``: what ``save_moments`` writes.
 
-    Experts see the tokens that the router really sends them. The model's hooks stay in place,
-    so it must not be used for anything else.
+    Experts see the tokens that the router really sends them. ``gradients``: of the summed
+    next-token loss by the outputs of every module, which takes a backward pass. The model's hooks
+    stay in place, so it must not be used for anything else.
     """
+    model.requires_grad_(False)
     moments = [Moments() for _ in shapes]
     for layer, shape in enumerate(shapes):
         _attach(model, family, layer, shape, moments[layer])
-    with torch.inference_mode():
+    if gradients:
+        # without weights that require gradients the graph begins at the embedded tokens
+        model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
+    with torch.set_grad_enabled(gradients):
         for ids in tqdm(windows.split(batch), desc="calibrate", unit="batch"):
-            model(input_ids=ids.to(device), use_cache=False)
+            inputs = ids.to(device)
+            logits = model(input_ids=inputs, use_cache=False).logits
+            if gradients:
+                losses = nn.functional.cross_entropy(
+                    logits[:, :-1].float().mT, inputs[:, 1:], reduction="sum"
+                )
+                losses.backward()
     return [moment.tensors(shape) for moment, shape in zip(moments, shapes, strict=True)]
 
 
@@ -62,13 +82,17 @@ def _attach(
     for site, module in readers.items():
         linear = model.get_submodule(family.linear_path(layer, module))
         linear.register_forward_pre_hook(_hook(moments, site))
+    for module in shape.modules:
+        if group_of(module) != "experts":
+            linear = model.get_submodule(family.linear_path(layer, module))
+            take = family.linears[module].outputs
+            linear.register_forward_hook(_output_hook(moments, module, take, shape.heads))
     if "experts.gate" in shape.modules:
         path = family.experts_path(layer)
         experts: Any = model.get_submodule(path)
         stores: dict[str, _RecordingSlices] = {}
         for module, weight in family.expert_weights(experts).items():
-            own_site = module if site_of(module) == module else None
-            stores[module.split(".")[1]] = _RecordingSlices(weight, moments, own_site)
+            stores[module.split(".")[1]] = _RecordingSlices(weight, moments, module)
         assert family.experts is not None
         gate = gate_of(experts, family.experts.limits(model.config.to_dict()))
         recording = FactoredExperts(**stores, act=gate, biases=family.experts.biases)
@@ -82,3 +106,15 @@ def _hook(moments: Moments, site: str) -> Callable[[nn.Module, tuple[Tensor, ...
         moments.add(site, 0, inputs[0])
 
     return record
+
+
+def _output_hook(
+    moments: Moments, module: str, take: Callable[[Tensor, int], Tensor], heads: int
+) -> Callable[[nn.Module, Any, Tensor], None]:
+    def watch(linear: nn.Module, inputs: Any, y: Tensor) -> None:
+        if y.requires_grad:
+            y.register_hook(
+                lambda g: moments.add_gradient(module, 0, take(g.flatten(0, -2), heads))
+            )
+
+    return watch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -83,16 +84,43 @@ SETTINGS = {
         "head_dim_rank": 2,
         "stack_rank": 2,
     },
+    "rounded": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "inner": "low_rank",
+        "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
+        "bits": 5,
+        "group": 7,
+    },
+    "adapted": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "inner": {
+            "format": "low_rank",
+            "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
+        },
+        "adapter": {
+            "format": "low_rank",
+            "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 2},
+        },
+    },
 }
 
 
-def filled(name: str) -> Format:
-    store = FORMATS[name](**SETTINGS[name]).double()
+def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
+    """A format with random factors, in float64."""
+    settings = settings or SETTINGS[name]
+    store = FORMATS[name](**settings).double()
     torch.manual_seed(0)
     values = {k: torch.randn_like(v) for k, v in store.named_parameters()}
-    for index, count in enumerate(SETTINGS[name].get("outliers", ())):
-        flat = torch.randperm(OUT * IN)[:count]
-        values[f"place_{index}"] = store.pack(flat // IN, flat % IN)
+    codes = {k: v for k, v in store.named_buffers() if k.endswith("_codes")}
+    values |= {k: torch.randint_like(v, 256) for k, v in codes.items()}
+    for index, count in enumerate(settings.get("outliers", ())):
+        width = store.in_features
+        flat = torch.randperm(store.out_features * width)[:count]
+        values[f"place_{index}"] = store.pack(flat // width, flat % width)
     return store.fill(**values)
 
 

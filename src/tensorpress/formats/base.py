@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .grouped import grouped_linear
+
 STORES = "tensorpress"
 """Submodule of a layer that owns the layer's factors, and key of the plan in config.json."""
 
@@ -24,6 +26,9 @@ class Format(nn.Module):
     """
 
     name: ClassVar[str]
+
+    exact: ClassVar[tuple[str, ...]] = ()
+    """How the names of factors begin that rounding must leave as they are."""
 
     def __init__(self, *, slices: int, out_features: int, in_features: int, **extra: Any) -> None:
         super().__init__()
@@ -45,6 +50,22 @@ class Format(nn.Module):
         """Matrix ``index`` rebuilt, shape ``(out, in)``."""
         raise TypeError(f"{type(self).__name__} does not define dense")
 
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Rows ``x (n, in)``, sorted by matrix, each through its own -> ``(n, out)``.
+
+        ``ends (S,)``, int32, says where the rows of each matrix end. Matrices have equal shapes.
+        """
+        if torch.compiler.is_compiling():
+            # no size in a graph may depend on the routing, so a loop over slices cannot be in one
+            return grouped_linear(x, self.stacked(), ends)
+        counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
+        parts = [(rows, s) for s, rows in enumerate(x.split(counts)) if counts[s]]
+        return torch.cat([self.project(rows, s) for rows, s in parts or [(x, 0)]])
+
+    def stacked(self) -> Tensor:
+        """All matrices rebuilt, shape ``(S, out, in)``."""
+        return torch.stack([self.dense(index) for index in range(self.slices)])
+
     def rows(self, ids: Tensor, index: int) -> Tensor:
         """Rows ``ids (n,)`` of matrix ``index``, shape ``(n, in)``: an embedding's lookup."""
         return self.dense(index)[ids]
@@ -60,6 +81,11 @@ class Format(nn.Module):
     def matrix_shape(self, index: int) -> tuple[int, int]:
         """``(out, in)`` of matrix ``index``."""
         return self.out_features, self.in_features
+
+    def packed(self) -> dict[str, tuple[int, int]]:
+        """Buffers that hold packed whole numbers: how many, and the bits of each."""
+        inner = ((path, each) for path, each in self.named_children() if isinstance(each, Format))
+        return {f"{path}.{n}": size for path, each in inner for n, size in each.packed().items()}
 
     def factor(self, name: str, shape: tuple[int, ...]) -> None:
         """Register an uninitialised factor; ``fill`` or a checkpoint gives it values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
 
 class DenseSlices(Format):
@@ -19,6 +20,9 @@ class DenseSlices(Format):
 
     def project(self, x: Tensor, index: int) -> Tensor:
         return nn.functional.linear(x, self.weight[index])
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        return grouped_linear(x, self.weight, ends)
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
         return self.weight[index][ids]

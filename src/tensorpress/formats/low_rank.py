@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
 
 class LowRank(Format):
@@ -23,6 +24,9 @@ class LowRank(Format):
 
     def project(self, x: Tensor, index: int) -> Tensor:
         return nn.functional.linear(nn.functional.linear(x, self.right[index]), self.left[index])
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        return grouped_linear(grouped_linear(x, self.right, ends), self.left, ends)
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
         return self.left[index][ids] @ self.right[index]

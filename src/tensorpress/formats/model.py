@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .adapters import attach
 from .base import STORES, Format
 from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of
 from .table import FORMATS
@@ -30,7 +31,8 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
     ``plan["stores"]``: factor sets ``{owner, name, format, settings}``, held by the layer (or the
     model) at ``owner``. ``plan["linears"]``: ``{path, parts, heads}``, each part a store's owner,
     name and slice. ``plan["embeddings"]``: ``{path, part}``. ``plan["experts"]``: ``{path, gate,
-    up, down, biases, clamp}``, each projection ``{format, settings}``.
+    up, down, biases, clamp}``, each projection ``{format, settings}``. ``plan["adapters"]``:
+    ``{path, format, settings}`` beside a linear layer.
     """
     for entry in plan["stores"]:
         owner = model.get_submodule(entry["owner"])
@@ -56,6 +58,8 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
         act = gate_of(replaced, entry["clamp"])
         experts = FactoredExperts(**stores, act=act, biases=entry["biases"])
         model.set_submodule(entry["path"], experts)
+    for entry in plan["adapters"]:
+        attach(model.get_submodule(entry["path"]), _store(entry))
 
 
 def _store(entry: dict[str, Any]) -> Format:

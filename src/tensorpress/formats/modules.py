@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
 Gate = Callable[[Tensor, Tensor], Tensor]
 """What an expert makes of its gate and up activations, both ``(tokens, inner)``."""
 
 
-class FactoredLinear(nn.Module):
+class Rebuildable(nn.Module):
+    """A factored module that can keep its matrices rebuilt beside its factors.
+
+    That makes it as fast and as large as the dense module, and larger by its factors: for those
+    with memory to spare. What is kept is never saved and does not follow later changes of the
+    factors, so it is refused, and freed, where factors require gradients.
+    """
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self._names = names
+        for name in names:
+            self.register_buffer(f"_kept_{name}", None, persistent=False)
+
+    def rebuilt(self, name: str) -> Tensor:
+        """One of the matrices or stacks of matrices, from the factors."""
+        raise TypeError(f"{type(self).__name__} does not define rebuilt")
+
+    def stores(self) -> Iterable[Format]:
+        """The stores whose factors the module runs."""
+        raise TypeError(f"{type(self).__name__} does not define stores")
+
+    def cache_weight(self, enabled: bool = True) -> None:
+        """Rebuild the matrices once and multiply by them from now on, or free them."""
+        if enabled and self._trains():
+            raise ValueError(
+                "cache_weight: factors that require gradients are not allowed; allowed: frozen "
+                "ones, by model.requires_grad_(False)"
+            )
+        with torch.no_grad():
+            for name in self._names:
+                setattr(self, f"_kept_{name}", self.rebuilt(name) if enabled else None)
+
+    def kept(self, name: str) -> Tensor | None:
+        """What ``cache_weight`` keeps, freed by now if the factors are trained."""
+        if getattr(self, f"_kept_{name}") is not None and self._trains():
+            self.cache_weight(False)
+        kept: Tensor | None = getattr(self, f"_kept_{name}")
+        return kept
+
+    def _trains(self) -> bool:
+        return any(factor.requires_grad for store in self.stores() for factor in store.parameters())
+
+
+def cache_weights(model: nn.Module, enabled: bool = True) -> None:
+    """``cache_weight`` of every factored module: the whole model at a dense model's speed."""
+    for module in model.modules():
+        if isinstance(module, Rebuildable):
+            module.cache_weight(enabled)
+
+
+class FactoredLinear(Rebuildable):
     """A linear layer whose weight is made of slices of stores that the layer's owner holds.
 
     ``parts``: (store, slice) of each matrix of a fused layer, one of a plain one; their outputs
@@ -25,7 +77,7 @@ class FactoredLinear(nn.Module):
     def __init__(
         self, parts: Sequence[tuple[Format, int]], has_bias: bool, heads: int | None = None
     ) -> None:
-        super().__init__()
+        super().__init__("weight")
         # not registered: several linears share one store, whose factors are stored once
         object.__setattr__(self, "_parts", tuple(parts))
         self.heads = heads
@@ -36,11 +88,21 @@ class FactoredLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight ``(out, in)``, rebuilt; for code that asks for dtype or device."""
+        """The dense weight ``(out, in)``; for code that asks for dtype or device."""
+        kept = self.kept("weight")
+        return self.rebuilt("weight") if kept is None else kept
+
+    def rebuilt(self, name: str) -> Tensor:
         return self._join([store.dense(index).mT for store, index in self._parts]).mT
+
+    def stores(self) -> Iterable[Format]:
+        return [store for store, _ in self._parts]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
+        kept = self.kept("weight")
+        if kept is not None:
+            return nn.functional.linear(x, kept, self.bias)
         y = self._join([store.project(x, index) for store, index in self._parts])
         return y if self.bias is None else y + self.bias
 
@@ -53,7 +115,7 @@ class FactoredLinear(nn.Module):
         return torch.cat(by_head, dim=-1).flatten(-2)
 
 
-class FactoredEmbedding(nn.Module):
+class FactoredEmbedding(Rebuildable):
     """An embedding whose table ``(vocabulary, hidden)`` is the one matrix of a store.
 
     ``scale`` multiplies the rows, as Gemma's embedding does.
@@ -62,29 +124,37 @@ class FactoredEmbedding(nn.Module):
     _store: Format
 
     def __init__(self, store: Format, scale: float = 1.0) -> None:
-        super().__init__()
+        super().__init__("weight")
         object.__setattr__(self, "_store", store)
         self.scale = scale
 
     @property
     def weight(self) -> Tensor:
-        """The table, rebuilt; for code that asks for dtype or device."""
+        """The table; for code that asks for dtype or device."""
+        kept = self.kept("weight")
+        return self.rebuilt("weight") if kept is None else kept
+
+    def rebuilt(self, name: str) -> Tensor:
         return self._store.dense(0)
+
+    def stores(self) -> Iterable[Format]:
+        return [self._store]
 
     def forward(self, ids: Tensor) -> Tensor:
         """``(...)`` -> ``(..., hidden)``."""
-        rows = self._store.rows(ids.flatten(), 0)
+        kept, flat = self.kept("weight"), ids.flatten()
+        rows = self._store.rows(flat, 0) if kept is None else kept[flat]
         return rows.view(*ids.shape, -1) * self.scale
 
 
-class FactoredExperts(nn.Module):
+class FactoredExperts(Rebuildable):
     """Gated experts whose projections are stores of one slice per expert.
 
     With ``biases``, gate and up share one ``(E, 2 * inner)``, interleaved as in GPT-OSS.
     """
 
     def __init__(self, gate: Format, up: Format, down: Format, act: Gate, biases: bool) -> None:
-        super().__init__()
+        super().__init__("gate", "up", "down")
         self.gate, self.up, self.down, self.act = gate, up, down, act
         self.biases = biases
         if biases:
@@ -93,23 +163,40 @@ class FactoredExperts(nn.Module):
                 bias = nn.Parameter(torch.empty(gate.slices, size), requires_grad=False)
                 self.register_parameter(f"{name}_proj_bias", bias)
 
+    def rebuilt(self, name: str) -> Tensor:
+        store: Format = getattr(self, name)
+        return store.stacked()
+
+    def stores(self) -> Iterable[Format]:
+        return [self.gate, self.up, self.down]
+
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Weighted sum of each token's experts: ``(T, hidden)``, ``(T, K)``, ``(T, K)``."""
-        total = torch.zeros_like(hidden_states)
-        for expert in range(self.gate.slices):
-            token, place = torch.where(top_k_index == expert)
-            if token.numel():
-                y = self._expert(hidden_states[token], expert) * top_k_weights[token, place, None]
-                total = total.index_add(0, token, y.to(total.dtype))
-        return total
+        top_k = top_k_index.shape[1]
+        # pairs of token and expert, sorted by expert, so that each projection is grouped products
+        expert, order = top_k_index.flatten().sort(stable=True)
+        experts = torch.arange(self.gate.slices, device=expert.device)
+        ends = torch.searchsorted(expert, experts, right=True, out_int32=True)
+        y = self._sorted(hidden_states[order // top_k], expert, ends)
+        y = y * top_k_weights.flatten()[order, None]
+        by_token = y[order.argsort()].unflatten(0, top_k_index.shape)
+        return by_token.sum(1).to(hidden_states.dtype)
 
-    def _expert(self, x: Tensor, expert: int) -> Tensor:
-        gate, up = self.gate.project(x, expert), self.up.project(x, expert)
+    def _sorted(self, x: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
+        """Rows ``x (n, hidden)`` through the experts ``(n,)`` they belong to, sorted by these."""
+        gate, up = self._project("gate", x, ends), self._project("up", x, ends)
         if not self.biases:
-            return self.down.project(self.act(gate, up), expert)
+            return self._project("down", self.act(gate, up), ends)
         bias = self.get_parameter("gate_up_proj_bias")[expert]
-        inner = self.act(gate + bias[::2], up + bias[1::2])
-        return self.down.project(inner, expert) + self.get_parameter("down_proj_bias")[expert]
+        inner = self.act(gate + bias[:, ::2], up + bias[:, 1::2])
+        return self._project("down", inner, ends) + self.get_parameter("down_proj_bias")[expert]
+
+    def _project(self, name: str, x: Tensor, ends: Tensor) -> Tensor:
+        kept = self.kept(name)
+        if kept is not None:
+            return grouped_linear(x, kept, ends)
+        store: Format = getattr(self, name)
+        return store.project_grouped(x, ends)
 
 
 def gate_of(experts: nn.Module, limits: Sequence[float]) -> Gate:

@@ -51,7 +51,8 @@ class SharedBasis(Format):
 
     def core(self, index: int) -> Tensor:
         """The core ``(r, n)`` of one projection."""
-        return self.get_parameter(f"core_{index}")
+        core: Tensor = getattr(self, f"core_{index}")
+        return core
 
     def project(self, x: Tensor, index: int) -> Tensor:
         if self.sides[index] == "in":

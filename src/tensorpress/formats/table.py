@@ -1,9 +1,11 @@
 """Format name -> class: what a checkpoint's plan may name. A format's file has its name."""
 
+from .adapters import Adapted
 from .base import Format
 from .dense import DenseSlices
 from .low_rank import LowRank
 from .per_head import PerHead
+from .rounded import Rounded
 from .shared_basis import SharedBasis
 from .tt_matrix import TTMatrix
 from .tt_sparse import TTSparse
@@ -23,5 +25,7 @@ CLASSES = (
     TuckerSlices,
     TuckerHeads,
     SharedBasis,
+    Rounded,
+    Adapted,
 )
 FORMATS: dict[str, type[Format]] = {each.name: each for each in CLASSES}

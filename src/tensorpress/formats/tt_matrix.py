@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
-BLOCK_VALUES = 2**18
+BLOCK_VALUES = 2**20
+"""Values of a rebuilt block: large products are efficient, and 4 MB of float32 stay in a cache."""
 
 
 class TTMatrix(Format):
@@ -45,10 +47,7 @@ class TTMatrix(Format):
         for k, (n, m) in enumerate(self._modes()):
             self.factor(f"core_{k}", (slices, ranks[k], n, m, ranks[k + 1]))
         sizes = [ranks[k] * n * m * ranks[k + 1] for k, (n, m) in enumerate(self._modes())]
-        self.chain_products = sum(
-            size * math.prod(in_modes[k + 1 :]) * math.prod(out_modes[:k])
-            for k, size in enumerate(sizes)
-        )
+        self.chain_products = sum(size * self._rows_per_token(k) for k, size in enumerate(sizes))
         """Multiplications that contracting the cores takes per token."""
         self.rebuild_products = self._joins()
         """Multiplications that rebuilding one matrix takes."""
@@ -79,22 +78,44 @@ class TTMatrix(Format):
         return [getattr(self, f"core_{k}")[index] for k in range(len(self.in_modes))]
 
     def project(self, x: Tensor, index: int) -> Tensor:
-        tokens = x.numel() // self.in_features
-        if tokens * self.chain_products > self.rebuild_products + tokens * self.dense_products:
-            return torch.cat([nn.functional.linear(x, w) for w in self._blocks(index)], dim=-1)
-        return self.contract(x, index)
+        if self._contracts(x.numel() // self.in_features):
+            return self.contract(x, index)
+        return torch.cat([nn.functional.linear(x, w) for w in self._blocks(index)], dim=-1)
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        if self._contracts(x.shape[0] // self.slices):
+            return self._chain(x, lambda rows, k: self._grouped_core(rows, k, ends))
+        return super().project_grouped(x, ends)
 
     def contract(self, x: Tensor, index: int) -> Tensor:
         """``W_index x`` core by core, the matrix never formed: the cheaper way for few tokens."""
+        cores = [core.flatten(0, 1).flatten(1) for core in self.cores(index)]
+        return self._chain(x, lambda rows, k: rows @ cores[k])
+
+    def _contracts(self, tokens: int) -> bool:
+        """Whether the cores are contracted with this many tokens: fewer products than otherwise."""
+        return tokens * self.chain_products <= self.rebuild_products + tokens * self.dense_products
+
+    def _grouped_core(self, rows: Tensor, k: int, ends: Tensor) -> Tensor:
+        """``rows``, equally many of each token, by core k of each token's slice."""
+        core = getattr(self, f"core_{k}")
+        matrices = core.flatten(1, 2).flatten(2).mT
+        return grouped_linear(rows, matrices, ends * self._rows_per_token(k))
+
+    def _rows_per_token(self, k: int) -> int:
+        """Inputs still to contract times outputs already made, where core k is applied."""
+        return math.prod(self.in_modes[k + 1 :]) * math.prod(self.out_modes[:k])
+
+    def _chain(self, x: Tensor, apply: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """All cores, of which ``apply`` multiplies rows ``(.., r_{k-1} in_k)`` by core k."""
         # state: (tokens, rank, inputs still to contract, outputs already made)
         state = x.reshape(-1, 1, self.in_features, 1)
         tokens = state.shape[0]
-        for core in self.cores(index):
-            r_left, n, m, r_right = core.shape
+        for k, (n, m) in enumerate(self._modes()):
+            r_left, r_right = self.settings["ranks"][k : k + 2]
             rest, made = state.shape[2] // n, state.shape[3]
             state = state.reshape(tokens, r_left, n, rest, made).permute(0, 3, 4, 1, 2)
-            matrix = core.reshape(r_left * n, m * r_right)
-            state = state.reshape(-1, r_left * n) @ matrix
+            state = apply(state.reshape(-1, r_left * n), k)
             state = state.reshape(tokens, rest, made, m, r_right).permute(0, 4, 1, 2, 3)
             state = state.reshape(tokens, r_right, rest, made * m)
         return state.reshape(*x.shape[:-1], self.out_features)
@@ -109,7 +130,7 @@ class TTMatrix(Format):
     def _blocks(self, index: int) -> Iterator[Tensor]:
         """Adjacent rows ``(some, in)`` of the matrix, a block that fits into a cache at a time."""
         cores, half = self.cores(index), len(self.in_modes) // 2
-        left, right = _merged(cores[:half])[0], _merged(cores[half:])[..., 0]
+        left, right = _merged_forward(cores[:half]), _merged_backward(cores[half:])
         rank, rows, columns = right.shape
         for block in left.split(self._rows_at_once(rows)):
             joined = block.reshape(-1, rank) @ right.reshape(rank, -1)
@@ -125,20 +146,28 @@ class TTMatrix(Format):
         ranks = self.settings["ranks"]
         sizes = [n * m for n, m in self._modes()]
         half, order = len(sizes) // 2, len(sizes)
-        merges = [
-            ranks[first] * math.prod(sizes[first : k + 1]) * ranks[k] * ranks[k + 1]
-            for first, last in ((0, half), (half, order))
-            for k in range(first + 1, last)
-        ]
-        return sum(merges) + self.out_features * self.in_features * ranks[half]
+        forward = [math.prod(sizes[: k + 1]) * ranks[k] * ranks[k + 1] for k in range(1, half)]
+        backward = [ranks[k] * ranks[k + 1] * math.prod(sizes[k:]) for k in range(half, order - 1)]
+        return sum(forward + backward) + self.out_features * self.in_features * ranks[half]
 
 
-def _merged(cores: list[Tensor]) -> Tensor:
-    """Adjacent cores ``(r, n, m, r')`` as one ``(r, outputs, inputs, r')``."""
-    state = cores[0].transpose(1, 2)
+def _merged_forward(cores: list[Tensor]) -> Tensor:
+    """The first cores ``(r, n, m, s)`` as one ``(outputs, inputs, rank)``."""
+    state = cores[0][0].transpose(0, 1)
     for core in cores[1:]:
-        # (r, o, i, s) x (s, n, m, r') -> (r, o, m, i, n, r')
-        state = torch.tensordot(state, core, dims=1).permute(0, 1, 4, 2, 3, 5)
-        rank, outputs, m, inputs, n, last = state.shape
-        state = state.reshape(rank, outputs * m, inputs * n, last)
+        # (o, i, r) x (r, n, m, s) -> (o, m, i, n, s)
+        state = torch.tensordot(state, core, dims=1).permute(0, 3, 1, 2, 4)
+        outputs, m, inputs, n, rank = state.shape
+        state = state.reshape(outputs * m, inputs * n, rank)
+    return state
+
+
+def _merged_backward(cores: list[Tensor]) -> Tensor:
+    """The last cores ``(r, n, m, s)`` as one ``(rank, outputs, inputs)``."""
+    state = cores[-1][..., 0].transpose(1, 2)
+    for core in reversed(cores[:-1]):
+        # (r, n, m, s) x (s, o, i) -> (r, m, o, n, i)
+        state = torch.tensordot(core, state, dims=1).permute(0, 2, 3, 1, 4)
+        rank, m, outputs, n, inputs = state.shape
+        state = state.reshape(rank, m * outputs, n * inputs)
     return state

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .base import Format
 from .tt_matrix import TTMatrix
 
 
@@ -18,6 +19,7 @@ class TTSparse(TTMatrix):
     """
 
     name = "tt_sparse"
+    exact = ("outlier_",)
 
     def __init__(
         self,
@@ -55,22 +57,30 @@ class TTSparse(TTMatrix):
     def coordinates(self, index: int) -> tuple[Tensor, Tensor]:
         """Rows and columns ``(n,)`` of the outliers of one slice."""
         row_bits, column_bits = self.coordinate_bits
-        count = self.get_parameter(f"outlier_{index}").numel()
+        count = self.settings["outliers"][index]
         bits = _bits(self.get_buffer(f"place_{index}").long(), 8).flatten()
         bits = bits[: count * (row_bits + column_bits)].view(count, row_bits + column_bits)
         rows = (bits[:, :row_bits] * _weights(row_bits, bits.device)).sum(1)
         return rows, (bits[:, row_bits:] * _weights(column_bits, bits.device)).sum(1)
 
+    def packed(self) -> dict[str, tuple[int, int]]:
+        counts = self.settings["outliers"]
+        return {f"place_{k}": (n, sum(self.coordinate_bits)) for k, n in enumerate(counts)}
+
     def project(self, x: Tensor, index: int) -> Tensor:
         rows, columns = self.coordinates(index)
-        values = self.get_parameter(f"outlier_{index}").to(x.dtype)
+        values = getattr(self, f"outlier_{index}").to(x.dtype)
         return super().project(x, index).index_add(-1, rows, x[..., columns] * values)
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        # each slice has its own number of outliers, which no grouped product takes
+        return Format.project_grouped(self, x, ends)
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
         return self.dense(index)[ids]
 
     def dense(self, index: int) -> Tensor:
-        values = self.get_parameter(f"outlier_{index}")
+        values = getattr(self, f"outlier_{index}")
         return self.rebuild(index).index_put(self.coordinates(index), values, accumulate=True)
 
 

@@ -53,7 +53,7 @@ class TuckerHeads(Format):
         )
         self.factor("hidden", (hidden, hidden_rank))
         self.factor("head_dim", (flat // heads, head_dim_rank))
-        self.stacked = stack_rank is not None
+        self.has_stack = stack_rank is not None
         if stack_rank is not None:
             self.factor("stack", (slices, stack_rank))
         self.factor("core", (hidden_rank, heads, head_dim_rank, stack_rank or 1))
@@ -64,7 +64,7 @@ class TuckerHeads(Format):
 
     def slice_core(self, index: int) -> Tensor:
         """The core ``(r0, heads, r2)`` of one matrix."""
-        return self.core @ self.stack[index] if self.stacked else self.core[..., 0]
+        return self.core @ self.stack[index] if self.has_stack else self.core[..., 0]
 
     def project(self, x: Tensor, index: int) -> Tensor:
         core = self.slice_core(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
 
 class TuckerMatrix(Format):
@@ -32,6 +33,10 @@ class TuckerMatrix(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         small = nn.functional.linear(x @ self.right[index], self.core[index])
         return nn.functional.linear(small, self.left[index])
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        small = grouped_linear(grouped_linear(x, self.right.mT, ends), self.core, ends)
+        return grouped_linear(small, self.left, ends)
 
     def dense(self, index: int) -> Tensor:
         return self.left[index] @ self.core[index] @ self.right[index].mT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .base import Format
+from .grouped import grouped_linear
 
 
 class TuckerSlices(Format):
@@ -51,8 +52,19 @@ class TuckerSlices(Format):
             return (self.mix[index] @ self.core.flatten(1)).view(self.core.shape[1:])
         return self.core[index]
 
+    def slice_cores(self) -> Tensor:
+        """The cores ``(S, r_out, r_in)`` of all matrices."""
+        if self.mixed:
+            return (self.mix @ self.core.flatten(1)).unflatten(1, self.core.shape[1:])
+        return self.core
+
     def project(self, x: Tensor, index: int) -> Tensor:
         small = nn.functional.linear(x @ self.right, self.slice_core(index))
+        return nn.functional.linear(small, self.left)
+
+    def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
+        # the shared bases are one product for all rows; only the cores differ
+        small = grouped_linear(x @ self.right, self.slice_cores(), ends)
         return nn.functional.linear(small, self.left)
 
     def products(self) -> int:
