@@ -12,9 +12,11 @@ from torch import Tensor
 
 from tensorpress import registry
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.factorfile import StoredFactors, load_factors
 from tensorpress.families.base import Family
-from tensorpress.layers import ModuleShape
-from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.advised import Advice
+from tensorpress.methods.base import Factors, MethodSpec, bounded
 from tensorpress.moments import expand_sites
 from tensorpress.rows import DecompositionRow
 
@@ -27,9 +29,11 @@ def decompose_layer(
     layer: int,
     moments_file: Path | None,
     device: torch.device,
+    larger: Path | None = None,
 ) -> tuple[list[Factors], float, dict[str, Tensor]]:
     """Decompose one group of one layer, reading only that layer's tensors of the group.
 
+    ``larger``: factors of larger ranks whose leading blocks are the wanted ones, if there are any.
     Returns the factor sets (float32), the seconds that the method took, and the weights
     (float32, canonical name -> ``(out, in)`` or ``(E, out, in)``) for ``measure``.
     """
@@ -42,10 +46,34 @@ def decompose_layer(
         sites = load_file(moments_file, device=str(device))
         moments = expand_sites(sites, shape.group(group))
     start = time.perf_counter()
-    factors = registry.load(spec.method).decompose(weights, shape, spec, moments)
+    if larger is None:
+        factors = registry.load(spec.method).decompose(weights, shape, spec, moments)
+    else:
+        factors = truncate(load_factors(larger), spec, shape, group)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return factors, time.perf_counter() - start, weights
+
+
+def completed(spec: MethodSpec, advice: Sequence[Path], layer: int) -> MethodSpec:
+    """The settings with the choices for a layer out of the advice, where the method takes one."""
+    if not advice:
+        return spec
+    found = Advice.model_validate_json(advice[0].read_text(encoding="utf-8"))
+    chosen = tuple(each.chosen for each in found.modules if each.chosen.layer == layer)
+    return spec.model_copy(update={"choices": chosen})
+
+
+def truncate(
+    larger: Sequence[StoredFactors], spec: MethodSpec, shape: LayerShape, group: str
+) -> list[Factors]:
+    """The factors of ``spec`` out of those of a spec that serves it (``MethodSpec.serves``)."""
+    held = {each.modules: each for each in larger}
+    factors = []
+    for layout in spec.layouts(shape, group):
+        source = held[layout.modules]
+        factors.append(bounded(layout.modules, layout.leading(source.store), source.spectra, spec))
+    return factors
 
 
 def measure(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,13 +17,16 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.table import FORMATS
 from tensorpress.methods.base import Factors
 
+SPECTRA = "spectra"
+
 
 @dataclass(frozen=True)
 class StoredFactors:
-    """Factors read back: ``modules[i]`` is slice ``i`` of ``store``."""
+    """Factors read back: ``modules[i]`` is slice ``i`` of ``store``; ``Factors.spectra``."""
 
     modules: tuple[str, ...]
     store: Format
+    spectra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def store_name(modules: Sequence[str]) -> str:
@@ -42,6 +45,8 @@ def save_factors(factors: Sequence[Factors], path: Path) -> None:
         )
         for factor, value in each.store.state_dict().items():
             tensors[f"{name}.{factor}"] = value.cpu().contiguous()
+        for rank, squares in each.spectra.items():
+            tensors[f"{SPECTRA}.{name}.{rank}"] = squares.cpu().contiguous()
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"stores": json.dumps(stores)})
 
@@ -58,7 +63,13 @@ def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[Store
                 name = store_name(entry["modules"])
                 values = {f: file.get_tensor(f"{name}.{f}") for f in store.state_dict()}
                 store.load_state_dict(values, assign=True)
-                loaded.append(StoredFactors(tuple(entry["modules"]), store))
+                prefix = f"{SPECTRA}.{name}."
+                spectra = {
+                    key.removeprefix(prefix): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118 - not a dict
+                    if key.startswith(prefix)
+                }
+                loaded.append(StoredFactors(tuple(entry["modules"]), store, spectra))
     except SafetensorError as error:
         raise TensorpressError(
             f"{path}: damaged factor file ({error}); delete it and run again"

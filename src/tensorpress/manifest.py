@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tensorpress.factorfile import load_factors
 from tensorpress.formats.base import Format
+from tensorpress.formats.rounded import rounded
+from tensorpress.params import Rounding
 from tensorpress.rows import DecompositionRow, read_rows
-from tensorpress.storage import VALUE_BITS, StoredTensor, bits
+from tensorpress.storage import VALUE_BITS, bits, stored_tensors
 
 MANIFEST = "plan.json"
 
@@ -28,48 +32,63 @@ class Provenance:
     rows: Path
 
 
-def write_manifest(placed: Sequence[Provenance], dtype: str, target: Path) -> None:
+def write_manifest(
+    placed: Sequence[Provenance], dtype: str, target: Path, rounding: Rounding | None = None
+) -> None:
     """Write ``plan.json`` into ``target``: method, settings, ranks, error and bits per module.
 
     ``stack`` lists the modules that share factors; ``stack_bits`` are the bits of all of them.
+    ``relative_error`` is that of the factors before the recipe's rounding, ``rounding_error`` how
+    far rounding them moves the rebuilt matrix, relative to its norm.
     """
-    modules = [entry for each in placed for entry in _entries(each, VALUE_BITS[dtype])]
+    modules = [entry for each in placed for entry in _entries(each, dtype, rounding)]
     text = json.dumps({"dtype": dtype, "modules": modules}, indent=1)
     (target / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _entries(placed: Provenance, value_bits: int) -> list[dict[str, Any]]:
+def _entries(placed: Provenance, dtype: str, rounding: Rounding | None) -> list[dict[str, Any]]:
     rows = {row.module: row for row in read_rows([placed.rows], DecompositionRow)}
-    return [
-        {
-            "layer": placed.layer,
-            "module": module,
-            "method": placed.method,
-            "settings": dict(placed.settings),
-            "format": stored.store.name,
-            "ranks": _ranks(stored.store.settings),
-            "relative_error": rows[module].relative_error,
-            "stack": list(stored.modules),
-            "stack_bits": _bits(stored.store, value_bits),
-            "dense_bits": value_bits * rows[module].dense_values,
-        }
-        for stored in load_factors(placed.factors, placed.modules)
-        for module in stored.modules
-        if module in placed.modules
-    ]
+    entries = []
+    for each in load_factors(placed.factors, placed.modules):
+        store = each.store
+        if rounding is not None:
+            store = rounded(store, rounding.bits, rounding.group, getattr(torch, dtype))
+        stored = stored_tensors(store, placed.layer, replaced=True).values()
+        for index, module in enumerate(each.modules):
+            if module not in placed.modules:
+                continue
+            slices = [index] if len(each.modules) > 1 else range(store.slices)
+            entries.append(
+                {
+                    "layer": placed.layer,
+                    "module": module,
+                    "method": placed.method,
+                    "settings": dict(placed.settings),
+                    "format": store.name,
+                    "ranks": ranks_of(store.settings),
+                    "relative_error": rows[module].relative_error,
+                    "rounding_error": _difference(store, each.store, slices),
+                    "stack": list(each.modules),
+                    "stack_bits": bits(stored, VALUE_BITS[dtype]),
+                    "dense_bits": VALUE_BITS[dtype] * rows[module].dense_values,
+                }
+            )
+    return entries
 
 
-def _ranks(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _difference(store: Format, exact: Format, slices: Iterable[int]) -> float:
+    """Relative Frobenius distance of the matrices of two stores, over some slices."""
+    if store is exact:
+        return 0.0
+    error = total = 0.0
+    for index in slices:
+        matrix = exact.dense(index).double()
+        error += float((store.dense(index).double() - matrix).square().sum())
+        total += float(matrix.square().sum())
+    return (error / total) ** 0.5 if total else 0.0
+
+
+def ranks_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The ranks among a format's settings, also those of the format inside of another."""
     found = {name: value for name, value in settings.items() if "rank" in name}
-    return found | _ranks(settings["settings"]) if "settings" in settings else found
-
-
-def _bits(store: Format, value_bits: int) -> int:
-    return bits(
-        (
-            StoredTensor(tuple(value.shape), None, bits=None if value.is_floating_point() else 8)
-            for value in store.state_dict().values()
-        ),
-        value_bits,
-    )
+    return found | ranks_of(settings["settings"]) if "settings" in settings else found

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tensorpress.checks import layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
 from tensorpress.formats.base import Format
+from tensorpress.formats.low_rank import LowRank
+from tensorpress.formats.rounded import rounded
 from tensorpress.layers import GROUPS, expand_modules, group_of
-from tensorpress.methods.base import Layout, MethodSpec
+from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.params import Lora, Params, Recipe, Rounding
-from tensorpress.plan import layer_sets
-from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved
-
-SCALE_BITS = 16
+from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class MetaModel:
             network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config))
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
         self.layer_count = self.family.layer_count(self.config)
-        self._built: dict[tuple[str, str, str], list[tuple[Layout, Format]]] = {}
+        self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
@@ -91,10 +91,12 @@ class MetaModel:
         shape = self.family.layer_shape(self.config, layer)
         return self.family.weight_source(layer, module, shape, self.tensors).names[0]
 
-    def stores(self, name: str, spec: MethodSpec, group: str, layer: int) -> list[Any]:
-        """Layouts and empty factors of a group; layers of equal shape share them."""
+    def stores(
+        self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
+    ) -> list[tuple[Layout, Format]]:
+        """Layouts and empty factors of a group; equal layers share them."""
         shape = self.family.layer_shape(self.config, layer)
-        key = (name, group, repr(shape))
+        key = (name, rounding, group, repr(shape), layer if spec.needs_number else None)
         if key not in self._built:
             try:
                 spec.check(shape, group)
@@ -102,7 +104,11 @@ class MetaModel:
             except TensorpressError as error:
                 raise TensorpressError(f"methods.{name}.{error}") from error
             with torch.device("meta"):
-                self._built[key] = [(layout, layout.build()) for layout in layouts]
+                empty = [(layout, layout.build()) for layout in layouts]
+                if rounding is not None:
+                    given = (rounding.bits, rounding.group, torch.float32)
+                    empty = [(layout, rounded(store, *given)) for layout, store in empty]
+            self._built[key] = empty
         return self._built[key]
 
 
@@ -133,21 +139,23 @@ def _size(
     count = _Products(model)
     left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
     replaced: set[str] = set()
+    placed: dict[tuple[int, str], Format] = {}
     rebuilt = 0
     for layer, layout, store in _placed(model, params, name, recipe, layers):
         rebuilt = max(rebuilt, store.rebuilt())
         inside = None if layout.modules == ("embedding",) else layer
-        stored += _stored(store, inside, recipe.rounding, value_bits)
+        stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
             shape = model.family.layer_shape(model.config, layer).modules[module]
             outer = module == "embedding"
             dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
-            if recipe.lora is not None:
-                stored.append(_adapter(shape, inside, recipe.lora))
             home = model.home(layer, module)
             left[home] -= shape.numel
             replaced.add(home)
+            placed[layer, module] = store
             count.replace(layer, module, store, index)
+    if recipe.lora is not None:
+        stored += _adapters(model, recipe.lora, placed)
     for tensor, values in left.items():
         base = tensor.removesuffix("_bias").removesuffix(".bias")
         beside = {base, f"{base}.weight"} & replaced
@@ -192,30 +200,42 @@ def _placed(
             shape = model.family.layer_shape(model.config, layer)
             for group in GROUPS:
                 if wanted & set(shape.group(group)):
-                    for layout, store in model.stores(step.method, spec, group, layer):
+                    built = model.stores(step.method, spec, recipe.rounding, group, layer)
+                    for layout, store in built:
                         if wanted & set(layout.modules):
                             yield layer, layout, store
 
 
-def _stored(
-    store: Format, layer: int | None, rounding: Rounding | None, value_bits: int
-) -> list[StoredTensor]:
-    entries = []
-    for value in store.state_dict().values():
-        width = value_bits if value.is_floating_point() else 8 * value.element_size()
-        if rounding is not None and value.is_floating_point():
-            width = rounding.bits
-            scale = StoredTensor((1,), layer, layer is None, replaced=True, bits=SCALE_BITS)
-            entries.append(scale)
-        entries.append(
-            StoredTensor(tuple(value.shape), layer, layer is None, replaced=True, bits=width)
-        )
-    return entries
-
-
-def _adapter(shape: Any, layer: int | None, lora: Lora) -> StoredTensor:
-    values = shape.slices * lora.rank * (shape.out_features + shape.in_features)
-    return StoredTensor((values,), layer, layer is None, replaced=True)
+def _adapters(
+    model: MetaModel, lora: Lora, placed: Mapping[tuple[int, str], Format]
+) -> Iterator[StoredTensor]:
+    """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
+    for layer in range(model.layer_count):
+        shapes = model.family.layer_shape(model.config, layer).modules
+        layers: dict[str, list[str]] = {}
+        for module in shapes:
+            alone = group_of(module) == "experts"
+            path = module if alone else model.family.linear_path(layer, module)
+            layers.setdefault(path, []).append(module)
+        adapted_experts = any((layer, m) in placed for m in shapes if group_of(m) == "experts")
+        for modules in layers.values():
+            stores = [placed[layer, m] for m in modules if (layer, m) in placed]
+            expert = group_of(modules[0]) == "experts"
+            if not (adapted_experts if expert else stores or lora.modules == "all"):
+                continue
+            whole = not expert and all(store.name == "dense" for store in stores)
+            if lora.keep == "merged" and whole and len(modules) == 1:
+                continue
+            first = shapes[modules[0]]
+            sizes = {
+                **sizes_of(first),
+                "out_features": sum(shapes[m].out_features for m in modules),
+            }
+            with torch.device("meta"):
+                store: Format = LowRank(**sizes, rank=lora.rank)
+                if lora.rounding is not None:
+                    store = rounded(store, lora.rounding.bits, lora.rounding.group, torch.float32)
+            yield from stored_tensors(store, layer, replaced=bool(stores) or expert).values()
 
 
 def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
@@ -228,7 +248,7 @@ def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
     for extra in ("lora", "rounding"):
         if getattr(recipe, extra) is not None:
             for settings in dumped.values():
-                settings[extra] = getattr(recipe, extra).model_dump()
+                settings[extra] = getattr(recipe, extra).model_dump(exclude_none=True)
     return next(iter(dumped.values())) if len(dumped) == 1 else dumped
 
 

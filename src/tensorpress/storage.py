@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorpress.formats.base import Format
 
 VALUE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
@@ -15,7 +19,7 @@ class StoredTensor:
 
     ``layer`` is ``None`` outside the transformer layers; ``replaced`` marks weights that a
     method replaces (dense side) and the factors that replace them (stored side). ``bits`` is
-    given where a value does not take the bits of the storage dtype: packed coordinates.
+    given where a value does not take the bits of the storage dtype: packed codes, coordinates.
     """
 
     shape: tuple[int, ...]
@@ -30,18 +34,71 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
+def stored_tensors(store: Format, layer: int | None, *, replaced: bool) -> dict[str, StoredTensor]:
+    """Every tensor of a factor set by name; packed numbers count their own bits, unpadded."""
+    packed = store.packed()
+    found = {}
+    for name, value in store.state_dict().items():
+        shape, width = tuple(value.shape), None
+        if name in packed:
+            count, width = packed[name]
+            shape = (count,)
+        elif not value.is_floating_point():
+            width = 8 * value.element_size()
+        found[name] = StoredTensor(shape, layer, layer is None, replaced, width)
+    return found
+
+
 @dataclass(frozen=True)
 class BitsSaved:
-    """Bits of the whole model, and the saving over each denominator in percent."""
+    """Bits before and after, over each denominator: methods.md section 4.
+
+    ``modules``: what was replaced; ``blocks``: all of the layers that hold a replaced module;
+    then the model without its input embedding, and the model.
+    """
 
     dense_bits: int
     stored_bits: int
     modules_dense_bits: int
     modules_stored_bits: int
-    modules_percent: float
-    blocks_percent: float
-    without_embeddings_percent: float
-    with_embeddings_percent: float
+    blocks_dense_bits: int
+    blocks_stored_bits: int
+    without_embeddings_dense_bits: int
+    without_embeddings_stored_bits: int
+
+    @property
+    def modules_percent(self) -> float:
+        """``100 (1 - stored / dense)`` of the replaced modules."""
+        return _percent(self.modules_dense_bits, self.modules_stored_bits)
+
+    @property
+    def blocks_percent(self) -> float:
+        """The same of the layers that hold one."""
+        return _percent(self.blocks_dense_bits, self.blocks_stored_bits)
+
+    @property
+    def without_embeddings_percent(self) -> float:
+        """The same of the model without its input embedding."""
+        return _percent(self.without_embeddings_dense_bits, self.without_embeddings_stored_bits)
+
+    @property
+    def with_embeddings_percent(self) -> float:
+        """The same of the model."""
+        return _percent(self.dense_bits, self.stored_bits)
+
+    def plus(self, modules: int, blocks: int, model: int) -> BitsSaved:
+        """With so many more bits stored in replaced modules, in their layers and in the model."""
+        return replace(
+            self,
+            stored_bits=self.stored_bits + model,
+            modules_stored_bits=self.modules_stored_bits + modules,
+            blocks_stored_bits=self.blocks_stored_bits + blocks,
+            without_embeddings_stored_bits=self.without_embeddings_stored_bits + model,
+        )
+
+
+def _percent(dense: int, stored: int) -> float:
+    return 100.0 * (1.0 - stored / dense) if dense else 0.0
 
 
 def bits(tensors: Iterable[StoredTensor], value_bits: int) -> int:
@@ -50,25 +107,15 @@ def bits(tensors: Iterable[StoredTensor], value_bits: int) -> int:
 
 
 def bits_saved(dense: list[StoredTensor], stored: list[StoredTensor], value_bits: int) -> BitsSaved:
-    """Compare a model before and after: methods.md section 4, ``100 * (1 - stored / dense)``.
-
-    Denominators: replaced modules; all of the layers that hold one; the model without its
-    input embedding; the model. Tied weights must be listed once on both sides.
-    """
+    """Compare a model before and after; tied weights must be listed once on both sides."""
     layers = {t.layer for t in dense if t.replaced}
 
-    def saved(counts: Callable[[StoredTensor], bool]) -> float:
-        before = bits(filter(counts, dense), value_bits)
-        after = bits(filter(counts, stored), value_bits)
-        return 100.0 * (1.0 - after / before) if before else 0.0
+    def both(counts: Callable[[StoredTensor], bool]) -> tuple[int, int]:
+        return bits(filter(counts, dense), value_bits), bits(filter(counts, stored), value_bits)
 
     return BitsSaved(
-        dense_bits=bits(dense, value_bits),
-        stored_bits=bits(stored, value_bits),
-        modules_dense_bits=bits((t for t in dense if t.replaced), value_bits),
-        modules_stored_bits=bits((t for t in stored if t.replaced), value_bits),
-        modules_percent=saved(lambda t: t.replaced),
-        blocks_percent=saved(lambda t: t.layer is not None and t.layer in layers),
-        without_embeddings_percent=saved(lambda t: not t.embedding),
-        with_embeddings_percent=saved(lambda t: True),
+        *both(lambda t: True),
+        *both(lambda t: t.replaced),
+        *both(lambda t: t.layer is not None and t.layer in layers),
+        *both(lambda t: not t.embedding),
     )

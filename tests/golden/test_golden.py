@@ -10,8 +10,14 @@ from types import ModuleType
 import pytest
 import torch
 
-from tensorpress import layers
+from tensorpress import layers, storage
+from tensorpress.families.base import Family
+from tensorpress.families.gpt_oss import FAMILY as GPT_OSS
 from tensorpress.families.llama import FAMILY as LLAMA
+from tensorpress.families.qwen3_moe import FAMILY as QWEN3_MOE
+from tensorpress.formats import rounding
+from tensorpress.formats.base import Format
+from tensorpress.formats.rounded import rounded
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.linalg.tt_shapes import balanced_factors
 from tensorpress.methods import td_moe
@@ -129,11 +135,90 @@ def test_td_moe_errors_and_predicted_choice() -> None:
             assert ours <= error * (1 + 1e-6), case
 
 
+@pytest.mark.parametrize("case", DATA.get("rtn", []), ids=lambda case: f"int{case['bits']}")
+def test_rtn(case: dict) -> None:
+    weight = tensor_of(DATA["tt"][case["input"]]["input"])
+    scales = rounding.scales_of(weight, case["bits"], None)
+    codes = rounding.quantise(weight, scales, case["bits"], None)
+    values = rounding.dequantise(codes, scales, case["bits"], None).view_as(weight)
+    assert scales.tolist() == pytest.approx([case["scale"]], rel=1e-6)
+    assert len(values.unique()) == case["distinct"]
+    error = (values.double() - weight.double()).norm() / weight.double().norm()
+    assert float(error) == pytest.approx(case["rel_err"], rel=1e-5)
+
+
+PACKED = {
+    "qwen3_30b_a3b": (QWEN3_MOE, lambda gate, up: torch.cat([gate, up], dim=1)),
+    "gpt_oss_20b": (GPT_OSS, lambda gate, up: torch.stack([gate, up], dim=2).flatten(1, 2).mT),
+}
+"""Family and its layout of gate and up in one tensor: one after the other, or rows in turn."""
+
+
+@pytest.mark.parametrize(
+    "case", DATA.get("td_moe", {}).get("apply", []), ids=lambda case: case["family"]
+)
+def test_td_moe_of_gate_and_up_as_families_pack_them(case: dict) -> None:
+    gate, up = (tensor_of(part.split("=")[1]) for part in split_inputs(case["input"]))
+    family, pack = PACKED[case["family"]]
+    stacks = unpacked(family, pack(gate, up), gate.shape)
+    assert torch.equal(stacks["experts.gate"], gate)
+    assert torch.equal(stacks["experts.up"], up)
+    shape = ModuleShape(gate.shape[1], gate.shape[2], gate.shape[0])
+    layer = LayerShape(1, 1, 1, 1, dict.fromkeys(stacks, shape))
+    spec = td_moe.Spec(method="td_moe", ratio=case["ratio"], rank_choice="nearest_budget")
+    found = td_moe.decompose(stacks, layer, spec, None)
+    for factors, name in zip(found, ("gate_ranks", "up_ranks"), strict=True):
+        settings = factors.store.settings
+        assert [settings["slices"], settings["out_rank"], settings["in_rank"]] == case[name]
+    assert sum(factors.stored_values for factors in found) == case["storage_params"]
+    assert sum(bits_of(factors.store) for factors in found) == case["storage_bits"]
+    assert 2 * 16 * shape.numel == case["dense_bits"]
+    error = total = 0.0
+    for factors in found:
+        weight = stacks[factors.modules[0]].double()
+        error += (stacked_error(factors.store, weight) * float(weight.norm())) ** 2
+        total += float(weight.square().sum())
+    assert (error / total) ** 0.5 == pytest.approx(case["rel_err"], rel=1e-4)
+
+
+def split_inputs(text: str) -> list[str]:
+    """``gate=experts(..), up=experts(..) packed ...`` as its two expressions."""
+    return text.removesuffix(" packed in that family layout").split(", ")
+
+
+def unpacked(
+    family: Family, packed: torch.Tensor, shape: tuple[int, ...]
+) -> dict[str, torch.Tensor]:
+    """Gate and up as the family reads them from the packed tensor of a checkpoint."""
+    config = {
+        "hidden_size": shape[2], "num_hidden_layers": 1, "num_attention_heads": 1,
+        "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": shape[1],
+        "moe_intermediate_size": shape[1], "num_experts": shape[0], "num_local_experts": shape[0],
+    }  # fmt: skip
+    layer = family.layer_shape(config, 0)
+    assert family.experts is not None
+    name = f"{family.experts_path(0)}.{family.experts.gate_up}"
+    found = {}
+    for module in ("experts.gate", "experts.up"):
+        source = family.weight_source(0, module, layer, {name: ""})
+        assert list(source.names) == [name]
+        found[module] = source.take([packed])
+    return found
+
+
+def bits_of(store: Format) -> int:
+    """Bits of a factor set at 16 bits a value."""
+    return storage.bits(storage.stored_tensors(store, 0, replaced=True).values(), 16)
+
+
 BILLED_AS_DENSE = ("svd", "tt_per_head", "tucker_per_head")
 """Methods whose factors the published code does not count (golden/README.md, error 4)."""
 
 
-def tiny_llama_error(method: str, group: str, kv_heads: int, **settings) -> tuple[float, int]:
+def tiny_llama_error(
+    method: str, group: str, kv_heads: int, round_bits: int | None = None, **settings
+) -> tuple[float, int, int]:
+    """Joint relative error over layers 1 and 2, stored values, and bits with 16-bit values."""
     config = {
         "hidden_size": 96,
         "num_attention_heads": 6,
@@ -154,7 +239,7 @@ def tiny_llama_error(method: str, group: str, kv_heads: int, **settings) -> tupl
             shapes[name] = (shape.out_features, shape.in_features)
     weights = inputs().model_weights(shapes)
     spec = load(method).Spec(method=method, **settings)
-    error, total, values = 0.0, 0.0, 0
+    error, total, values, bits = 0.0, 0.0, 0, 0
     for layer in (1, 2):
         shape = LLAMA.layer_shape(config, layer)
         chosen = {
@@ -163,18 +248,20 @@ def tiny_llama_error(method: str, group: str, kv_heads: int, **settings) -> tupl
         }
         for factors in load(method).decompose(chosen, shape, spec, None):
             values += factors.stored_values
+            store = factors.store
+            if round_bits is not None:
+                store = rounded(store, round_bits, None, torch.float32)
+            bits += bits_of(store)
             for index, module in enumerate(factors.modules):
                 weight = chosen[module].double()
-                error += float((factors.store.dense(index).double() - weight).square().sum())
+                error += float((store.dense(index).double() - weight).square().sum())
                 total += float(weight.square().sum())
-    return (error / total) ** 0.5, values
+    return (error / total) ** 0.5, values, bits
 
 
 def tiny_llama_settings(run: dict) -> tuple[str, dict] | None:
-    """Our method and settings for a golden run, ``None`` where a later issue covers it."""
+    """Our method and settings for a golden run, ``None`` where we have no such method."""
     plan, ranks = run["plan"], run["modules"][0].get("ranks")
-    if plan["quant"][0] != "none":
-        return None
     if plan["method"] == "tensorllm_tucker_mha":
         names = dict(zip(("hidden", "head_dim", "stack"), ranks, strict=False))
         settings = {"layout": "published", "gqa": "per_projection", "ranks": names}
@@ -201,17 +288,23 @@ def tiny_llama_settings(run: dict) -> tuple[str, dict] | None:
 
 
 def test_tiny_llama_errors_are_at_most_the_published_ones() -> None:
-    checked = []
+    checked, quantised = [], []
     for run in DATA["tiny_llama"]["runs"]:
         chosen = tiny_llama_settings(run)
         if chosen is not None:
             method, settings = chosen
             group = "attention" if run["plan"]["target"] == "mha" else "ffn"
-            error, values = tiny_llama_error(method, group, run["kv_heads"], **settings)
+            way, bits = run["plan"]["quant"]
+            error, values, stored_bits = tiny_llama_error(
+                method, group, run["kv_heads"], bits, **settings
+            )
             assert error <= run["joint_rel_err"] * 1.001, run["plan"]
             if method not in BILLED_AS_DENSE:
                 assert values == sum(module["storage_params"] for module in run["modules"]), run
+                assert stored_bits == sum(m["storage_bits_final"] for m in run["modules"]), run
             checked.append(method)
+            quantised.append(way)
+    assert set(quantised) == {"none", "tensorllm_pre_reconstruct_rtn", "rtn_symmetric"}
     assert set(checked) == {
         "tucker_qkvo", "tucker_qkvo_separate", "tucker_per_head", "tt_per_head", "tucker_ffn",
         "tt", "svd",
@@ -287,7 +380,7 @@ def whitened_rebuild(
     if spec.whiten_root == "published":
         chosen = {mode: (inverse, root) for mode, (root, inverse) in chosen.items()}
     white = expand_modes(stack.double(), {mode: root for mode, (root, _) in chosen.items()})
-    core, bases = hosvd(white, {1: spec.ranks.out, 2: spec.ranks.in_})
+    core, bases, _ = hosvd(white, {1: spec.ranks.out, 2: spec.ranks.in_})
     return expand_modes(
         expand_modes(core, bases), {mode: inverse for mode, (_, inverse) in chosen.items()}
     )

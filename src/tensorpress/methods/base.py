@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
+from tensorpress.storage import stored_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,15 @@ class Budget(BaseModel):
         return ranks
 
 
+RANKED = {
+    "rank": "",
+    "out_rank": "out_features",
+    "in_rank": "in_features",
+    "slice_rank": "slices",
+}
+"""Ranks of nested formats, and the size at which a mode's basis is the identity, if any is."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a method will store for ``modules``, known from shapes alone."""
@@ -88,6 +98,34 @@ class Layout:
         from tensorpress.formats.table import FORMATS
 
         return FORMATS[self.format](**self.settings)
+
+    @property
+    def rank_sum(self) -> int:
+        """Sum of the ranks of a nested format: the larger, the more it contains."""
+        return sum(self.settings.get(name) or 0 for name in RANKED)
+
+    def contains(self, other: Layout) -> bool:
+        """Whether every rank of ``other`` is at most that of this one and all else is equal.
+
+        A mode that keeps its size has no order, so leading blocks of it are good for nothing.
+        """
+        for name, value in self.settings.items():
+            theirs = other.settings[name]
+            if name not in RANKED or None in (value, theirs):
+                if value != theirs:
+                    return False
+            elif theirs > value or (theirs < value == self.settings.get(RANKED[name])):
+                return False
+        return self.format == other.format
+
+    def leading(self, larger: Format) -> Format:
+        """The format filled with the leading blocks of the factors of ``larger``."""
+        own, values = self.build(), larger.state_dict()
+        blocks = {
+            name: values[name][tuple(slice(side) for side in value.shape)]
+            for name, value in own.state_dict().items()
+        }
+        return own.fill(**blocks)
 
 
 class MethodSpec(BaseModel):
@@ -104,6 +142,9 @@ class MethodSpec(BaseModel):
     sized_by: ClassVar[tuple[str, ...]] = ()
     """Fields that say how small the result is, of which exactly one is given."""
 
+    finds_size: ClassVar[tuple[str, ...]] = ()
+    """Other fields that only help to find ranks."""
+
     method: str
 
     @model_validator(mode="after")
@@ -117,6 +158,34 @@ class MethodSpec(BaseModel):
     def needs_moments(self) -> bool:
         """Whether ``decompose`` reads the second moments of the modules' inputs."""
         return False
+
+    @property
+    def needs_advice(self) -> bool:
+        """Whether the settings are completed by pre-flight advice on the whole model."""
+        return False
+
+    @property
+    def needs_number(self) -> bool:
+        """Whether layers of equal shape may differ in what is stored: by their numbers."""
+        return False
+
+    @property
+    def nested(self) -> bool:
+        """Whether factors of smaller ranks are the leading blocks of those of larger ones.
+
+        The ranks must then follow from shapes alone.
+        """
+        return False
+
+    def serves(self, other: MethodSpec, layer: LayerShape, group: str) -> bool:
+        """Whether leading blocks of the factors of these settings are those of ``other``."""
+        if not (self.nested and other.nested):
+            return False
+        size = {*self.sized_by, *self.finds_size}
+        if self.model_dump(exclude=size) != other.model_dump(exclude=size):
+            return False
+        pairs = zip(self.layouts(layer, group), other.layouts(layer, group), strict=True)
+        return all(larger.contains(smaller) for larger, smaller in pairs)
 
     def check(self, layer: LayerShape, group: str) -> None:
         """Raise ``TensorpressError`` where these settings do not fit the shapes of ``group``."""
@@ -163,12 +232,27 @@ class Factors:
     lower_bound: float | None = None
     upper_bound: float | None = None
     shape_gain: float | None = None
-    """Error over that of the study's mode shape at the same size, where one was searched."""
+    """Where a mode shape was searched: its error over that of the study's at the same size, or its
+    values over those of the study's at the same error."""
+
+    spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    """Squared singular values by the name of the rank that truncates them, of nested methods."""
 
     @property
     def stored_values(self) -> int:
-        """Values of all factors."""
-        return sum(value.numel() for value in self.store.state_dict().values())
+        """Values of all factors, packed ones included."""
+        return sum(t.numel for t in stored_tensors(self.store, None, replaced=True).values())
+
+
+def bounded(
+    modules: tuple[str, ...], store: Format, spectra: Mapping[str, Tensor], spec: MethodSpec
+) -> Factors:
+    """Factors with the bounds of the plain spectra; whitened ones only have the lower one."""
+    from tensorpress.linalg.bounds import of_spectra
+
+    lower, upper = of_spectra(spectra, store.settings)
+    upper_bound = None if spec.needs_moments else upper
+    return Factors(modules, store, lower, upper_bound, spectra=spectra)
 
 
 def sizes_of(shape: ModuleShape) -> dict[str, int]:

@@ -12,6 +12,7 @@ from tensorpress.methods.base import (
     Factors,
     Layout,
     WhitenedSpec,
+    bounded,
     require_rank,
     sizes_of,
     stacked,
@@ -30,6 +31,10 @@ class Spec(WhitenedSpec):
     method: Literal["svd"]
     rank: int | None = Field(None, ge=1, description="columns of the left factor")
     budget: Budget | None = None
+
+    @property
+    def nested(self) -> bool:
+        return True
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [
@@ -61,10 +66,9 @@ def decompose(
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         rank = layout.settings["rank"]
-        left, right, error = truncated_svd(stack, rank)
-        least = float(error.sum() / stack.double().square().sum().clamp_min(1e-300)) ** 0.5
+        left, right, squares = truncated_svd(stack, rank)
         if moments is not None:
             left, right = weighted_svd(stack, stacked(moments[layout.modules[0]]), rank)
         store = layout.build().fill(left=left.float(), right=right.float())
-        factors.append(Factors(layout.modules, store, least, least if moments is None else None))
+        factors.append(bounded(layout.modules, store, {"rank": squares.sum(0)}, spec))
     return factors

@@ -15,6 +15,7 @@ from tensorpress.methods.base import (
     Factors,
     Layout,
     MethodSpec,
+    bounded,
     require_rank,
     sizes_of,
     stacked,
@@ -40,6 +41,7 @@ class Spec(MethodSpec):
 
     groups: ClassVar[tuple[str, ...]] = ("experts",)
     sized_by: ClassVar[tuple[str, ...]] = ("ratio", "budget", "ranks")
+    finds_size: ClassVar[tuple[str, ...]] = ("alignment", "rank_choice")
 
     method: Literal["td_moe"]
     ratio: float | None = Field(None, gt=0, lt=1, description="share of values to save")
@@ -74,6 +76,10 @@ class Spec(MethodSpec):
     @property
     def needs_moments(self) -> bool:
         return self.whiten != "none"
+
+    @property
+    def nested(self) -> bool:
+        return self.ranks is not None or self.rank_choice == "nearest_budget"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(m, shape) for m, shape in layer.group(group).items()]
@@ -177,7 +183,7 @@ def decompose(
     by their inverses after: of the inputs that the experts receive, and of the outputs that
     their weights make of these.
     """
-    from tensorpress.linalg.tucker import hosvd, tucker_bounds
+    from tensorpress.linalg.tucker import hosvd, mode_spectrum
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
@@ -188,19 +194,20 @@ def decompose(
         white = stack if moment is None else root_out @ stack.double() @ root_in
         if spec.ranks is None and spec.rank_choice == "predicted_error":
             layout = layout_of(module, shape, spec, choose_ranks(white, shape, spec))
-        modes = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
+        names = {1: "out_rank", 2: "in_rank"}
         if spec.experts == "compress":
-            modes[0] = layout.settings["slice_rank"]
-        core, bases = hosvd(white, modes)
+            names[0] = "slice_rank"
+        core, bases, spectra = hosvd(white, {m: layout.settings[n] for m, n in names.items()})
         values = {"left": bases[1], "right": bases[2], "core": core}
         if moment is not None:
             values["left"] = undo_out @ bases[1].double()
             values["right"] = undo_in @ bases[2].double()
+            spectra = {mode: mode_spectrum(stack, mode) for mode in spectra}
         if spec.experts == "compress":
             values["mix"] = bases[0]
         store = layout.build().fill(**{name: value.float() for name, value in values.items()})
-        lower, upper = tucker_bounds(stack, modes)
-        factors.append(Factors(layout.modules, store, lower, None if spec.needs_moments else upper))
+        named = {names[mode]: squares for mode, squares in spectra.items()}
+        factors.append(bounded(layout.modules, store, named, spec))
     return factors
 
 

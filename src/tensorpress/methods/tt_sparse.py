@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from tensorpress.analysis.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
@@ -18,22 +19,33 @@ Coordinate = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
 class Spec(TrainSpec):
-    """Which entries are kept: the largest ones, and any that are given (super weights)."""
+    """Which entries are kept: the largest ones, and any that are given.
+
+    ``keep`` holds for every matrix, each of ``super_weights`` for the layer and module it names.
+    Super weights are restored exactly; to other kept entries what the train has there is added.
+    """
 
     method: Literal["tt_sparse"]
     outliers: float = Field(5e-7, gt=0, lt=1, description="share of entries kept, at least one")
     keep: tuple[Coordinate, ...] = Field((), description="(row, column) of entries always kept")
+    super_weights: tuple[SuperWeight, ...] = Field((), description="entries kept where they belong")
+
+    @property
+    def needs_number(self) -> bool:
+        return bool(self.super_weights)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         found = []
         for module, shape in layer.group(group).items():
-            for row, column in self.keep:
+            given = self.given(layer, module)
+            for row, column in given:
                 if row >= shape.out_features or column >= shape.in_features:
+                    field = "keep" if (row, column) in self.keep else "super_weights"
                     raise TensorpressError(
-                        f"keep: ({row}, {column}) is outside of {module}; "
+                        f"{field}: ({row}, {column}) is outside of {module}; "
                         f"allowed: up to ({shape.out_features - 1}, {shape.in_features - 1})"
                     )
-            count = self.kept(shape) + len(self.keep)
+            count = self.kept(shape) + len(given)
             bits = (shape.out_features - 1).bit_length() + (shape.in_features - 1).bit_length()
             # a kept entry takes the space of its value and of its packed coordinates
             sparse = shape.slices * -(-count * (16 + bits) // 16)
@@ -51,6 +63,15 @@ class Spec(TrainSpec):
         """Entries of one matrix that are kept for their size."""
         return max(1, int(self.outliers * shape.out_features * shape.in_features))
 
+    def exact(self, layer: LayerShape, module: str) -> tuple[Coordinate, ...]:
+        """The super weights of a module of a layer."""
+        here = (w for w in self.super_weights if (w.layer, w.module) == (layer.number, module))
+        return tuple(dict.fromkeys((w.row, w.column) for w in here))
+
+    def given(self, layer: LayerShape, module: str) -> tuple[Coordinate, ...]:
+        """Entries of a module of a layer that are kept whatever their size."""
+        return tuple(dict.fromkeys([*self.keep, *self.exact(layer, module)]))
+
 
 def decompose(
     weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
@@ -62,9 +83,10 @@ def decompose(
         module = layout.modules[0]
         moment = None if moments is None else stacked(moments[module])
         inliers, sparse, counts = stack.clone(), {}, []
+        kept, given = spec.kept(layer.modules[module]), spec.given(layer, module)
         places = []
         for index, matrix in enumerate(stack):
-            rows, columns = outlier_places(matrix, spec.kept(layer.modules[module]), spec.keep)
+            rows, columns = outlier_places(matrix, kept, given)
             inliers[index, rows, columns] = 0
             sparse[f"outlier_{index}"] = matrix[rows, columns]
             places.append((rows, columns))
@@ -74,7 +96,13 @@ def decompose(
         built: Any = Layout(layout.modules, layout.format, settings).build()
         for index, (rows, columns) in enumerate(places):
             sparse[f"place_{index}"] = built.pack(rows, columns)
-        built.fill(**core_values([train.cores for train in trains]), **sparse)
+        cores = core_values([train.cores for train in trains])
+        built.fill(**cores, **sparse)
+        for row, column in spec.exact(layer, module):
+            for index, (rows, columns) in enumerate(places):
+                here = (rows == row) & (columns == column)
+                sparse[f"outlier_{index}"] -= here * built.rebuild(index)[row, column]
+        built.fill(**cores, **sparse)
         # added entries leave the error of the inliers' trains as it is
         upper = stack_bounds(trains, inliers)[1]
         share = float(inliers.double().norm() / stack.double().norm().clamp_min(1e-300))
@@ -85,12 +113,12 @@ def decompose(
 
 
 def outlier_places(
-    matrix: Tensor, count: int, keep: tuple[Coordinate, ...]
+    matrix: Tensor, count: int, given: tuple[Coordinate, ...]
 ) -> tuple[Tensor, Tensor]:
     """Rows and columns of the ``count`` largest entries and of those given, in reading order."""
     import torch
 
     largest = matrix.abs().flatten().topk(count).indices
-    given = [row * matrix.shape[1] + column for row, column in keep]
-    flat = torch.cat([largest, largest.new_tensor(given)]).unique()
+    positions = [row * matrix.shape[1] + column for row, column in given]
+    flat = torch.cat([largest, largest.new_tensor(positions)]).unique()
     return flat // matrix.shape[1], flat % matrix.shape[1]

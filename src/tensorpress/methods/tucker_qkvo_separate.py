@@ -109,10 +109,11 @@ def decompose(
             for stack, side in zip(stacks_of_one, settings["sides"], strict=True)
         ]
         together = torch.cat(flats, dim=1)
-        basis, tail = leading_right(together.mT, settings["rank"])
+        basis, squares = leading_right(together.mT, settings["rank"])
         cores = {f"core_{i}": (basis.mT @ flat.double()).float() for i, flat in enumerate(flats)}
         store = layout.build().fill(basis=basis.float(), **cores)
         total = float(together.double().square().sum())
-        least = (max(float(tail), 0.0) / total) ** 0.5 if total else 0.0
+        tail = float(squares[settings["rank"] :].sum())
+        least = (tail / total) ** 0.5 if total else 0.0
         factors.append(Factors(layout.modules, store, least, least))
     return factors

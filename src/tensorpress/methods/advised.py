@@ -1,0 +1,134 @@
+"""``advised``: for every module what pre-flight advice found best for the whole model's budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tensorpress.layers import LayerShape
+from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
+
+
+class Choice(BaseModel):
+    """One option for some modules of a layer: its settings, bits, damage (nats) and products.
+
+    ``ranks`` has one entry a factor set; ``products`` are multiplications of one token, over all
+    modules. ``method`` is a method's name, or ``rounding`` with ``bits`` and ``group`` for the
+    weight itself.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: int
+    modules: tuple[str, ...]
+    method: str
+    settings: dict[str, Any]
+    bits: int
+    dense_bits: int
+    damage: float
+    ranks: tuple[dict[str, Any], ...]
+    products: int
+    dense_products: int
+
+
+class Advised(BaseModel):
+    """What was chosen for some modules, and the best of every method in no more bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chosen: Choice
+    alternatives: tuple[Choice, ...]
+
+    @property
+    def quantise(self) -> bool:
+        """Whether rounding was predicted to beat every decomposition at these bits."""
+        return self.chosen.method == "rounding"
+
+
+class Advice(BaseModel):
+    """Choices that cover every module of a model once, within a budget of bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    saved: float
+    dense_bits: int
+    stored_bits: int
+    damage: float
+    modules: tuple[Advised, ...]
+
+
+class Spec(MethodSpec):
+    """The budget of the whole model and what may be used; ``choices`` come from the advice."""
+
+    groups: ClassVar[tuple[str, ...]] = ("attention", "ffn", "experts")
+    whole_groups: ClassVar[bool] = True
+
+    method: Literal["advised"]
+    saved: float = Field(gt=0, lt=1, description="share of the whole model's bits to save")
+    methods: tuple[str, ...] = Field(METHODS, description="methods that take a budget")
+    quantise: bool = Field(True, description="rounding weights to nearest is an option too")
+    group: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
+    choices: tuple[Choice, ...] = Field((), description="filled in from the advice, leave it out")
+
+    @field_validator("methods")
+    @classmethod
+    def _budgeted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from tensorpress.registry import METHODS as KNOWN
+        from tensorpress.registry import spec_class
+
+        others = (name for name in KNOWN if name != "advised")
+        allowed = [name for name in others if "budget" in spec_class(name).model_fields]
+        wrong = [name for name in names if name not in allowed]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} takes no budget; allowed: {', '.join(allowed)}")
+        return names
+
+    @property
+    def needs_moments(self) -> bool:
+        return True
+
+    @property
+    def needs_advice(self) -> bool:
+        return True
+
+    def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
+
+
+def decompose(
+    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+) -> list[Factors]:
+    """What each choice's method makes of its modules; ``spec`` holds the choices of this layer."""
+    return [
+        factors
+        for choice in spec.choices
+        if set(choice.modules) <= weights.keys()
+        for factors in _made(choice, weights, layer, moments or {})
+    ]
+
+
+def _made(
+    choice: Choice, weights: dict[str, Tensor], layer: LayerShape, moments: dict[str, Tensor]
+) -> list[Factors]:
+    import torch
+
+    from tensorpress.formats.dense import DenseSlices
+    from tensorpress.formats.rounded import rounded
+    from tensorpress.registry import load, spec_class
+
+    within = replace(layer, modules={m: layer.modules[m] for m in choice.modules})
+    if choice.method == "rounding":
+        (module,) = choice.modules
+        whole = DenseSlices(**sizes_of(layer.modules[module])).fill(weight=stacked(weights[module]))
+        return [Factors(choice.modules, rounded(whole, **choice.settings, scales=torch.bfloat16))]
+    own = {module: weights[module] for module in choice.modules}
+    spec = spec_class(choice.method)(method=choice.method, **choice.settings)
+    held = {module: moments[module] for module in own} if spec.needs_moments else None
+    return load(choice.method).decompose(own, within, spec, held)
