@@ -18,9 +18,11 @@ from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
 from tensorpress.evaluation.ngram import KneserNey, nll_nats
-from tensorpress.evaluation.perplexity import byte_count, perplexity, token_windows
+from tensorpress.evaluation.perplexity import byte_count, perplexity
 from tensorpress.evaluation.routing import effective_experts
+from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.table import family_of
+from tensorpress.layers import GROUPS
 from tensorpress.loading import load_model
 from tensorpress.storage import StoredTensor, bits_saved
 
@@ -156,7 +158,20 @@ def test_moments_are_those_of_the_inputs(llama_directory: Path) -> None:
         f"{site}{end}"
         for site in ("attention.q", "attention.o", "ffn.gate", "ffn.down")
         for end in ("", ".tokens")
-    }
+    } | {f"{module}.gradient" for group in ("attention", "ffn") for module in GROUPS[group]}
+
+
+def test_gradients_are_those_of_the_outputs(llama_directory: Path) -> None:
+    model = load_model(llama_directory, CPU)
+    outputs: list[torch.Tensor] = []
+    up = model.model.layers[1].mlp.up_proj
+    up.register_forward_hook(lambda _, inputs, y: outputs.append(y))
+    windows = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
+    logits = model(input_ids=windows).logits
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1].mT, windows[:, 1:], reduction="sum")
+    (gradient,) = torch.autograd.grad(losses, outputs)
+    found = moments(llama_directory, batch=2)[1]["ffn.up.gradient"]
+    torch.testing.assert_close(found, gradient.flatten(0, 1).square().mean(0))
 
 
 def test_expert_moments_are_of_the_tokens_they_receive(moe_directory: Path) -> None:

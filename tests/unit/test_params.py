@@ -10,9 +10,9 @@ import pytest
 import yaml
 from workspace import ROOT, tiny_params
 
+from tensorpress.checks import layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.params import Params, load, parse
-from tensorpress.plan import layer_sets
 
 SCHEMA = ROOT / "docs/params.schema.json"
 

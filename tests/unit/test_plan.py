@@ -166,19 +166,22 @@ def test_shipped_study_shares_its_single_layer_runs() -> None:
 
 
 def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
-    """4 recipes x 8 nested layer sets: 7 tensor trains and one Tucker a layer, not 540."""
+    """4 recipes x 8 nested layer sets x LoRA: 7 tensor trains and one Tucker a layer, not 540."""
     study = yaml.safe_load((ROOT / "studies/paper.yaml").read_text(encoding="utf-8"))
     folder = inputs / "inputs/llama2"
     folder.mkdir()
     config = (ROOT / "studies/configs/llama-2-7b.json").read_text(encoding="utf-8")
     (folder / "config.json").write_text(config, encoding="utf-8")
     study["models"] = {"llama2": {"source": "local", "path": str(folder)}}
-    for corpus in study["corpora"].values():
-        corpus["path"] = "inputs/text.txt"
-    names = ("tucker_attention", "tucker_attention_tt_ffn", "tt_ffn", "tt_all")
+    study["corpora"]["wikitext2"] = {"source": "file", "path": "inputs/text.txt"}
+    study["corpora"]["recovery"] = {"source": "file", "path": "inputs/other.txt"}
+    (inputs / "inputs/other.txt").write_text("Text of its own, to recover on.", encoding="utf-8")
+    plain = ("tucker_attention", "tucker_attention_tt_ffn", "tt_ffn", "tt_all")
+    names = [*plain, *(f"{name}_lora" for name in plain)]
     study["recipes"] = {name: {**study["recipes"][name], "models": ["llama2"]} for name in names}
     plan = Plan(parse(study))
     assert len(plan.runs) == 1 + 4 * 8
+    assert len(plan.recoveries) == 4 * 8
     model = plan.models["llama2"]
     decomposed = [
         layout
@@ -194,4 +197,4 @@ def test_the_study_of_all_methods_has_all(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(ROOT)
     plan = Plan(load(Path("studies/all-methods.yaml")))
     used = {p.decomposition.spec.method for p in plan.used_decompositions}
-    assert used == set(METHODS) - {"dense"}
+    assert used == set(METHODS)

@@ -1,65 +1,108 @@
-"""Run one task made of local items through lm-eval's ``simple_evaluate``."""
+"""Run one task through lm-eval: its own standard ones, or tasks made of local items."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lm_eval
+import lm_eval.tasks
 from datasets import Dataset
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.local_tasks import STANDARD
+from tensorpress.hub_datasets import explained
+from tensorpress.keys import key
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.rows import EvalRow
 
 BATCH = 32
 BOOTSTRAP_DRAWS = 1000
+TASKS = Path(lm_eval.tasks.__file__).parent
+
+
+def made_task(
+    name: str, version: str, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Any:
+    """A task of our own: ``settings`` are fields of lm-eval's task config, ``version`` is ours."""
+    return _task({"task": name, "metadata": {"version": version}, **settings, **_local(items)})
+
+
+def standard_task(name: str, items: Sequence[Mapping[str, Any]] | None) -> Any:
+    """A task of lm-eval by its own file, over local items or over the dataset of the hub."""
+    standard = STANDARD[name]
+    config = load_yaml(TASKS / standard.yaml)
+    if items is not None:
+        return _task({**config, **_local(items)})
+    with explained(standard.dataset, f"zero_shot {name}"):
+        return _task(config)
 
 
 def run_task(
-    job: EvaluationJob,
-    name: str,
-    version: str,
-    items: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
+    job: EvaluationJob, task: Any, batch: int = BATCH, limit: int | None = None
 ) -> list[EvalRow]:
-    """Every metric that lm-eval reports for ``items``, with its standard error.
+    """Every metric that lm-eval reports for the first ``limit`` items, with its standard error.
 
-    ``settings`` are fields of lm-eval's task config; ``version`` is ours, recorded beside the
-    harness version on every row.
+    The version names harness and task; the protocol is the hash of both and of the items.
     """
-    config = {
-        "task": name,
-        "custom_dataset": lambda **_: {"test": Dataset.from_list([dict(item) for item in items])},
-        "test_split": "test",
-        "metadata": {"version": version},
-        **settings,
-    }
-    # its notes on models handed over ready-made say nothing to our user
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    language_model = HFLM(
-        pretrained=load_model(job.run_directory, job.device),
-        tokenizer=load_tokenizer(job.run_directory),
-        batch_size=BATCH,
-    )
+    name, model = task.config.task, language_model(job, batch)
     result = lm_eval.simple_evaluate(
-        model=language_model,
-        tasks=[config],
+        model=model,
+        tasks=[task],
+        limit=limit,
         bootstrap_iters=BOOTSTRAP_DRAWS,
         log_samples=False,
+        task_manager=_manager(),
     )
     assert result is not None
     metrics = result["results"][name]
-    label = f"lm-eval {lm_eval.__version__}, task version {version}"
+    version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
+    protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))
+    samples = result["n-samples"][name]["effective"]
     rows = []
     for composite, value in metrics.items():
         metric, _, filter_name = composite.partition(",")
         if filter_name and not metric.endswith("_stderr"):
             stderr = metrics.get(f"{metric}_stderr,{filter_name}")
-            known = isinstance(stderr, int | float)
-            rows.append(
-                EvalRow(metric, float(value), float(stderr) if known else None, len(items), label)
-            )
+            known = float(stderr) if isinstance(stderr, int | float) else None
+            rows.append(EvalRow(metric, float(value), known, samples, version, protocol))
     return rows
+
+
+def language_model(job: EvaluationJob, batch: int) -> HFLM:
+    """The run's model as lm-eval drives it, in float32."""
+    _quiet()
+    model, tokenizer = load_model(job.run_directory, job.device), load_tokenizer(job.run_directory)
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+
+def _task(config: Mapping[str, Any]) -> Any:
+    _quiet()
+    (task,) = _manager().load([dict(config)])["tasks"].values()
+    return task
+
+
+def _quiet() -> None:
+    # lm-eval's notes on models and data handed over ready-made say nothing to our user
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def _manager() -> TaskManager:
+    # without the default tasks, whose ten thousand files take seconds to scan
+    return TaskManager(include_defaults=False)
+
+
+def _local(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    split = "validation"
+    return {
+        "custom_dataset": lambda **_: {split: Dataset.from_list([dict(item) for item in items])},
+        "training_split": None,
+        "validation_split": split,
+        "test_split": None,
+    }

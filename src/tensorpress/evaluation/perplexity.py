@@ -41,21 +41,6 @@ class PerplexityResult:
         return self.nll_nats / math.log(2) / self.bytes
 
 
-def token_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, window: int, max_windows: int | None = None
-) -> Int[Tensor, "windows window"]:
-    """The text tokenised once, without special tokens, in non-overlapping windows, tail dropped."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    count = len(ids) // window
-    if count == 0:
-        raise TensorpressError(
-            f"the corpus has {len(ids)} tokens, too few for one window of {window}; "
-            "allowed: a longer corpus or a smaller window"
-        )
-    count = min(count, max_windows or count)
-    return torch.tensor(ids[: count * window]).view(count, window)
-
-
 @torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,

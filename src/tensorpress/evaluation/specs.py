@@ -6,9 +6,14 @@ here, listed in ``TaskSpec``, and one such module.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tensorpress.analysis.published import SuperWeight
+from tensorpress.evaluation.local_tasks import STANDARD, question_items, standard_items
+from tensorpress.hub_datasets import HubDataset
 
 
 class BaseTask(BaseModel):
@@ -19,6 +24,8 @@ class BaseTask(BaseModel):
     entry: ClassVar[str]
     needs_dense: ClassVar[bool] = False
     """Whether the uncompressed model is measured beside the compressed one, in the same job."""
+    needs_moments: ClassVar[bool] = False
+    """Whether the model's calibration is read, with gradients."""
     needs_experts: ClassVar[bool] = False
     """Whether only mixture-of-experts models can run it."""
 
@@ -26,6 +33,19 @@ class BaseTask(BaseModel):
     def corpora(self) -> dict[str, str]:
         """Role -> name of each corpus that the task reads."""
         return {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Field -> path of each local file that the task reads; its content is part of the key."""
+        return {}
+
+    @property
+    def dataset(self) -> HubDataset | None:
+        """The hub dataset that the task reads."""
+        return None
+
+    def check_files(self, where: str) -> None:
+        """Refuse files without the columns that the task reads; ``where`` begins the error."""
 
 
 class Perplexity(BaseTask):
@@ -39,6 +59,10 @@ class Perplexity(BaseTask):
     max_windows: int | None = Field(None, ge=1, description="windows read; null: all of them")
     batch: int = Field(16, ge=1, description="windows of one forward pass")
     characters: int | None = Field(None, ge=1, description="leading characters read; null: all")
+    bos: bool = Field(False, description="each window begins with the BOS token")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of weights and activations; losses are summed in float64"
+    )
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -76,6 +100,59 @@ class LastWord(BaseTask):
     @property
     def corpora(self) -> dict[str, str]:
         return {"text": self.corpus}
+
+
+class ZeroShot(BaseTask):
+    """A standard multiple-choice task as lm-eval has it, from a local file or from the hub."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.zero_shot"
+
+    kind: Literal["zero_shot"]
+    task: Literal[
+        "arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande"
+    ]
+    path: str | None = Field(None, description="JSON lines; null: dataset cache or hub")
+    items: int | None = Field(None, ge=2, description="leading items; null: all")
+    batch: int = Field(16, ge=1, description="requests of one forward pass")
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"path": self.path} if self.path else {}
+
+    @property
+    def dataset(self) -> HubDataset | None:
+        return None if self.path else STANDARD[self.task].dataset
+
+    def check_files(self, where: str) -> None:
+        if self.path:
+            standard_items(self.task, Path(self.path), 1, f"{where}.path")
+
+
+class HotpotQA(BaseTask):
+    """HotpotQA without its paragraphs, as TensorLLM measures it: greedy answers, closed book."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.hotpotqa"
+
+    kind: Literal["hotpotqa"]
+    path: str = Field(description="JSON lines with question and answer")
+    items: int | None = Field(None, ge=2, description="leading questions; null: all")
+    batch: int = Field(16, ge=1, description="questions answered at once")
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"path": self.path}
+
+    def check_files(self, where: str) -> None:
+        question_items(Path(self.path), 1, f"{where}.path")
+
+
+class Generation(BaseTask):
+    """Greedy continuations of five fixed prompts."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.generation"
+
+    kind: Literal["generation"]
+    new_tokens: int = Field(40, ge=1)
 
 
 class Speed(BaseTask):
@@ -123,6 +200,111 @@ class ExpertBalance(BaseTask):
         return {"text": self.corpus}
 
 
+class Geometry(BaseTask):
+    """Where compression moves each layer's activations: cosine, angle, norms, differences."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.geometry"
+    needs_dense: ClassVar[bool] = True
+
+    kind: Literal["geometry"]
+    corpus: str
+    window: int = Field(256, ge=2)
+    max_windows: int = Field(
+        16, ge=1, description="each puts 20 * layers * hidden * window bytes on disk for a while"
+    )
+    batch: int = Field(4, ge=1, description="windows of one forward pass")
+
+    @property
+    def corpora(self) -> dict[str, str]:
+        return {"text": self.corpus}
+
+
+class MoeDiagnostics(BaseTask):
+    """Subspaces, drift and routing of a mixture's experts, before and after compression."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.moe"
+    needs_dense: ClassVar[bool] = True
+    needs_experts: ClassVar[bool] = True
+
+    kind: Literal["moe"]
+    corpus: str
+    window: int = Field(256, ge=2)
+    max_windows: int = Field(32, ge=1)
+    batch: int = Field(8, ge=1, description="windows of one forward pass")
+
+    @property
+    def corpora(self) -> dict[str, str]:
+        return {"text": self.corpus}
+
+
+class SuperWeightSearch(BaseTask):
+    """How super weights are looked for: on a prompt, one more with every forward pass."""
+
+    prompt: str = Field("Apple Inc. is a worldwide tech company.", min_length=1)
+    threshold: float = Field(50, gt=0, description="what |input| and |output| of ffn.down exceed")
+    iterations: int = Field(16, ge=1, description="most super weights, each a forward pass")
+
+
+class SuperWeights(SuperWeightSearch):
+    """Super weights by the iterative finder, beside the published ones of models of its sizes."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.super_weights"
+
+    kind: Literal["super_weights"]
+
+
+class Restoration(SuperWeightSearch):
+    """Errors of a run's factors at super weights, at the next 64 and at 64 random entries."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.restoration"
+    needs_dense: ClassVar[bool] = True
+
+    kind: Literal["restoration"]
+    super_weights: tuple[SuperWeight, ...] | None = Field(
+        None, description="null: those that the finder sees in the dense model"
+    )
+    seed: int = Field(0, ge=0, description="of the random entries")
+
+
+class Heterogeneity(BaseTask):
+    """Spectra, subspace overlaps and sharing penalties of an uncompressed model's weights."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.heterogeneity"
+
+    kind: Literal["heterogeneity"]
+    share: float = Field(
+        0.25, gt=0, lt=1, description="subspaces compared: share of the smaller side of a matrix"
+    )
+    saved: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.5,), min_length=1, description="share of the values to save, for each sharing penalty"
+    )
+
+
+class Prediction(BaseTask):
+    """The loss that moments and gradients predict for a run, without evaluating it."""
+
+    entry: ClassVar[str] = "tensorpress.evaluation.tasks.prediction"
+    needs_dense: ClassVar[bool] = True
+    needs_moments: ClassVar[bool] = True
+
+    kind: Literal["prediction"]
+
+
 TaskSpec = Annotated[
-    Perplexity | Cloze | LastWord | Speed | Ngram | ExpertBalance, Field(discriminator="kind")
+    Perplexity
+    | Cloze
+    | LastWord
+    | Speed
+    | Ngram
+    | ExpertBalance
+    | Geometry
+    | MoeDiagnostics
+    | SuperWeights
+    | Restoration
+    | Heterogeneity
+    | ZeroShot
+    | HotpotQA
+    | Generation
+    | Prediction,
+    Field(discriminator="kind"),
 ]

@@ -52,6 +52,11 @@ class Slot:
             return matrix.unflatten(0, (heads, self.parts, -1))[:, self.part].flatten(0, 1)
         return matrix.chunk(self.parts)[self.part]
 
+    def outputs(self, y: Any, heads: int) -> Any:
+        """The module's share ``(tokens, out)`` of the layer's outputs ``(tokens, all out)``."""
+        # outputs lie as the columns of a weight (in, out) do
+        return self.take(y if self.transposed else y.mT, heads).mT
+
 
 @dataclass(frozen=True)
 class Experts:
@@ -108,6 +113,8 @@ class Family:
     keys: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     """Parts of names in the hub's checkpoints -> parts of names in the running model."""
+    attention_norm: str | None = None
+    """Module of a layer between the attention and the residual stream that it is added to."""
 
     def size(self, config: Config, what: str) -> int | None:
         """A size of the model by its canonical name (``CONFIG_KEYS``), ``None`` if not given."""
@@ -141,6 +148,22 @@ class Family:
             return self.embedding
         return f"{self.layer_path(layer)}.{self.linears[module].path}"
 
+    def block_path(self, layer: int, group: str) -> str:
+        """Module path of a layer's attention, FFN or experts: what holds the last matrix of it.
+
+        A matrix that stands in the layer itself (OPT's FFN) is its own block.
+        """
+        if group == "experts":
+            path = self.experts_path(layer)
+        else:
+            path = self.linear_path(layer, {"attention": "attention.o", "ffn": "ffn.down"}[group])
+        parent = path.rpartition(".")[0]
+        return path if parent == self.layer_path(layer) else parent
+
+    def is_transposed(self, path: str) -> bool:
+        """Whether the linear layer at a module path holds its weight as ``(in, out)``."""
+        return any(s.transposed for s in self.linears.values() if path.endswith(f".{s.path}"))
+
     def experts_path(self, layer: int) -> str:
         """Module path of a layer's experts."""
         if self.experts is None:
@@ -163,7 +186,7 @@ class Family:
         head_dim = self.size(config, "head_dim") or hidden // heads
         if layer == self.layer_count(config):
             table = {"embedding": ModuleShape(int(config["vocab_size"]), hidden)}
-            return LayerShape(hidden, heads, kv_heads, head_dim, table)
+            return LayerShape(hidden, heads, kv_heads, head_dim, table, layer)
         shapes = {
             "attention.q": ModuleShape(heads * head_dim, hidden),
             "attention.k": ModuleShape(kv_heads * head_dim, hidden),
@@ -182,7 +205,7 @@ class Family:
             for module, shape in shapes.items()
             if module in self.linears or group_of(module) == "experts"
         }
-        return LayerShape(hidden, heads, kv_heads, head_dim, present)
+        return LayerShape(hidden, heads, kv_heads, head_dim, present, layer)
 
     def all_modules(self, config: Config) -> tuple[str, ...]:
         """Modules that at least one layer of the model has."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from tensorpress.evaluation.harness import run_task
+from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import cloze_items
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Cloze
@@ -27,4 +27,5 @@ def evaluate(job: EvaluationJob, spec: Cloze) -> list[EvalRow]:
     items = cloze_items(
         job.text("text"), spec.items, spec.context_words, spec.answer_words, spec.seed
     )
-    return run_task(job, "cloze", "1", [asdict(item) for item in items], SETTINGS)
+    task = made_task("cloze", "1", [asdict(item) for item in items], SETTINGS)
+    return run_task(job, task)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.perplexity import token_windows
 from tensorpress.evaluation.routing import effective_experts
 from tensorpress.evaluation.specs import ExpertBalance
+from tensorpress.evaluation.windows import token_windows
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.rows import EvalRow
 

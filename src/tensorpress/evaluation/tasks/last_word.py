@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from tensorpress.evaluation.harness import run_task
+from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import last_word_items
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import LastWord
@@ -25,4 +25,5 @@ SETTINGS = {
 def evaluate(job: EvaluationJob, spec: LastWord) -> list[EvalRow]:
     """Share of words that greedy decoding gets right, and perplexity per word."""
     items = last_word_items(job.text("text"), spec.items, spec.context_words, spec.seed)
-    return run_task(job, "last_word", "1", [asdict(item) for item in items], SETTINGS)
+    task = made_task("last_word", "1", [asdict(item) for item in items], SETTINGS)
+    return run_task(job, task)

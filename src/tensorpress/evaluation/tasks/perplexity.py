@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import torch
+
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.perplexity import perplexity, token_windows
+from tensorpress.evaluation.perplexity import perplexity
+from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import Perplexity
+from tensorpress.evaluation.windows import token_windows
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     """Perplexity with its standard error over windows, and bits per byte of the same tokens."""
+    protocol = text_protocol(
+        job,
+        "text",
+        window=spec.window,
+        dtype=spec.dtype,
+        max_windows=spec.max_windows,
+        characters=spec.characters,
+        bos=spec.bos,
+    )
     tokenizer = load_tokenizer(job.run_directory)
     text = job.text("text")[: spec.characters]
-    windows = token_windows(tokenizer, text, spec.window, spec.max_windows)
-    model = load_model(job.run_directory, job.device)
+    windows = token_windows(tokenizer, text, spec.window, spec.max_windows, spec.bos)
+    model = load_model(job.run_directory, job.device, getattr(torch, spec.dtype))
     result = perplexity(model, tokenizer, windows, spec.batch, job.device)
-    version = f"windows of {spec.window}, non-overlapping, float32"
+    words, same = protocol.words, protocol.id
     return [
-        EvalRow("perplexity", result.perplexity, result.perplexity_stderr, result.tokens, version),
-        EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, version),
+        EvalRow(
+            "perplexity", result.perplexity, result.perplexity_stderr, result.tokens, words, same
+        ),
+        EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, words, same),
     ]

@@ -1,0 +1,53 @@
+"""Predicted damage of changed weights, from moments alone: no evaluation.
+
+To second order a change ``D`` of a weight changes the loss of a token by half of
+``(g . D x)^2`` in the mean, with x the module's input and g the gradient of the loss by its output
+(the empirical Fisher information). Taken apart like K-FAC (Martens & Grosse 2015) and with the
+output gradients' second moment cut to its diagonal, that is ``1/2 sum_o E[g_o^2] (D E[x x^T]
+D^T)_oo``. Effects of modules add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tensorpress.errors import TensorpressError
+from tensorpress.methods.base import stacked
+from tensorpress.moments import GRADIENT, site_of
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What calibration knows of a module with S slices: 1 unless experts.
+
+    ``reached``: the share of all tokens that reach each slice.
+    """
+
+    moment: Float[Tensor, "slices in in"]
+    gradient: Float[Tensor, "slices out"]
+    reached: Float[Tensor, " slices"]
+
+
+def sensitivity(sites: Mapping[str, Tensor], module: str, tokens: int) -> Sensitivity:
+    """The sensitivity of a module from the tensors of a moments file and its token count."""
+    name = f"{module}.{GRADIENT}"
+    if name not in sites:
+        raise TensorpressError(
+            "calibration.gradients: false is not allowed where damage is predicted; allowed: true"
+        )
+    site, gradient = site_of(module), sites[name]
+    counts = sites[f"{site}.tokens"].reshape(-1).to(gradient.device)
+    return Sensitivity(
+        stacked(sites[site]), gradient if gradient.ndim == 2 else gradient[None], counts / tokens
+    )
+
+
+def damage_nats(change: Float[Tensor, "slices out in"], known: Sensitivity) -> float:
+    """Predicted rise of the loss in nats per token when ``change`` is added to a weight."""
+    outputs = ((change @ known.moment) * change).sum(-1).clamp_min(0.0)
+    each = (outputs * known.gradient).sum(-1) * known.reached
+    return 0.5 * float(each.double().sum())

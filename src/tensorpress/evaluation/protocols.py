@@ -1,0 +1,90 @@
+"""What decides a perplexity beside the model, as one record whose hash stands on every row."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.keys import file_fingerprint, key
+
+TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
+"""Files that hold a vocabulary and its merges; the first complete set counts."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A perplexity measurement; two rows are comparable if theirs is the same.
+
+    ``text_sha256`` is of the whole corpus, ``joined`` says how its documents became one text, of
+    which the first ``characters`` are read (``None``: all) and cut into windows of ``window``
+    tokens without overlap, the first ``max_windows`` of them (``None``: all), each beginning with
+    the BOS token if ``bos``. ``dtype`` is the precision of weights and activations.
+    """
+
+    text_sha256: str
+    joined: str
+    characters: int | None
+    window: int
+    max_windows: int | None
+    bos: bool
+    dtype: str
+    tokenizer_sha256: str
+
+    @property
+    def id(self) -> str:
+        """Ten hex digits that stand for the record."""
+        return key(**asdict(self))
+
+    @property
+    def words(self) -> str:
+        """The record for a reader, without hashes."""
+        parts = [f"windows of {self.window}, non-overlapping", self.dtype]
+        if self.bos:
+            parts.append("BOS first")
+        if self.max_windows:
+            parts.append(f"at most {self.max_windows} windows")
+        if self.characters:
+            parts.append(f"first {self.characters} characters")
+        return "; ".join([self.joined, *parts] if self.joined else parts)
+
+
+def text_protocol(
+    job: EvaluationJob,
+    role: str,
+    *,
+    window: int,
+    dtype: str,
+    max_windows: int | None = None,
+    characters: int | None = None,
+    bos: bool = False,
+) -> Protocol:
+    """The protocol of windows over the corpus in a role, with the tokenizer of the job's run."""
+    return Protocol(
+        text_sha256=hashlib.sha256(job.text(role).encode()).hexdigest(),
+        joined=job.joined.get(role, ""),
+        characters=characters,
+        window=window,
+        max_windows=max_windows,
+        bos=bos,
+        dtype=dtype,
+        tokenizer_sha256=tokenizer_sha256(job.run_directory),
+    )
+
+
+def tokenizer_sha256(directory: Path) -> str:
+    """Hash of the tokenizer saved in a model folder."""
+    for names in TOKENIZER_FILES:
+        files = [directory / name for name in names]
+        if all(file.is_file() for file in files):
+            return file_fingerprint(*files)
+    raise TensorpressError(
+        f"{directory}: no tokenizer; allowed: {', '.join('+'.join(n) for n in TOKENIZER_FILES)}"
+    )

@@ -1,0 +1,56 @@
+"""Task ``generation``: what a run says after five fixed prompts, to be read by people."""
+
+from __future__ import annotations
+
+import statistics
+
+from tensorpress.evaluation.continuations import greedy_continuations
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.specs import Generation
+from tensorpress.keys import key
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.rows import EvalRow
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, there was a little girl who",
+    "To make a good cup of tea, first",
+    "The main difference between cats and dogs is",
+    "If it rains tomorrow, we will",
+)
+
+
+def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
+    """New tokens and their mean log-probability in nats: per prompt, with the text, and of all.
+
+    The prompt is the row's ``subject``, the continuation its ``text``.
+    """
+    continuations = greedy_continuations(
+        load_model(job.run_directory, job.device),
+        load_tokenizer(job.run_directory),
+        PROMPTS,
+        spec.new_tokens,
+        len(PROMPTS),
+        job.device,
+    )
+    version = f"greedy, up to {spec.new_tokens} tokens, float32"
+    protocol = key(version=version, prompts=PROMPTS)
+    rows = []
+    for prompt, made in zip(PROMPTS, continuations, strict=True):
+        nats = made.log_probabilities
+        values = {"tokens": len(nats), "mean_log_probability": statistics.fmean(nats)}
+        rows += [
+            EvalRow(
+                metric,
+                float(value),
+                samples=len(nats),
+                version=version,
+                protocol=protocol,
+                subject=prompt,
+                text=made.text,
+            )
+            for metric, value in values.items()
+        ]
+    every = [nats for made in continuations for nats in made.log_probabilities]
+    mean = statistics.fmean(every)
+    return [EvalRow("mean_log_probability", mean, None, len(every), version, protocol), *rows]

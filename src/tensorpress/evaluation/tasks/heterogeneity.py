@@ -1,0 +1,175 @@
+"""Task ``heterogeneity``: do the parts of a model live in common subspaces, and does sharing pay?
+
+Every matrix is read with the residual stream on its right: those that write to it are transposed.
+So the *stream* side means the same in all of them, and the *inner* side is that of heads, neurons
+or experts' neurons. Only two layers are in memory at a time.
+
+Subjects: a module; ``a~b`` two modules of a layer, or more that are stacked together; ``m heads``;
+``m experts``; ``m layers 3~4``, whose row is of layer 3. Experts have no order, so none is compared
+with one of another layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from tensorpress.analysis.overlap import mean_overlap, overlap, random_overlap
+from tensorpress.analysis.sharing import noise_penalties, sharing
+from tensorpress.analysis.spectra import (
+    Stack,
+    decompose,
+    effective_rank,
+    energy_captured,
+    join,
+    stable_rank,
+    tail_exponent,
+)
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.specs import Heterogeneity
+from tensorpress.families.table import family_of
+from tensorpress.formats.base import STORES
+from tensorpress.layers import GROUPS, LayerShape, group_of
+from tensorpress.methods.heads import head_count
+from tensorpress.methods.tucker_qkvo import stacks
+from tensorpress.rows import EvalRow
+
+WRITES_STREAM = ("attention.o", "ffn.down", "experts.down")
+
+Row = Callable[..., EvalRow]
+"""A row of one layer and subject, given the rest of it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Every module of a layer as a stack of matrices ``(slices, inner, stream)``."""
+
+    number: int
+    shape: LayerShape
+    modules: dict[str, Stack]
+
+    def row(self, subject: str) -> Row:
+        """Rows of this layer."""
+        return partial(EvalRow, layer=self.number, subject=subject)
+
+
+def evaluate(job: EvaluationJob, spec: Heterogeneity) -> list[EvalRow]:
+    """Spectra, overlaps and sharing penalties of every layer of a plain model."""
+    checkpoint = Checkpoint.open(job.run_directory)
+    if STORES in checkpoint.config:
+        raise TensorpressError(
+            f"heterogeneity: {job.run_directory} is not allowed: it is compressed; "
+            "allowed: an uncompressed model (baseline_tasks)"
+        )
+    family = family_of(checkpoint.config, str(job.run_directory))
+    rows: list[EvalRow] = []
+    before: Layer | None = None
+    for number in range(family.layer_count(checkpoint.config)):
+        shape = family.layer_shape(checkpoint.config, number)
+        weights = checkpoint.weights(family, number, shape, shape.modules)
+        modules = {}
+        for module, weight in weights.items():
+            matrices = weight.to(job.device, torch.float32).reshape(-1, *weight.shape[-2:])
+            matrices = matrices.mT if module in WRITES_STREAM else matrices
+            modules[module] = decompose(matrices, spec.share)
+        layer = Layer(number, shape, modules)
+        rows += [*_spectra(layer), *_attention(layer, spec), *_feed_forward(layer, spec)]
+        if before is not None:
+            rows += _neighbours(before, layer, spec)
+        before = layer
+    return rows
+
+
+def _spectra(layer: Layer) -> Iterator[EvalRow]:
+    """Measures of each module's spectrum, mean over its matrices."""
+    for module, stack in layer.modules.items():
+        row, rank = partial(layer.row(module), samples=len(stack)), stack.right.shape[-1]
+        yield row("effective_rank", float(effective_rank(stack.squares).mean()))
+        yield row("stable_rank", float(stable_rank(stack.squares).mean()))
+        energy = float(energy_captured(stack.squares, rank).mean())
+        yield row("energy_captured", energy, version=f"rank {rank}")
+        yield row("tail_exponent", float(tail_exponent(stack.squares).mean()))
+
+
+def _attention(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+    """The projections with each other, by the stream, and the heads of each."""
+    present = {m: layer.modules[m] for m in GROUPS["attention"] if m in layer.modules}
+    for one, other in combinations(present, 2):
+        row = layer.row(f"{one}~{other}")
+        yield from _pair_rows("stream", present[one].right, present[other].right, row)
+    for together in stacks(layer.shape, "equal_shapes"):
+        joined = join([present[module] for module in together])
+        yield from _sharing_rows(joined, spec, layer.row("~".join(together)))
+    for module, stack in present.items():
+        slices = stack.matrices[0].unflatten(0, (head_count(layer.shape, module), -1))
+        if len(slices) > 1:
+            yield from _stack_rows(
+                decompose(slices, spec.share), spec, layer.row(f"{module} heads")
+            )
+
+
+def _feed_forward(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+    """Gate with up, within each expert where there are some, and the experts of each projection."""
+    for one, other in (("ffn.gate", "ffn.up"), ("experts.gate", "experts.up")):
+        if one in layer.modules and other in layer.modules:
+            gate, up, row = layer.modules[one], layer.modules[other], layer.row(f"{one}~{other}")
+            yield from _pair_rows("stream", gate.right, up.right, row)
+            yield from _pair_rows("inner", gate.left, up.left, row)
+            if len(gate) == 1:
+                yield from _sharing_rows(join([gate, up]), spec, row)
+    for module, stack in layer.modules.items():
+        if len(stack) > 1:
+            yield from _stack_rows(stack, spec, layer.row(f"{module} experts"))
+
+
+def _neighbours(before: Layer, layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+    """The same module in two layers that follow each other."""
+    for module, stack in layer.modules.items():
+        other = before.modules.get(module)
+        same = other is not None and other.matrices.shape == stack.matrices.shape
+        if other is not None and same and group_of(module) != "experts":
+            row = before.row(f"{module} layers {before.number}~{layer.number}")
+            yield from _stack_rows(join([other, stack]), spec, row)
+
+
+def _stack_rows(stack: Stack, spec: Heterogeneity, row: Row) -> Iterator[EvalRow]:
+    """Overlaps on both sides, mean over pairs of slices, and the sharing penalty."""
+    for side, bases in (("stream", stack.right), ("inner", stack.left)):
+        yield from _overlap_rows(side, mean_overlap(bases), bases, row)
+    yield from _sharing_rows(stack, spec, row)
+
+
+def _pair_rows(side: str, one: Tensor, other: Tensor, row: Row) -> Iterator[EvalRow]:
+    """Overlap of bases ``(slices, d, k)``: of each slice with its counterpart, the mean."""
+    smaller = min(one, other, key=lambda bases: bases.shape[-1])
+    yield from _overlap_rows(side, float(overlap(one, other).mean()), smaller, row)
+
+
+def _overlap_rows(side: str, value: float, bases: Tensor, row: Row) -> Iterator[EvalRow]:
+    dimension, rank = bases.shape[-2:]
+    version = f"{rank} of {dimension} dimensions"
+    yield row(f"overlap_{side}", value, version=version)
+    yield row(f"overlap_{side}_random", random_overlap(rank, dimension), version=version)
+
+
+def _sharing_rows(stack: Stack, spec: Heterogeneity, row: Row) -> Iterator[EvalRow]:
+    """Penalty, that of noise, errors and bounds at each budget (``version``); ranks as text."""
+    shape, device = tuple(stack.matrices.shape), stack.matrices.device
+    found = sharing(stack.matrices, stack.squares, spec.saved)
+    noise = noise_penalties(shape, spec.saved, device)
+    for saved, result, noise_penalty in zip(spec.saved, found, noise, strict=True):
+        at = partial(row, version=f"{100 * saved:g} % of values saved")
+        ranks, sizes = (" x ".join(map(str, numbers)) for numbers in (result.ranks, shape))
+        yield at("sharing_penalty", result.penalty, text=f"ranks {ranks} of {sizes}")
+        yield at("sharing_penalty_random", noise_penalty)
+        yield at("shared_error", result.shared_error)
+        yield at("separate_error", result.separate_error)
+        yield at("hosvd_lower", result.lower)
+        yield at("hosvd_upper", result.upper)

@@ -1,0 +1,52 @@
+"""Task ``prediction``: the damage that moments predict for a run, beside what is measured."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors.torch import load_file
+
+from tensorpress import paths
+from tensorpress.analysis.damage import damage_nats, sensitivity
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.specs import Prediction
+from tensorpress.families.table import family_of
+from tensorpress.loading import load_model, matrices
+from tensorpress.manifest import MANIFEST
+from tensorpress.methods.base import stacked
+from tensorpress.moments import tokens_of
+from tensorpress.rows import EvalRow
+
+
+def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
+    """``predicted_damage`` in nats per token: of every replaced module, and of the run.
+
+    Adapters of recovery are no part of it.
+    """
+    manifest = job.run_directory / MANIFEST
+    if not manifest.is_file():
+        raise TensorpressError(f"{manifest}: missing; allowed: task prediction of a recipe's runs")
+    replaced = json.loads(manifest.read_text(encoding="utf-8"))["modules"]
+    dense = Checkpoint.open(job.dense)
+    family = family_of(dense.config, str(job.dense))
+    model = load_model(job.run_directory, job.device)
+    rows, total = [], 0.0
+    for layer in sorted({each["layer"] for each in replaced}):
+        if layer == family.layer_count(dense.config):
+            continue  # the embedding has no inputs to have moments of
+        file = paths.moments(job.moments, layer)
+        sites = load_file(file, device=str(job.device))
+        tokens = tokens_of(file)
+        shape = family.layer_shape(dense.config, layer)
+        for module in (each["module"] for each in replaced if each["layer"] == layer):
+            weight = dense.weights(family, layer, shape, [module])[module]
+            change = matrices(model, family, layer, module) - stacked(
+                weight.to(job.device, torch.float32)
+            )
+            damage = damage_nats(change, sensitivity(sites, module, tokens))
+            total += damage
+            rows.append(EvalRow("predicted_damage", damage, layer=layer, subject=module))
+    return [EvalRow("predicted_damage", total), *rows]

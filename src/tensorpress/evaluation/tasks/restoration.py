@@ -1,0 +1,135 @@
+"""Task ``restoration``: how well a run's factors restore super weights and other entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tensorpress.analysis.published import SuperWeight
+from tensorpress.analysis.super_weights import (
+    find_super_weights,
+    restoration,
+    watched_entries,
+)
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.specs import Restoration
+from tensorpress.families.base import Family
+from tensorpress.families.table import family_of
+from tensorpress.loading import load_model, load_tokenizer, matrices
+from tensorpress.manifest import MANIFEST
+from tensorpress.methods.base import stacked
+from tensorpress.registry import spec_class
+from tensorpress.rows import EvalRow
+
+ENTRIES = 64
+
+
+def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
+    """``absolute_error`` and ``relative_error`` of each replaced module, by kind of entries.
+
+    Subjects are ``ffn.down: super_weights`` (of a module that has some), ``ffn.down: next_64`` and
+    ``ffn.down: random_64``; the text is the method with its settings. ``stored_share`` is the bits
+    of a module's factors over its dense bits (over its stack's, where modules share factors), and
+    ``super_weights`` counts the places that were looked at in the whole model.
+    """
+    dense = Checkpoint.open(job.dense)
+    family = family_of(dense.config, str(job.dense))
+    replaced = _replaced(job)
+    places = _places(job, spec, family, dense.config)
+    model = load_model(job.run_directory, job.device)
+    rows = [EvalRow("super_weights", len(places))]
+    for each in replaced:
+        layer, module, made_by = each["layer"], each["module"], _label(each)
+        shape = family.layer_shape(dense.config, layer)
+        stored = dense.weights(family, layer, shape, [module])[module]
+        weight = stacked(stored.to(job.device, torch.float32))
+        rebuilt = matrices(model, family, layer, module)
+        given = [(p.row, p.column) for p in places if (p.layer, p.module) == (layer, module)]
+        share = each["stack_bits"] / _dense_bits(each, replaced)
+        rows.append(EvalRow("stored_share", share, layer=layer, subject=module, text=made_by))
+        watched = watched_entries(weight, given, ENTRIES, spec.seed)
+        for kind, entries in watched.items():
+            found = restoration(weight, rebuilt, entries)
+            for metric in ("absolute_error", "relative_error"):
+                rows.append(
+                    EvalRow(
+                        metric,
+                        getattr(found, metric),
+                        samples=found.entries,
+                        layer=layer,
+                        subject=f"{module}: {kind}",
+                        text=made_by,
+                    )
+                )
+    return rows
+
+
+def _replaced(job: EvaluationJob) -> list[dict[str, Any]]:
+    """The modules of the run's ``plan.json``."""
+    path = job.run_directory / MANIFEST
+    if not path.is_file():
+        raise TensorpressError(
+            f"{path}: missing: nothing was replaced; allowed: task restoration of a recipe's runs"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))["modules"]
+
+
+def _label(each: dict[str, Any]) -> str:
+    """A module's method with the settings that were chosen for it, but its size: ``tt order=4``."""
+    spec = spec_class(each["method"])
+    chosen = [
+        name if isinstance(value, list) else f"{name}={value}"
+        for name, value in each["settings"].items()
+        if name not in ("method", *spec.sized_by)
+        if value and value != spec.model_fields[name].default
+    ]
+    return " ".join([each["method"], *chosen, *["rounded"] * (each["format"] == "rounded")])
+
+
+def _dense_bits(each: dict[str, Any], replaced: Sequence[dict[str, Any]]) -> int:
+    """Dense bits of the replaced modules that share a module's factors."""
+    place = (each["layer"], each["stack"])
+    return sum(
+        other["dense_bits"] for other in replaced if (other["layer"], other["stack"]) == place
+    )
+
+
+def _places(
+    job: EvaluationJob, spec: Restoration, family: Family, config: dict[str, Any]
+) -> tuple[SuperWeight, ...]:
+    """The super weights given, or those that the finder sees in the dense model."""
+    if spec.super_weights is None:
+        model = load_model(job.dense, job.device)
+        ids = load_tokenizer(job.dense)(spec.prompt, return_tensors="pt")["input_ids"]
+        search = find_super_weights(
+            model, family, ids.to(job.device), spec.threshold, spec.iterations
+        )
+        return tuple(peak.place for peak in search.found)
+    for place in spec.super_weights:
+        _check(place, family, config)
+    return spec.super_weights
+
+
+def _check(place: SuperWeight, family: Family, config: dict[str, Any]) -> None:
+    count = family.layer_count(config)
+    if place.layer >= count:
+        raise TensorpressError(
+            f"super_weights.layer: {place.layer} is not allowed; allowed: 0 to {count - 1}"
+        )
+    shapes = family.layer_shape(config, place.layer).modules
+    if place.module not in shapes:
+        raise TensorpressError(
+            f"super_weights.module: {place.module!r} is not in layer {place.layer}; "
+            f"allowed: {', '.join(shapes)}"
+        )
+    shape = shapes[place.module]
+    if place.row >= shape.out_features or place.column >= shape.in_features:
+        raise TensorpressError(
+            f"super_weights: ({place.row}, {place.column}) is outside of {place.module}; "
+            f"allowed: up to ({shape.out_features - 1}, {shape.in_features - 1})"
+        )

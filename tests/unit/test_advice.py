@@ -1,0 +1,166 @@
+"""Predicted damage against closed forms, and advice that spends its budget well."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from workspace import tiny_params, tiny_text
+
+from tensorpress.advice import advise, alternatives, choose
+from tensorpress.analysis.damage import damage_nats, sensitivity
+from tensorpress.calibration import calibrate
+from tensorpress.decomposition import completed, decompose_layer
+from tensorpress.errors import TensorpressError
+from tensorpress.families.table import FAMILIES
+from tensorpress.loading import load_model
+from tensorpress.methods.advised import Choice, Spec
+from tensorpress.moments import save_moments
+from tensorpress.params import parse
+from tensorpress.plan import Plan
+
+CPU = torch.device("cpu")
+
+
+def test_damage_is_half_the_mean_square_of_gradient_times_change() -> None:
+    """Where output gradients are independent of the inputs and of each other, it is exact."""
+    torch.manual_seed(0)
+    x = torch.randn(200_000, 3) @ torch.randn(3, 3)
+    g = torch.randn(200_000, 2) * torch.tensor([0.5, 2.0])
+    change = torch.randn(2, 3)
+    sites = {
+        "ffn.down": x.mT @ x / len(x),
+        "ffn.down.tokens": torch.tensor([len(x)]),
+        "ffn.down.gradient": g.square().mean(0),
+    }
+    predicted = damage_nats(change[None], sensitivity(sites, "ffn.down", len(x)))
+    measured = 0.5 * float(((x @ change.mT) * g).sum(1).square().mean())
+    assert predicted == pytest.approx(measured, rel=0.02)
+
+
+def test_damage_of_an_expert_counts_by_the_tokens_that_reach_it() -> None:
+    identity = torch.eye(2).expand(2, 2, 2)
+    sites = {
+        "experts.down": identity,
+        "experts.down.tokens": torch.tensor([30, 10]),
+        "experts.down.gradient": torch.ones(2, 2),
+    }
+    known = sensitivity(sites, "experts.down", 40)
+    first = damage_nats(torch.stack([torch.eye(2), torch.zeros(2, 2)]), known)
+    second = damage_nats(torch.stack([torch.zeros(2, 2), torch.eye(2)]), known)
+    assert (first, second) == (pytest.approx(0.75), pytest.approx(0.25))
+
+
+def test_gradients_are_asked_for() -> None:
+    with pytest.raises(TensorpressError, match=r"calibration\.gradients: false is not allowed"):
+        sensitivity({"ffn.down": torch.eye(2)}, "ffn.down", 1)
+
+
+def option(modules: tuple[str, ...], method: str, bits: int, damage: float) -> Choice:
+    return Choice(
+        layer=0, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
+        damage=damage, ranks=(), products=1, dense_products=1,
+    )  # fmt: skip
+
+
+def test_choice_is_the_best_there_is() -> None:
+    """Against all combinations, for budgets that lie on the convex hull and for any other."""
+    gate, up, down = ("ffn.gate",), ("ffn.up",), ("ffn.down",)
+    found = [
+        *(option(gate, "svd", b, d) for b, d in ((100, 0.0), (60, 0.1), (30, 0.5), (10, 2.0))),
+        *(option(up, "svd", b, d) for b, d in ((100, 0.0), (60, 0.3), (30, 0.9), (10, 3.0))),
+        *(option(down, "svd", b, d) for b, d in ((100, 0.0), (60, 0.01), (30, 0.02), (10, 4.0))),
+        *(option((*gate, *up, *down), "tucker_ffn", b, d) for b, d in ((190, 0.05), (90, 1.3))),
+    ]
+    singles = [[c for c in found if c.modules == modules] for modules in (gate, up, down)]
+    ways = [list(way) for way in itertools.product(*singles)]
+    ways += [[c] for c in found if len(c.modules) == 3]
+    for allowed in (300, 190, 150, 90, 60):
+        best = min(sum(c.damage for c in w) for w in ways if sum(c.bits for c in w) <= allowed)
+        chosen = choose(found, allowed)
+        assert sum(c.bits for c in chosen) <= allowed
+        assert sorted(m for c in chosen for m in c.modules) == ["ffn.down", "ffn.gate", "ffn.up"]
+        assert sum(c.damage for c in chosen) == pytest.approx(best), allowed
+    with pytest.raises(TensorpressError, match="saved: the smallest options take 30 bits"):
+        choose(found, 20)
+
+
+def test_alternatives_are_of_the_same_size_or_smaller() -> None:
+    gate = ("ffn.gate",)
+    found = [
+        option(gate, "svd", 50, 0.3),
+        option(gate, "svd", 20, 0.9),
+        option(gate, "tt", 45, 0.4),
+    ]
+    found += [option(gate, "rounding", 40, 0.1), option(gate, "tt", 80, 0.05)]
+    names = [(c.method, c.bits) for c in alternatives(found, found[3])]
+    assert names == [("rounding", 40), ("svd", 20)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "moe"])
+def test_advice_meets_its_budget_and_is_carried_out(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    directory = request.getfixturevalue(f"{kind}_directory")
+    model = load_model(directory, CPU)
+    family = FAMILIES[model.config.model_type]
+    config = model.config.to_dict()
+    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    windows = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
+    layers = calibrate(model, family, shapes, windows, 4, CPU)
+    save_moments(layers, windows.numel(), tmp_path / "moments")
+    for quantise in (True, False):
+        spec = Spec(method="advised", saved=0.2, quantise=quantise, methods=("svd", "td_moe"))
+        advice = advise(directory, tmp_path / "moments", family, spec, "float32", CPU)
+        parameters = sum(p.numel() for p in load_model(directory, CPU).parameters())
+        assert advice.dense_bits == 32 * parameters
+        assert advice.stored_bits <= 0.8 * advice.dense_bits
+        covered = sorted((m.chosen.layer, x) for m in advice.modules for x in m.chosen.modules)
+        expected = sorted((i, x) for i, shape in enumerate(shapes) for x in shape.modules)
+        assert covered == expected
+        assert any(m.quantise for m in advice.modules) == quantise
+        path = tmp_path / f"{quantise}.json"
+        path.write_text(advice.model_dump_json(), encoding="utf-8")
+        group = "experts" if kind == "moe" else "ffn"
+        filled = completed(spec, [path], 1)
+        factors, _, _ = decompose_layer(
+            directory, family, filled, group, 1, tmp_path / "moments/layer-001.safetensors", CPU
+        )
+        made = sorted(module for each in factors for module in each.modules)
+        assert made == sorted(m for m in shapes[1].modules if m.startswith(group))
+        methods = {m.chosen.method for m in advice.modules}
+        assert methods <= ({"dense", "rounding", "svd", "td_moe"})
+
+
+def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(tiny_text(), encoding="utf-8")
+    params = tiny_params()
+    params["models"]["tiny"]["path"] = str(llama_directory)
+    params["corpora"]["text"]["path"] = str(tmp_path / "text.txt")
+    params["methods"]["best"] = {"method": "advised", "saved": 0.2}
+    params["layer_sets"]["all"] = "all"
+    steps = [{"modules": ["all"], "method": "best"}]
+    params["tasks"]["predicted"] = {"kind": "prediction"}
+    best = {**params["recipes"]["svd"], "steps": steps, "layers": ["all"]}
+    params["recipes"]["best"] = {**best, "tasks": ["heldout", "predicted"]}
+    plan = Plan(parse(params))
+    (advice,) = plan.advices
+    used = [p.decomposition for p in plan.used_decompositions if p.decomposition.advised]
+    assert {d.group for d in used} == {"attention", "ffn"}
+    assert {d.advised.id for d in used} == {advice}
+    (predicted,) = (e for e in plan.evaluations.values() if e.task_name == "predicted")
+    assert predicted.moments
+    params["recipes"]["best"]["layers"] = ["one"]
+    with pytest.raises(
+        TensorpressError, match=r"recipes\.best\.steps\.0: a method that is advised"
+    ):
+        Plan(parse(params))
+    params["recipes"]["best"]["layers"] = ["all"]
+    params["calibration"]["gradients"] = False
+    with pytest.raises(TensorpressError, match=r"calibration\.gradients: False is not allowed"):
+        Plan(parse(params))
+    params["methods"]["best"]["methods"] = ["drop"]
+    with pytest.raises(TensorpressError, match=r"methods\.best\.methods.*'drop' takes no budget"):
+        parse(params)

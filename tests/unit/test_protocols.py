@@ -1,0 +1,299 @@
+"""Perplexity protocols: what they cover, the papers' texts, and queries that keep them apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import torch
+from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
+
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation import specs
+from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.protocols import Protocol, tokenizer_sha256
+from tensorpress.evaluation.specs import Ngram, Perplexity
+from tensorpress.evaluation.tasks import ngram
+from tensorpress.evaluation.tasks import perplexity as perplexity_task
+from tensorpress.evaluation.windows import token_windows
+from tensorpress.fetching import fetch_corpus
+from tensorpress.hub_datasets import HubDataset, require
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.params import C4Corpus, Wikitext2Corpus, parse
+from tensorpress.plan import Plan
+from tensorpress.reporting import run_query
+from tensorpress.rows import ResultRow, write_rows
+
+CPU = torch.device("cpu")
+PROTOCOL = Protocol("a" * 64, "one file", None, 64, None, False, "float32", "b" * 64)
+
+
+@pytest.fixture
+def job(llama_directory: Path, tmp_path: Path) -> EvaluationJob:
+    (tmp_path / "text.txt").write_text(tiny_text()[:8000], encoding="utf-8")
+    text = tmp_path / "text.txt"
+    return EvaluationJob(
+        llama_directory, None, {"text": text, "training": text}, CPU, {"text": "one file"}
+    )
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("queries", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
+    (tmp_path / "inputs/text.txt").write_text(tiny_text())
+    return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def spec(**fields: object) -> Perplexity:
+    settings = {"kind": "perplexity", "corpus": "c", "window": 64, "max_windows": 4}
+    return Perplexity.model_validate({**settings, **fields})
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Protocol)])
+def test_every_field_is_in_the_hash(field: str) -> None:
+    value = getattr(PROTOCOL, field)
+    other = not value if isinstance(value, bool) else (value or 0) * 2 or 7
+    changed = dataclasses.replace(PROTOCOL, **{field: other})
+    assert changed.id != PROTOCOL.id
+    assert len(changed.id) == 10
+
+
+def test_words_name_what_a_reader_must_know() -> None:
+    assert PROTOCOL.words == "one file; windows of 64, non-overlapping; float32"
+    other = dataclasses.replace(PROTOCOL, bos=True, max_windows=256, characters=9, dtype="float16")
+    assert other.words == (
+        "one file; windows of 64, non-overlapping; float16; BOS first; at most 256 windows; "
+        "first 9 characters"
+    )
+
+
+def test_rows_carry_the_protocol_of_what_was_measured(job: EvaluationJob) -> None:
+    rows = perplexity_task.evaluate(job, spec())
+    assert [row.metric for row in rows] == ["perplexity", "bits_per_byte"]
+    (protocol,) = {row.protocol for row in rows}
+    same = {row.protocol for row in perplexity_task.evaluate(job, spec(batch=2))}
+    assert same == {protocol}  # a batch decides no number
+    half = perplexity_task.evaluate(job, spec(dtype="bfloat16"))
+    assert half[0].protocol != protocol
+    assert half[0].value != rows[0].value
+    assert half[0].value == pytest.approx(rows[0].value, rel=0.02)
+    assert perplexity_task.evaluate(job, spec(characters=7000))[0].protocol != protocol
+    job.corpora["text"].write_text(tiny_text()[:8001], encoding="utf-8")
+    assert perplexity_task.evaluate(job, spec())[0].protocol != protocol
+
+
+def test_ngram_rows_carry_a_protocol_of_the_same_text(job: EvaluationJob) -> None:
+    settings = {"kind": "ngram", "training": "c", "corpus": "c", "window": 64, "order": 2}
+    rows = ngram.evaluate(job, Ngram.model_validate(settings))
+    text = hashlib.sha256(job.corpora["text"].read_bytes()).hexdigest()
+    tokenizer = tokenizer_sha256(job.run_directory)
+    record = Protocol(text, "one file", None, 64, None, False, "float64", tokenizer)
+    assert {row.protocol for row in rows} == {record.id}
+
+
+def test_tokenizer_hash_is_of_what_tokenises(tmp_path: Path) -> None:
+    for name, vocabulary in (("one", 300), ("two", 310)):
+        tiny_tokenizer(vocabulary).save_pretrained(tmp_path / name)
+    first = tokenizer_sha256(tmp_path / "one")
+    (tmp_path / "one/tokenizer_config.json").write_text("{}")
+    assert tokenizer_sha256(tmp_path / "one") == first
+    assert tokenizer_sha256(tmp_path / "two") != first
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/vocab.json").write_text("{}")
+    with pytest.raises(TensorpressError, match=r"no tokenizer; allowed: tokenizer\.json"):
+        tokenizer_sha256(tmp_path / "gpt2")
+    (tmp_path / "gpt2/merges.txt").write_text("a b")
+    assert tokenizer_sha256(tmp_path / "gpt2") != first
+
+
+def test_bos_stands_before_every_window_and_no_text_is_lost() -> None:
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(TensorpressError, match="the tokenizer has no BOS"):
+        token_windows(tokenizer, tiny_text(), 64, 3, bos=True)
+    tokenizer.bos_token = "<end>"
+    windows = token_windows(tokenizer, tiny_text(), 64, 3, bos=True)
+    assert windows.shape == (3, 64)
+    assert set(windows[:, 0].tolist()) == {tokenizer.bos_token_id}
+    ids = tokenizer(tiny_text(), add_special_tokens=False)["input_ids"]
+    assert windows[:, 1:].flatten().tolist() == ids[: 3 * 63]
+
+
+def test_half_precision_that_overflows_is_an_error(tmp_path: Path, job: EvaluationJob) -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(1e30)
+    broken = dataclasses.replace(job, run_directory=save_tiny(model, tmp_path / "broken"))
+    assert math.isfinite(perplexity_task.evaluate(broken, spec())[0].value)
+    with pytest.raises(TensorpressError, match="window 0 of 4 has a loss of"):
+        perplexity_task.evaluate(broken, spec(dtype="float16"))
+
+
+def test_wikitext2_rows_are_joined_as_papers_do(tmp_path: Path) -> None:
+    raw = " \n = Title = \n \n First . \n Second\u2028one . \n"
+    (tmp_path / "wiki.test.raw").write_text(raw, encoding="utf-8")
+    corpus = Wikitext2Corpus(source="wikitext2", path=str(tmp_path / "wiki.test.raw"))
+    fetch_corpus("w", corpus, tmp_path / "out.txt")
+    expected = "\n\n = Title = \n\n\n\n\n First . \n\n\n Second\u2028one . \n"
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("suffix", [".json", ".json.gz"])
+def test_c4_is_the_first_documents_joined_by_a_space(tmp_path: Path, suffix: str) -> None:
+    lines = "".join(json.dumps({"text": f"d{i}\nx", "url": "u"}) + "\n" for i in range(1200))
+    path = tmp_path / f"c4{suffix}"
+    path.write_bytes(gzip.compress(lines.encode()) if suffix.endswith("gz") else lines.encode())
+    fetch_corpus("c4", C4Corpus(source="c4", path=str(path)), tmp_path / "out.txt")
+    text = (tmp_path / "out.txt").read_text(encoding="utf-8")
+    assert text == " ".join(f"d{i}\nx" for i in range(1100))
+
+
+def test_c4_of_another_form_is_an_error(tmp_path: Path) -> None:
+    for number, content in enumerate(("plain text", '{"words": 1}', "[1]")):
+        path = tmp_path / f"{number}.json"
+        path.write_text(content)
+        with pytest.raises(TensorpressError, match=r"corpora\.c4\.path: .* JSON lines with a"):
+            fetch_corpus("c4", C4Corpus(source="c4", path=str(path)), tmp_path / "out.txt")
+    with pytest.raises(TensorpressError, match="is not a file"):
+        fetch_corpus("c4", C4Corpus(source="c4", path="no.json"), tmp_path / "out.txt")
+
+
+def test_a_local_copy_of_a_paper_s_text_is_planned_by_content(inputs: Path) -> None:
+    params = tiny_params()
+    params["corpora"]["text"] = {"source": "wikitext2", "path": "inputs/text.txt"}
+    before = Plan(parse(params)).live()
+    (inputs / "inputs/copy.txt").write_text(tiny_text())
+    params["corpora"]["text"]["path"] = "inputs/copy.txt"
+    assert Plan(parse(params)).live() == before
+    (inputs / "inputs/copy.txt").write_text(tiny_text()[1:])
+    assert Plan(parse(params)).live()["evaluate"] != before["evaluate"]
+    params["corpora"]["text"]["path"] = "no.txt"
+    with pytest.raises(TensorpressError, match=r"corpora\.text\.path: 'no\.txt' is not a file"):
+        Plan(parse(params))
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("corpus_class", [Wikitext2Corpus, C4Corpus])
+def test_a_hub_out_of_reach_stops_planning_until_the_text_is_there(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, corpus_class: type
+) -> None:
+    # a name that no cache holds, whatever the machine has seen before
+    monkeypatch.setattr(
+        corpus_class, "dataset", dataclasses.replace(corpus_class.dataset, path="nobody/nothing")
+    )
+    params = tiny_params()
+    source = {Wikitext2Corpus: "wikitext2", C4Corpus: "c4"}[corpus_class]
+    params["corpora"]["text"] = {"source": source}
+    with pytest.raises(TensorpressError) as caught:
+        Plan(parse(params))
+    message = str(caught.value)
+    assert message.startswith("corpora.text: dataset nobody/nothing is not in the cache")
+    assert "name a local file with path" in message
+    assert "\n" not in message
+    with pytest.raises(TensorpressError, match=r"corpora\.text: dataset nobody/nothing"):
+        fetch_corpus("text", parse(params).corpora["text"], inputs / "out.txt")
+    with monkeypatch.context() as connected:
+        connected.setattr("tensorpress.plan.require", lambda *_: None)
+        plan = Plan(parse(params))
+    made = Path(next(path for path in plan.live()["fetch"] if path.endswith(".txt")))
+    made.parent.mkdir(parents=True)
+    made.write_text("fetched before the network went")
+    assert Plan(parse(params)).live() == plan.live()
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_unknown_dataset_is_one_line() -> None:
+    with pytest.raises(TensorpressError, match=r"^here: dataset nobody/nothing is not .*connect"):
+        require(HubDataset("nobody/nothing", revision="0" * 40), "here")
+
+
+def results(tmp_path: Path, *points: tuple[str, str, str, float, float]) -> dict[str, Path]:
+    """A results table of (recipe, methods, protocol, bits saved, perplexity)."""
+    empty = {str: "", int: 1, float: 1.0}
+    defaults = {name: empty.get(hint) for name, hint in get_type_hints(ResultRow).items()}
+    rows = [
+        ResultRow(
+            **{
+                **defaults,
+                "model": "m",
+                "task": "t",
+                "kind": "perplexity",
+                "metric": "perplexity",
+                "recipe": recipe,
+                "run": recipe,
+                "methods": methods,
+                "layers": "1" if methods else "",
+                "layer_count": int(bool(methods)),
+                "protocol": protocol,
+                "bits_saved_with_embeddings_percent": saved,
+                "value": value,
+            }
+        )
+        for recipe, methods, protocol, saved, value in points
+    ]
+    write_rows(rows, ResultRow, tmp_path / "results.parquet")
+    return {"results": tmp_path / "results.parquet"}
+
+
+def query(name: str, tables: dict[str, Path]) -> list[dict]:
+    return run_query(name, tables, ROOT / "queries").df().to_dict("records")
+
+
+def test_queries_compare_equal_protocols_only(tmp_path: Path) -> None:
+    tables = results(
+        tmp_path,
+        ("baseline", "", "short", 0, 20.0),
+        ("baseline", "", "long", 0, 10.0),
+        ("svd", "svd", "short", 10, 24.0),
+        ("drop", "drop", "long", 12, 11.0),
+        ("tt", "tt", "long", 9, 12.0),
+    )
+    efficient = {(p["recipe"], p["protocol"]): p["efficient"] for p in query("pareto", tables)}
+    # the run that only drops modules beats svd on both axes, but was measured in longer windows
+    assert efficient["svd", "short"]
+    assert not efficient["tt", "long"]
+    best = {(b["protocol"], b["budget_percent"]): b for b in query("best_per_budget", tables)}
+    assert best["short", 5]["recipe"] == "svd"
+    assert math.isnan(best["short", 5]["drop_perplexity"])
+    assert best["long", 5]["recipe"] == "tt"
+    assert best["long", 5]["drop_perplexity"] == 11
+    lost = {s["recipe"]: s["nats_lost"] for s in query("layer_sensitivity", tables)}
+    assert lost["svd"] == pytest.approx(math.log(24 / 20))
+    assert lost["tt"] == pytest.approx(math.log(12 / 10))
+    assert {line["recipe"] for line in query("lines", tables)} == {"svd", "drop", "tt"}
+    assert {b["protocol"] for b in query("baseline", tables)} == {"short", "long"}
+
+
+def test_adding_a_task(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/adding-a-task.md").read_text(encoding="utf-8")
+    settings, module = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(settings, vars(specs), added := {})
+    monkeypatch.setattr(specs, "NextToken", added["NextToken"], raising=False)
+    task = added["NextToken"].model_validate({"kind": "next_token", "corpus": "c", "window": 64})
+    exec(module, written := {})
+    (row,) = written["evaluate"](job, task)
+    tokenizer, model = load_tokenizer(job.run_directory), load_model(job.run_directory, CPU)
+    windows = token_windows(tokenizer, job.text("text"), 64, task.max_windows)
+    with torch.inference_mode():
+        ranks = model(windows).logits[:, :-1].argsort(-1, descending=True)
+    assert row.value == pytest.approx(float((ranks[..., 0] == windows[:, 1:]).double().mean()))
+    assert row.samples == windows[:, 1:].numel()
+    assert row.protocol
