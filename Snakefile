@@ -1,4 +1,4 @@
-"""The pipeline: fetch, calibrate, decompose, assemble, evaluate, aggregate, report.
+"""The pipeline: fetch, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report.
 
 Paths carry keys (src/tensorpress/keys.py), so an artifact that exists is right; inputs are
 ancient() because modification times say nothing.
@@ -33,8 +33,10 @@ wildcard_constraints:
     model=r"[^/]+-[0-9a-f]{10}",
     corpus=r"[^/]+-[0-9a-f]{10}",
     calibration=r"[^/]+-[0-9a-f]{10}",
+    advice=r"[^/]+-[0-9a-f]{10}",
     decomposition=r"[^/]+-[0-9a-f]{10}",
     run=r"[^/]+-[0-9a-f]{10}",
+    recovery=r"[^/]+-[0-9a-f]{10}",
     evaluation=r"[^/]+-[0-9a-f]{10}",
     report=r"[^/]+-[0-9a-f]{10}",
     layer=r"\d{3}",
@@ -49,8 +51,10 @@ rule all:
 
 include: "rules/fetch.smk"
 include: "rules/calibrate.smk"
+include: "rules/advise.smk"
 include: "rules/decompose.smk"
 include: "rules/assemble.smk"
+include: "rules/recover.smk"
 include: "rules/evaluate.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"

@@ -1,5 +1,5 @@
 -- Every metric of the uncompressed models, the n-gram baseline among them.
-SELECT model, task, kind, metric, value, stderr, samples, version
+SELECT model, task, kind, metric, value, stderr, samples, version, protocol
 FROM results
-WHERE recipe = 'baseline'
+WHERE recipe = 'baseline' AND layer IS NULL AND subject = ''
 ORDER BY model, task, metric

@@ -1,21 +1,31 @@
--- What a user feels: size on disk, tokens per second and peak memory, dense against compressed.
+-- What a user feels: size on disk, tokens per second and peak memory, dense against compressed;
+-- means over the seeds of recovery.
 WITH wide AS (
     PIVOT (
-        SELECT model, recipe, layer_set, layers, metric, value, version
+        SELECT model, recipe, layer_set, layers, methods, metric, value, version
         FROM results
         WHERE kind = 'speed'
     )
     ON metric
-    USING first(value)
-    GROUP BY model, recipe, layer_set, layers, version
+    USING avg(value)
+    GROUP BY model, recipe, layer_set, layers, methods, version
 ),
 
 sizes AS (
-    SELECT DISTINCT
-        model, recipe, layer_set, layers, checkpoint_bytes,
-        bits_saved_modules_percent, bits_saved_blocks_percent,
-        bits_saved_without_embeddings_percent, bits_saved_with_embeddings_percent
+    SELECT
+        model, recipe, layer_set, layers,
+        avg(checkpoint_bytes) AS checkpoint_bytes,
+        avg(bits_saved_modules_percent) AS bits_saved_modules_percent,
+        avg(bits_saved_blocks_percent) AS bits_saved_blocks_percent,
+        avg(bits_saved_without_embeddings_percent) AS bits_saved_without_embeddings_percent,
+        avg(bits_saved_with_embeddings_percent) AS bits_saved_with_embeddings_percent
     FROM results
+    GROUP BY ALL
+),
+
+kinds AS (
+    SELECT DISTINCT model, recipe, approach
+    FROM perplexities
 ),
 
 dense AS (
@@ -27,5 +37,6 @@ dense AS (
 SELECT *
 FROM wide
 INNER JOIN sizes USING (model, recipe, layer_set, layers)
+LEFT JOIN kinds USING (model, recipe)
 INNER JOIN dense USING (model)
 ORDER BY model, recipe, bits_saved_with_embeddings_percent

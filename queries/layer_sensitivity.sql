@@ -1,29 +1,12 @@
 -- What compressing one layer alone does: runs of exactly one layer, with the rise of perplexity
--- over the uncompressed model and the mean reconstruction error of the modules they replace.
-WITH single AS (
-    SELECT
-        model, task, recipe, methods, layers,
-        bits_saved_with_embeddings_percent AS bits_saved_percent,
-        value AS perplexity
-    FROM results
-    WHERE kind = 'perplexity' AND metric = 'perplexity' AND layer_count = 1
-),
-
-baseline AS (
-    SELECT model, task, value AS perplexity
-    FROM results
-    WHERE kind = 'perplexity' AND metric = 'perplexity' AND recipe = 'baseline'
-)
-
+-- over the uncompressed model, measured by the same protocol; means over seeds, 95 % intervals.
 SELECT
-    single.model,
-    single.task,
-    single.recipe,
-    single.methods,
-    cast(single.layers AS INTEGER) AS layer,
-    single.bits_saved_percent,
-    single.perplexity,
-    100 * (single.perplexity / baseline.perplexity - 1) AS perplexity_rise_percent,
-    ln(single.perplexity / baseline.perplexity) AS nats_lost
-FROM single INNER JOIN baseline USING (model, task)
-ORDER BY single.model, single.task, single.recipe, layer
+    model, task, protocol, recipe, methods, approach, recovered, runs,
+    cast(layers AS INTEGER) AS layer,
+    bits_saved_percent,
+    perplexity, low, high,
+    100 * (perplexity / baseline_perplexity - 1) AS perplexity_rise_percent,
+    nats_lost, nats_half_width
+FROM perplexities
+WHERE layer_count = 1 AND baseline_perplexity IS NOT NULL
+ORDER BY model, task, protocol, recipe, layer

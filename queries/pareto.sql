@@ -1,27 +1,28 @@
--- Perplexity against bits saved, for every run; `efficient` marks the Pareto envelope: no other
--- run of the model saves at least as much at a lower perplexity.
-WITH points AS (
+-- Perplexity against bits saved, for every recipe and set of layers; `efficient` marks the Pareto
+-- envelope: nothing else of the model saves at least as much at a lower perplexity, measured by the
+-- same protocol. `efficient_of_approach` is the same among compressions of its kind.
+WITH compared AS (
     SELECT
-        model, task, recipe, layer_set, layers, layer_count,
-        bits_saved_with_embeddings_percent AS bits_saved_percent,
-        value AS perplexity,
-        stderr
-    FROM results
-    WHERE kind = 'perplexity' AND metric = 'perplexity'
+        one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
+        coalesce(bool_or(other.recipe IS NOT NULL), false) AS beaten,
+        coalesce(bool_or(other.approach = one.approach), false) AS beaten_by_its_kind
+    FROM perplexities AS one LEFT JOIN perplexities AS other
+        ON
+            other.model = one.model AND other.task = one.task
+            AND other.protocol = one.protocol
+            AND other.bits_saved_percent >= one.bits_saved_percent
+            AND other.perplexity <= one.perplexity
+            AND (
+                other.bits_saved_percent > one.bits_saved_percent
+                OR other.perplexity < one.perplexity
+            )
+    GROUP BY ALL
 )
 
 SELECT
-    *,
-    NOT EXISTS (
-        SELECT 1 FROM points AS other
-        WHERE
-            other.model = points.model AND other.task = points.task
-            AND other.bits_saved_percent >= points.bits_saved_percent
-            AND other.perplexity <= points.perplexity
-            AND (
-                other.bits_saved_percent > points.bits_saved_percent
-                OR other.perplexity < points.perplexity
-            )
-    ) AS efficient
-FROM points
-ORDER BY model, task, recipe, bits_saved_percent, layers
+    model, task, protocol, recipe, approach, layer_set, layers, layer_count, runs, recovered,
+    bits_saved_percent, perplexity, low, high, nats_lost, baseline_perplexity,
+    NOT beaten AS efficient,
+    NOT beaten_by_its_kind AS efficient_of_approach
+FROM perplexities INNER JOIN compared USING (model, task, protocol, recipe, layer_set, layers)
+ORDER BY model, task, protocol, recipe, bits_saved_percent, layers

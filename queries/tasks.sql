@@ -1,7 +1,15 @@
--- Accuracies of the lm-eval tasks, with standard errors.
+-- Accuracies of the multiple-choice and question tasks: means over the seeds of recovery, with 95 %
+-- intervals from Student's t over seeds or, where there is one run, from the standard error.
 SELECT
-    model, recipe, layer_set, layers, bits_saved_with_embeddings_percent AS bits_saved_percent,
-    task, metric, value, stderr, samples, version
+    model, recipe, layer_set, layers,
+    avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
+    task, metric,
+    avg(value) AS value,
+    avg(value) - half_width(stddev_samp(value), avg(stderr), count(*)) AS low,
+    avg(value) + half_width(stddev_samp(value), avg(stderr), count(*)) AS high,
+    count(*) AS runs,
+    max(samples) AS samples, version, protocol
 FROM results
-WHERE kind IN ('cloze', 'last_word')
+WHERE kind IN ('cloze', 'last_word', 'zero_shot', 'hotpotqa')
+GROUP BY model, recipe, layer_set, layers, task, metric, version, protocol
 ORDER BY model, task, metric, recipe, bits_saved_percent

@@ -9,7 +9,7 @@ rule stage_aggregate:
 rule aggregate:
     input:
         evaluations=ancient(LIVE["evaluate"]),
-        storage=ancient([paths.storage_rows(run) for run in plan.runs]),
+        storage=ancient([each.run.storage for each in plan.recipe_runs]),
         decompositions=ancient([p.rows for p in plan.used_decompositions]),
     output:
         results=paths.results_table(plan.table_id),

@@ -10,6 +10,8 @@ rule decompose:
     input:
         model=lambda w: ancient(paths.model(plan.decompositions[w.decomposition].model.id)),
         moments=lambda w: ancient(plan.decompositions[w.decomposition].moments),
+        advice=lambda w: ancient(plan.decompositions[w.decomposition].advice),
+        larger=lambda w: ancient(plan.larger(w.decomposition, int(w.layer))),
     output:
         factors=paths.factors("{decomposition}", "{layer}"),
         rows=paths.decomposition_rows("{decomposition}", "{layer}"),

@@ -8,8 +8,9 @@ rule stage_evaluate:
 
 rule evaluate:
     input:
-        run=lambda w: ancient(paths.run(plan.evaluations[w.evaluation].run.id)),
+        run=lambda w: ancient(plan.evaluations[w.evaluation].run.checkpoint),
         dense=lambda w: ancient(plan.evaluations[w.evaluation].dense_checkpoint),
+        moments=lambda w: ancient(plan.evaluations[w.evaluation].moments),
         corpora=lambda w: ancient(plan.evaluations[w.evaluation].texts),
     output:
         paths.evaluation_rows("{evaluation}"),

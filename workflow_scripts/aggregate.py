@@ -16,8 +16,9 @@ with job(snakemake):
             layer_set=each.layer_set,
             layers=each.layers,
             methods=each.run.methods,
-            run=each.run.id,
-            storage=paths.storage_rows(each.run.id),
+            seed=each.seed,
+            run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
+            storage=each.run.storage,
             tasks=tuple(
                 TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))
                 for e in each.evaluations

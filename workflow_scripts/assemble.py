@@ -14,7 +14,12 @@ with job(snakemake):
     placements = [LayerFactors(p.layer, p.modules, p.factors) for p in run.placements]
     with replacing(Path(snakemake.output.checkpoint)) as target:
         storage = assemble(
-            Path(snakemake.input.model), run.model.family, placements, run.dtype, target
+            Path(snakemake.input.model),
+            run.model.family,
+            placements,
+            run.dtype,
+            target,
+            run.rounding,
         )
         if run.placements:
             write_manifest(
@@ -33,5 +38,6 @@ with job(snakemake):
                 ],
                 run.dtype,
                 target,
+                run.rounding,
             )
     write_rows([storage], StorageRow, Path(snakemake.output.rows))

@@ -6,7 +6,7 @@ from tensorpress.job import job
 
 with job(snakemake) as device:
     from tensorpress.calibration import calibrate
-    from tensorpress.evaluation.perplexity import token_windows
+    from tensorpress.evaluation.windows import token_windows
     from tensorpress.loading import load_model, load_tokenizer
     from tensorpress.moments import save_moments
 
@@ -18,5 +18,7 @@ with job(snakemake) as device:
     windows = token_windows(tokenizer, text, settings.window, count)
     shapes = [model.family.layer_shape(model.config, i) for i in range(model.layer_count)]
     network = load_model(Path(snakemake.input.model), device)
-    layers = calibrate(network, model.family, shapes, windows, settings.batch, device)
+    layers = calibrate(
+        network, model.family, shapes, windows, settings.batch, device, settings.gradients
+    )
     save_moments(layers, windows.numel(), Path(snakemake.output[0]))

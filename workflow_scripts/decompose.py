@@ -6,21 +6,22 @@ from tensorpress import paths
 from tensorpress.job import job
 
 with job(snakemake) as device:
-    from tensorpress.decomposition import decompose_layer, measure
+    from tensorpress.decomposition import completed, decompose_layer, measure
     from tensorpress.factorfile import save_factors
     from tensorpress.rows import DecompositionRow, write_rows
 
     made = snakemake.params.decomposition
     layer = int(snakemake.wildcards.layer)
-    moments = made.moments
+    moments, larger = made.moments, snakemake.input.larger
     factors, seconds, weights = decompose_layer(
         Path(snakemake.input.model),
         made.model.family,
-        made.spec,
+        completed(made.spec, [Path(p) for p in snakemake.input.advice], layer),
         made.group,
         layer,
         paths.moments(moments[0], layer) if moments else None,
         device,
+        Path(larger[0]) if larger else None,
     )
     labels = {
         "model": made.model.name,

@@ -13,9 +13,11 @@ with job(snakemake) as device:
     made = snakemake.params.evaluation
     task = EvaluationJob(
         run_directory=Path(snakemake.input.run),
-        dense_directory=paths.run(made.dense.id) if made.dense else None,
+        dense_directory=made.dense.checkpoint if made.dense else None,
         corpora={role: paths.corpus(corpus.id) for role, corpus in made.corpora.items()},
         device=device,
+        moments_directory=made.moments[0] if made.moments else None,
+        joined={role: corpus.spec.joined for role, corpus in made.corpora.items()},
     )
     rows = import_module(made.spec.entry).evaluate(task, made.spec)
     write_rows(rows, EvalRow, Path(snakemake.output[0]))

@@ -28,6 +28,7 @@ class RunResult:
     layer_set: str
     layers: tuple[int, ...]
     methods: tuple[str, ...]
+    seed: int | None
     run: str
     storage: Path
     tasks: tuple[TaskResult, ...]
@@ -49,6 +50,7 @@ def _rows(run: RunResult) -> Iterable[ResultRow]:
                 layers=",".join(map(str, run.layers)),
                 layer_count=len(run.layers),
                 methods="+".join(run.methods),
+                seed=run.seed,
                 run=run.run,
                 task=task.task,
                 kind=task.kind,

@@ -10,8 +10,9 @@ from tensorpress import paths
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
+from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
-from tensorpress.params import Calibration, Corpus, Model, Report
+from tensorpress.params import Calibration, Corpus, Lora, Model, Report, Rounding
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,20 @@ class CalibrationArtifact:
 
 
 @dataclass(frozen=True)
+class AdviceArtifact:
+    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+
+    calibration: CalibrationArtifact
+    spec: Advised
+    dtype: str
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.calibration.model.name}-{self.key}"
+
+
+@dataclass(frozen=True)
 class DecompositionArtifact:
     """Factors of one module group of every layer that a recipe wants; one job a layer."""
 
@@ -72,11 +87,17 @@ class DecompositionArtifact:
     spec: MethodSpec
     group: str
     calibration: CalibrationArtifact | None
+    advised: AdviceArtifact | None
     key: str
 
     @property
     def id(self) -> str:
         return f"{self.model.name}-{self.method_name}-{self.group}-{self.key}"
+
+    @property
+    def advice(self) -> list[Path]:
+        """The advice that completes the method's settings, if it takes any."""
+        return [paths.advice(self.advised.id)] if self.advised else []
 
     @property
     def moments(self) -> list[Path]:
@@ -110,6 +131,7 @@ class RunArtifact:
     dtype: str
     label: str
     key: str
+    rounding: Rounding | None = None
 
     @property
     def id(self) -> str:
@@ -117,19 +139,72 @@ class RunArtifact:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Distinct methods, in the order of their first layer."""
-        return tuple(dict.fromkeys(p.decomposition.spec.method for p in self.placements))
+        """Distinct methods, in the order of their first layer, then ``int4`` if rounded so."""
+        used = dict.fromkeys(p.decomposition.spec.method for p in self.placements)
+        return (*used, *([self.rounding.label] if self.rounding else []))
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.run(self.id)
+
+    @property
+    def storage(self) -> Path:
+        return paths.storage_rows(self.id)
+
+    @property
+    def assembled(self) -> RunArtifact:
+        return self
+
+
+@dataclass(frozen=True)
+class RecoveryArtifact:
+    """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
+
+    assembled: RunArtifact
+    spec: Lora
+    seed: int
+    corpus: CorpusArtifact
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.label}-{self.key}"
+
+    @property
+    def model(self) -> ModelArtifact:
+        return self.assembled.model
+
+    @property
+    def label(self) -> str:
+        return f"{self.assembled.label}-lora-s{self.seed}"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those of the compressed checkpoint, and ``lora``."""
+        return (*self.assembled.methods, "lora")
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.recovery(self.id)
+
+    @property
+    def storage(self) -> Path:
+        return paths.recovery_rows(self.id)
+
+
+AnyRun = RunArtifact | RecoveryArtifact
 
 
 @dataclass(frozen=True)
 class EvaluationArtifact:
     """Metrics of one task on one run."""
 
-    run: RunArtifact
+    run: AnyRun
     dense: RunArtifact | None
     task_name: str
     spec: BaseTask
     corpora: dict[str, CorpusArtifact] = field(repr=False)
+    calibration: CalibrationArtifact | None
     key: str
 
     @property
@@ -139,7 +214,12 @@ class EvaluationArtifact:
     @property
     def dense_checkpoint(self) -> list[Path]:
         """The uncompressed checkpoint that the task compares with, if it does."""
-        return [paths.run(self.dense.id)] if self.dense else []
+        return [self.dense.checkpoint] if self.dense else []
+
+    @property
+    def moments(self) -> list[Path]:
+        """The calibration that the task reads, if it reads one."""
+        return [paths.calibration(self.calibration.id)] if self.calibration else []
 
     @property
     def texts(self) -> list[Path]:
@@ -154,7 +234,9 @@ class RecipeRun:
     recipe: str
     layer_set: str
     layers: tuple[int, ...]
-    run: RunArtifact
+    run: AnyRun
+    seed: int | None
+    """Where chance enters: in recovery."""
     evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)
 
 

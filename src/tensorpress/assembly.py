@@ -5,8 +5,6 @@ Streams tensor by tensor into shards, so memory is bounded by a shard, not by th
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +13,18 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from tensorpress import formats
-from tensorpress.checkpoint import INDEX, Checkpoint
+from tensorpress.bundle import copy_tokenizer, write_config
+from tensorpress.checkpoint import Checkpoint
 from tensorpress.factorfile import StoredFactors, load_factors, store_name
 from tensorpress.families.base import Family
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
+from tensorpress.formats.rounded import rounded
 from tensorpress.layers import LayerShape, group_of
+from tensorpress.params import Rounding
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
-from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved
-
-REMOTE_CODE = "modeling_tensorpress"
+from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,13 @@ def assemble(
     placements: Sequence[LayerFactors],
     dtype: str,
     target: Path,
+    rounding: Rounding | None = None,
 ) -> StorageRow:
     """Write the compressed checkpoint into the new folder ``target`` and count its bits.
 
     Without placements the result is the plain model in the storage dtype. All floating-point
-    tensors are stored as ``dtype``; the folder loads with ``AutoModelForCausalLM``.
+    tensors are stored as ``dtype``; the folder loads with ``AutoModelForCausalLM``. ``rounding``
+    is of the placed factors, not of dense weights that only stand beside them.
     """
     target.mkdir(parents=True)
     source = Checkpoint.open(model_directory)
@@ -60,24 +60,21 @@ def assemble(
             if placement.layer == layer
             for factors in load_factors(placement.file, placement.modules)
         ]
+        if rounding is not None:
+            given = (rounding.bits, rounding.group, getattr(torch, dtype))
+            stored = [StoredFactors(f.modules, rounded(f.store, *given)) for f in stored]
         build.add_linears(layer, [f for f in stored if group_of(f.modules[0]) != "experts"])
         build.add_experts(layer, [f for f in stored if group_of(f.modules[0]) == "experts"])
     if placements:
         build.fuse_untouched_experts()
     build.copy_rest(rename=bool(placements))
     checkpoint_bytes = build.writer.close()
-    _write_config(source, target, dtype, build.plan if placements else None)
-    _copy_tokenizer(model_directory, target)
+    base = source.config["architectures"][0]
+    plan = {"base_class": base, **build.plan} if placements else None
+    write_config(source.config, plan, dtype, target)
+    copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
-    return StorageRow(
-        dense_bits=saved.dense_bits,
-        stored_bits=saved.stored_bits,
-        checkpoint_bytes=checkpoint_bytes,
-        bits_saved_modules_percent=saved.modules_percent,
-        bits_saved_blocks_percent=saved.blocks_percent,
-        bits_saved_without_embeddings_percent=saved.without_embeddings_percent,
-        bits_saved_with_embeddings_percent=saved.with_embeddings_percent,
-    )
+    return StorageRow.of(saved, checkpoint_bytes)
 
 
 class _Build:
@@ -85,7 +82,13 @@ class _Build:
 
     def __init__(self, source: Checkpoint, family: Family, writer: ShardWriter) -> None:
         self.source, self.family, self.writer = source, family, writer
-        self.plan: dict[str, Any] = {"stores": [], "linears": [], "embeddings": [], "experts": []}
+        self.plan: dict[str, Any] = {
+            "stores": [],
+            "linears": [],
+            "embeddings": [],
+            "experts": [],
+            "adapters": [],
+        }
         self.dense: list[StoredTensor] = []
         self._gone: set[str] = set()
         """Tensors of the source that are stored in another form, or not at all."""
@@ -247,56 +250,10 @@ def is_tied(config: dict[str, Any]) -> bool:
 def _add_store(
     writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
 ) -> None:
+    entries = stored_tensors(store, layer, replaced=replaced)
     for name, value in store.state_dict().items():
-        entry = StoredTensor(
-            tuple(value.shape),
-            layer,
-            embedding=layer is None,
-            replaced=replaced,
-            bits=None if value.is_floating_point() else 8 * value.element_size(),
-        )
-        writer.add(f"{prefix}.{name}", value, entry)
+        writer.add(f"{prefix}.{name}", value, entries[name])
 
 
 def _description(store: Format) -> dict[str, Any]:
     return {"format": store.name, "settings": store.settings}
-
-
-def _write_config(
-    source: Checkpoint, target: Path, dtype: str, plan: dict[str, Any] | None
-) -> None:
-    config = {**source.config, "dtype": dtype}
-    config.pop("torch_dtype", None)
-    if plan is not None:
-        base = source.config["architectures"][0]
-        config["model_type"] = f"tensorpress_{source.config['model_type']}"
-        config["architectures"] = [f"Tensorpress{base}"]
-        config[STORES] = {"base_class": base, **plan}
-        if plan["embeddings"]:
-            config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
-        config["auto_map"] = {
-            "AutoConfig": f"{REMOTE_CODE}.Config",
-            "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",
-        }
-        _bundle_code(target, base)
-    (target / "config.json").write_text(json.dumps(config, indent=1))
-
-
-def _bundle_code(target: Path, base: str) -> None:
-    """Copy the format modules, which need only torch and transformers, into the checkpoint."""
-    folder = Path(formats.__file__).parent
-    for path in sorted(folder.glob("*.py")):
-        if path.name != "__init__.py":
-            shutil.copyfile(path, target / path.name)
-    code = (
-        f"from transformers import {base}\n\nfrom .model import factored_class\n\n"
-        f"Model = factored_class({base})\nConfig = Model.config_class\n"
-    )
-    (target / f"{REMOTE_CODE}.py").write_text(code)
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    skipped = {"config.json", INDEX}
-    for path in sorted([*source.glob("*.json"), *source.glob("*.txt"), *source.glob("*.model")]):
-        if path.name not in skipped:
-            shutil.copyfile(path, target / path.name)

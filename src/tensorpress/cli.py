@@ -148,6 +148,23 @@ def _record(options: argparse.Namespace) -> None:
         raise TensorpressError("record: dvc commit failed, see above")
 
 
+def _advise(options: argparse.Namespace) -> None:
+    from tensorpress.preflight import advise, rows
+
+    advice = advise(
+        options.model, params.load(options.params), options.saved, not options.no_rounding
+    )
+    if options.json:
+        print(advice.model_dump_json(indent=1))
+        return
+    title = (
+        f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "
+        f"predicted damage {advice.damage:.4g} nats per token"
+    )
+    columns = ("layer", "modules", "use", "saved %", "nats", "products", "best factors", "nats")
+    _print_table(title, columns, rows(advice))
+
+
 def _densify(options: argparse.Namespace) -> None:
     from tensorpress.densify import densify
 
@@ -197,6 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
     dense.add_argument("source", type=Path, help="a folder of results/assemble")
     dense.add_argument("target", type=Path, help="a new folder")
+    advise = add("advise", _advise, "which method for which module, from weights and moments")
+    advise.add_argument("model", help="a name of models in params.yaml, or a checkpoint's folder")
+    advise.add_argument("--saved", type=float, required=True, help="share of the model's bits")
+    advise.add_argument("--no-rounding", action="store_true", help="decompositions only")
+    advise.add_argument("--json", action="store_true", help="the whole advice")
     add("prune", _prune, "delete superseded artifacts kept in results/.attic")
     return parser
 

@@ -16,6 +16,7 @@ from tensorpress.atomic import replacing
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.families.table import FAMILIES
+from tensorpress.formats.adapters import ADAPTER, Adapted
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
@@ -49,6 +50,11 @@ def densify(source: Path, target: Path) -> None:
         for name, module in compressed.named_modules():
             if isinstance(module, FactoredLinear | FactoredExperts | FactoredEmbedding):
                 _rebuild(module, plain.get_submodule(name), family)
+        for name, module in compressed.named_modules():
+            if hasattr(module, ADAPTER) and not isinstance(module, Adapted):
+                adapted: Any = plain.get_submodule(name)
+                change = getattr(module, ADAPTER).dense(0)
+                adapted.weight += change.mT if isinstance(adapted, Conv1D) else change
     with replacing(target) as temporary:
         plain.save_pretrained(temporary)
         for pattern in TOKENIZER:

@@ -19,10 +19,14 @@ PLUMBING = frozenset(
     {
         "tensorpress.artifacts",
         "tensorpress.atomic",
+        "tensorpress.checks",
         "tensorpress.cli",
         "tensorpress.errors",
+        "tensorpress.evaluation.specs",
         "tensorpress.families.table",
         "tensorpress.formats.table",
+        "tensorpress.hub_datasets",
+        "tensorpress.identities",
         "tensorpress.job",
         "tensorpress.keys",
         "tensorpress.params",
@@ -30,10 +34,14 @@ PLUMBING = frozenset(
         "tensorpress.plan",
         "tensorpress.registry",
         "tensorpress.slots",
+        "tensorpress.sources",
         "tensorpress.tracking",
     }
 )
-"""Modules that move numbers but do not make them: a change here makes nothing stale."""
+"""Modules that move numbers but do not make them: a change here makes nothing stale.
+
+Settings and sources are part of a key by their values.
+"""
 
 DATA_FILES = {"tensorpress.embedded.corpus": ("embedded/paragraph_hashes.txt",)}
 """Data that a module's numbers depend on beside its code, relative to the package."""
@@ -68,6 +76,12 @@ def file_fingerprint(*files: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def all_modules(package: str) -> list[str]:
+    """Every module of a sub-package."""
+    folder = PACKAGE.joinpath(*package.split(".")[1:])
+    return sorted(f"{package}.{p.stem}" for p in folder.glob("*.py") if p.stem != "__init__")
 
 
 def module_file(module: str) -> Path | None:

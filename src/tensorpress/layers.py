@@ -6,7 +6,7 @@ whose number is one past the last layer. Hugging Face's names appear only in ``f
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "attention": ("attention.q", "attention.k", "attention.v", "attention.o"),
@@ -40,6 +40,8 @@ class LayerShape:
     kv_heads: int
     head_dim: int
     modules: dict[str, ModuleShape]
+    number: int = field(default=-1, repr=False, compare=False)
+    """Which layer it is; layers that differ in nothing else are equal."""
 
     def group(self, group: str) -> dict[str, ModuleShape]:
         """The modules of ``group`` that this layer has, in canonical order."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,12 +35,19 @@ def site_of(module: str) -> str:
     return next(site for site, readers in SITES.items() if module in readers)
 
 
+GRADIENT = "gradient"
+
+
 class Moments:
-    """Running sums of ``x x^T`` in float64: ``(in, in)`` per site and slice, with token counts."""
+    """Running sums in float64: ``x x^T (in, in)`` per site and slice, with token counts.
+
+    And of the squared gradients ``(out,)`` of the loss by the outputs of each module and slice.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._gradients: dict[tuple[str, int], Tensor] = {}
 
     def add(self, site: str, index: int, x: Tensor) -> None:
         """Add activations ``(..., in)`` that reach slice ``index`` of ``site``."""
@@ -49,10 +57,18 @@ class Moments:
         self._sums[place] = self._sums[place] + product if place in self._sums else product
         self._counts[place] += rows.shape[0]
 
+    def add_gradient(self, module: str, index: int, gradient: Tensor) -> None:
+        """Add gradients ``(..., out)`` of the loss by outputs of a slice of ``module``."""
+        rows = gradient.detach().reshape(-1, gradient.shape[-1])
+        squares = rows.float().square().sum(0).double()
+        place = (module, index)
+        self._gradients[place] = self._gradients.get(place, 0.0) + squares
+
     def tensors(self, shape: LayerShape) -> dict[str, Tensor]:
         """``<site>``: E[x x^T] in float32, ``<site>.tokens``: tokens seen, per slice for experts.
 
-        An expert that received no token has a zero moment.
+        ``<module>.gradient``: E[g g] of the outputs, where gradients were added. An expert that
+        received no token has zero moments.
         """
         saved: dict[str, Tensor] = {}
         for site, reader in {site_of(name): name for name in shape.modules}.items():
@@ -65,7 +81,20 @@ class Moments:
             ]
             saved[site] = torch.stack(means) if module.slices > 1 else means[0]
             saved[f"{site}.tokens"] = torch.tensor(counts)
+        for name, module in shape.modules.items() if self._gradients else ():
+            zero = torch.zeros(module.out_features, dtype=torch.float64)
+            means = [
+                (self._gradients.get((name, i), zero) / max(count, 1)).float().cpu()
+                for i, count in enumerate(saved[f"{site_of(name)}.tokens"].tolist())
+            ]
+            saved[f"{name}.{GRADIENT}"] = torch.stack(means) if module.slices > 1 else means[0]
         return saved
+
+
+def tokens_of(file: Path) -> int:
+    """Tokens that the moments of a file were taken over."""
+    with safe_open(file, framework="pt") as opened:
+        return int(opened.metadata()["tokens"])
 
 
 def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Torch-free. What needs a model's shapes (ranks, layers, missing modules) is chec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 import yaml
 from pydantic import (
@@ -23,9 +23,11 @@ from pydantic import (
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.specs import TaskSpec
+from tensorpress.hub_datasets import HubDataset
 from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
 from tensorpress.registry import METHODS, spec_class
+from tensorpress.texts import C4, WIKITEXT2
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class ConfigModel(Section):
 class EmbeddedCorpus(Section):
     """Docstrings and help topics of the standard library."""
 
+    joined: ClassVar[str] = "documents joined by blank lines"
+
     source: Literal["embedded"]
     split: Literal["train", "heldout"]
 
@@ -87,8 +91,37 @@ class EmbeddedCorpus(Section):
 class FileCorpus(Section):
     """A UTF-8 text file; documents are separated by blank lines."""
 
+    joined: ClassVar[str] = "one file"
+
     source: Literal["file"]
     path: str
+
+
+class HubCorpus(Section):
+    """A text that papers measure: from the hub at a pinned commit, or from a local file of it."""
+
+    dataset: ClassVar[HubDataset]
+
+    path: str | None = Field(None, description="a local file of it; null: from the hub")
+
+
+class Wikitext2Corpus(HubCorpus):
+    """WikiText-2, raw; a local file is the split as text (``wiki.test.raw``)."""
+
+    dataset: ClassVar[HubDataset] = WIKITEXT2
+    joined: ClassVar[str] = "WikiText-2, rows joined by blank lines"
+
+    source: Literal["wikitext2"]
+    split: Literal["train", "validation", "test"] = "test"
+
+
+class C4Corpus(HubCorpus):
+    """C4, start of the first validation shard; a local file is the shard as JSON lines."""
+
+    dataset: ClassVar[HubDataset] = C4
+    joined: ClassVar[str] = "C4, first 1100 documents joined by a space"
+
+    source: Literal["c4"]
 
 
 class Storage(Section):
@@ -104,6 +137,9 @@ class Calibration(Section):
     tokens: int = Field(65536, ge=1)
     window: int = Field(256, ge=2)
     batch: int = Field(16, ge=1)
+    gradients: bool = Field(
+        True, description="squared gradients of module outputs too: what prediction and advice need"
+    )
 
 
 class MiddleLayers(Section):
@@ -150,22 +186,48 @@ class Step(Section):
     method: Name
 
 
-class Lora(Section):
-    """Adapters on every compressed matrix: ``rank * (in + out)`` values each."""
-
-    rank: int = Field(16, ge=1)
-
-
 class Rounding(Section):
-    """Factors rounded to nearest, symmetrically, with one scale a tensor."""
+    """Factors rounded to nearest, symmetrically, with one scale a factor or a group."""
 
     bits: int = Field(4, ge=2, le=8)
+    group: int | None = Field(
+        None, ge=2, description="adjacent values that share a scale; without it a factor's all do"
+    )
+
+    @property
+    def label(self) -> str:
+        """Short name: ``int4``."""
+        return f"int{self.bits}"
+
+
+class Lora(Section):
+    """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
+
+    Defaults are the study's (methods.md section 2). A recipe is run once for every seed.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="adapters are scaled by alpha / rank")
+    learning_rate: float = Field(2e-4, gt=0)
+    steps: int = Field(100, ge=1)
+    accumulation: int = Field(8, ge=1, description="batches of one step")
+    batch: int = Field(1, ge=1, description="windows of one forward pass")
+    window: int = Field(256, ge=2, description="tokens; 512 for models of 4096")
+    corpus: Name | None = Field(None, description="text to train on; null: the calibration's")
+    modules: Literal["compressed", "all"] = Field(
+        "compressed", description="all: the plain linear layers of the model too"
+    )
+    keep: Literal["kept", "merged"] = Field(
+        "kept", description="merged: into matrices stored whole; beside factors they stay"
+    )
+    rounding: Rounding | None = Field(None, description="of the adapters")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
 
 
 class Recipe(Section):
     """Methods applied together; one compressed model per model and layer set.
 
-    ``lora`` and ``rounding`` are counted by ``tensorpress plan``; the pipeline refuses them.
+    ``rounding`` is of the factors; ``lora`` then trains adapters beside them.
     """
 
     models: tuple[Name, ...] = Field(min_length=1)
@@ -179,9 +241,14 @@ class Recipe(Section):
 class Report(Section):
     """One notebook rendered for one model."""
 
-    notebook: Literal["pareto", "layers", "cost"]
+    notebook: Literal[
+        "verdict", "pareto", "layers", "mismatch", "head_axis", "moe", "recovery", "cost",
+        "geometry", "super_weights",
+    ]  # fmt: skip
     model: Name
-    task: Name = Field(description="perplexity task on the vertical axis")
+    task: Name = Field(
+        description="task shown: a perplexity but for mismatch, moe, geometry and super_weights"
+    )
 
 
 class Params(Section):
@@ -194,7 +261,12 @@ class Params(Section):
             EmbeddedModel | LocalModel | HubModel | ConfigModel, Field(discriminator="source")
         ],
     ] = Field(min_length=1)
-    corpora: dict[Name, Annotated[EmbeddedCorpus | FileCorpus, Field(discriminator="source")]]
+    corpora: dict[
+        Name,
+        Annotated[
+            EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus, Field(discriminator="source")
+        ],
+    ]
     calibration: Calibration
     methods: dict[Name, AnyMethod]
     layer_sets: dict[Name, LayerSet]
@@ -228,6 +300,8 @@ class Params(Section):
             found += [(f"{at}.models", model, "models") for model in recipe.models]
             found += [(f"{at}.layers", layers, "layer_sets") for layers in recipe.layers]
             found += [(f"{at}.tasks", task, "tasks") for task in recipe.tasks]
+            if recipe.lora is not None and recipe.lora.corpus is not None:
+                found.append((f"{at}.lora.corpus", recipe.lora.corpus, "corpora"))
             for index, step in enumerate(recipe.steps):
                 found.append((f"{at}.steps.{index}.method", step.method, "methods"))
         for name, task in self.tasks.items():
@@ -241,7 +315,7 @@ class Params(Section):
 
 
 Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
-Corpus = EmbeddedCorpus | FileCorpus
+Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus
 
 
 def load(path: Path) -> Params:

@@ -16,8 +16,10 @@ PLOTS = RESULTS / "plots"
 STAGES = (
     "fetch",
     "calibrate",
+    "advise",
     "decompose",
     "assemble",
+    "recover",
     "evaluate",
     "aggregate",
     "reports",
@@ -55,6 +57,11 @@ def moments(directory: Path, layer: int) -> Path:
     return directory / f"layer-{layer:03d}.safetensors"
 
 
+def advice(identity: str) -> Path:
+    """What pre-flight chose for every module of a model."""
+    return stage("advise") / f"{identity}.json"
+
+
 def factors(identity: str, layer: int | str) -> Path:
     """Factors of one layer; ``layer`` may be a Snakemake wildcard."""
     return stage("decompose") / identity / f"{_layer(layer)}.safetensors"
@@ -73,6 +80,16 @@ def run(identity: str) -> Path:
 def storage_rows(identity: str) -> Path:
     """Bits and bytes of a compressed checkpoint."""
     return stage("assemble") / f"{identity}.parquet"
+
+
+def recovery(identity: str) -> Path:
+    """A compressed checkpoint with trained adapters."""
+    return stage("recover") / identity
+
+
+def recovery_rows(identity: str) -> Path:
+    """Bits and bytes of a recovered checkpoint."""
+    return stage("recover") / f"{identity}.parquet"
 
 
 def evaluation_rows(identity: str) -> Path:

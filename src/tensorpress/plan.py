@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
-from tensorpress import paths
+from tensorpress import identities, paths
 from tensorpress.artifacts import (
+    AdviceArtifact,
+    AnyRun,
     CalibrationArtifact,
     CorpusArtifact,
     DecompositionArtifact,
@@ -17,27 +20,19 @@ from tensorpress.artifacts import (
     ModelArtifact,
     Placement,
     RecipeRun,
+    RecoveryArtifact,
     ReportArtifact,
     RunArtifact,
 )
+from tensorpress.checks import check_method, check_modules, check_whole, check_window, layer_sets
 from tensorpress.errors import TensorpressError
+from tensorpress.hub_datasets import require
+from tensorpress.identities import BASELINE
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
-from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, middle, middle_out
-from tensorpress.methods.base import MethodSpec
-from tensorpress.params import (
-    EmbeddedModel,
-    LayerSet,
-    MiddleLayers,
-    MiddleOutLayers,
-    Params,
-    Recipe,
-    Report,
-)
-from tensorpress.registry import METHODS
-from tensorpress.sources import corpus_source, model_config, model_source
-
-BASELINE = "baseline"
-"""Recipe name of the uncompressed model; every model has it."""
+from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.params import HubCorpus, Lora, Params, Recipe, Rounding
+from tensorpress.sources import file_content, shared_text
 
 
 class Plan:
@@ -46,15 +41,23 @@ class Plan:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.corpora = {name: self._corpus(name) for name in params.corpora}
+        self.task_files = {name: self._task_files(name) for name in params.tasks}
         self.models = {name: self._model(name) for name in params.models}
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
+        self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
     @cached_property
     def runs(self) -> dict[str, RunArtifact]:
-        """Compressed checkpoints by id; equal ones of several recipes are one."""
-        return {each.run.id: each.run for each in self.recipe_runs}
+        """Assembled checkpoints by id; equal ones of several recipes are one."""
+        return {each.run.assembled.id: each.run.assembled for each in self.recipe_runs}
+
+    @cached_property
+    def recoveries(self) -> dict[str, RecoveryArtifact]:
+        """Recovered checkpoints by id."""
+        runs = (each.run for each in self.recipe_runs)
+        return {run.id: run for run in runs if isinstance(run, RecoveryArtifact)}
 
     @cached_property
     def evaluations(self) -> dict[str, EvaluationArtifact]:
@@ -68,6 +71,38 @@ class Plan:
             (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
         }
         return list(wanted.values())
+
+    @cached_property
+    def _nested(self) -> dict[tuple[str, str, int], list[DecompositionArtifact]]:
+        """Nested decompositions by model, group and layer."""
+        found: dict[tuple[str, str, int], list[DecompositionArtifact]] = {}
+        for each in self.used_decompositions:
+            made = each.decomposition
+            if made.spec.nested:
+                found.setdefault((made.model.name, made.group, each.layer), []).append(made)
+        return found
+
+    def larger(self, identity: str, layer: int) -> list[Path]:
+        """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
+
+        One factorisation so serves all smaller ranks; which one is nobody's key, for the result
+        is the same.
+        """
+        made = self.decompositions[identity]
+        if not made.spec.nested:
+            return []
+        shape = made.model.family.layer_shape(made.model.config, layer)
+        peers = [
+            other
+            for other in self._nested[made.model.name, made.group, layer]
+            if other.spec.serves(made.spec, shape, made.group)
+        ]
+        sizes = {
+            other.id: sum(layout.rank_sum for layout in other.spec.layouts(shape, made.group))
+            for other in peers
+        }
+        largest = max(sizes, key=lambda i: (sizes[i], i))
+        return [] if largest == identity else [paths.factors(largest, layer)]
 
     @cached_property
     def table_id(self) -> str:
@@ -84,24 +119,27 @@ class Plan:
     def reports(self) -> dict[str, ReportArtifact]:
         """Reports by id."""
         queries = file_fingerprint(*sorted(paths.QUERIES.glob("*.sql")))
-        made = (self._report(name, spec, queries) for name, spec in self.params.reports.items())
+        reports = self.params.reports.items()
+        made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
 
     def live(self) -> dict[str, list[str]]:
         """Paths of all live artifacts, by stage."""
         used_corpora = {c.id for e in self.evaluations.values() for c in e.corpora.values()}
-        calibrations = [
-            p.decomposition.calibration for p in self.used_decompositions
-            if p.decomposition.calibration is not None
-        ]  # fmt: skip
+        reads = [p.decomposition.calibration for p in self.used_decompositions]
+        reads += [e.calibration for e in self.evaluations.values()]
+        calibrations = [calibration for calibration in reads if calibration is not None]
         used_corpora |= {c.corpus.id for c in calibrations}
+        used_corpora |= {r.corpus.id for r in self.recoveries.values()}
         used_models = {r.model.id for r in self.runs.values()}
         found = {
             "fetch": [paths.model(i) for i in used_models]
             + [paths.corpus(i) for i in used_corpora],
             "calibrate": [paths.calibration(c.id) for c in calibrations],
+            "advise": [paths.advice(i) for i in self.advices],
             "decompose": [path for p in self.used_decompositions for path in (p.factors, p.rows)],
-            "assemble": [path for i in self.runs for path in (paths.run(i), paths.storage_rows(i))],
+            "assemble": [path for r in self.runs.values() for path in (r.checkpoint, r.storage)],
+            "recover": [p for r in self.recoveries.values() for p in (r.checkpoint, r.storage)],
             "evaluate": [paths.evaluation_rows(i) for i in self.evaluations],
             "aggregate": [
                 paths.results_table(self.table_id),
@@ -113,96 +151,97 @@ class Plan:
 
     def _corpus(self, name: str) -> CorpusArtifact:
         spec = self.params.corpora[name]
-        source = corpus_source(name, spec)
-        code = code_fingerprint("tensorpress.embedded.corpus")
-        content = key(stage="corpus", source=source, code=code)
-        return CorpusArtifact(name, spec, content)
+        artifact = identities.corpus(name, spec)
+        if isinstance(spec, HubCorpus) and not spec.path and _is_wanted(paths.corpus(artifact.id)):
+            require(spec.dataset, f"corpora.{name}")
+        return artifact
+
+    def _task_files(self, name: str) -> dict[str, str]:
+        """Field -> content hash of each local file that a task reads."""
+        spec = self.params.tasks[name]
+        at = f"tasks.{name}"
+        content = {field: file_content(path, f"{at}.{field}") for field, path in spec.files.items()}
+        spec.check_files(at)
+        return content
 
     def _model(self, name: str) -> ModelArtifact:
-        spec = self.params.models[name]
-        embedded = isinstance(spec, EmbeddedModel)
-        entries = ["tensorpress.fetching"] + ["tensorpress.embedded.training"] * embedded
-        content = key(
-            stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries)
-        )
-        artifact = ModelArtifact(name, spec, content, model_config(name, spec))
+        artifact = identities.model(name, self.params.models[name])
         artifact.family.layer_shape(artifact.config, 0)
         return artifact
 
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
         settings = self.params.calibration
-        corpus = self.corpora[settings.corpus]
-        _check_window("calibration.window", settings.window, model)
-        content = key(
-            stage="calibrate",
-            model=model.key,
-            corpus=corpus.key,
-            settings=settings.model_dump(exclude={"corpus"}),
-            code=code_fingerprint("tensorpress.calibration", _family_module(model)),
-        )
-        return CalibrationArtifact(model, corpus, settings, content)
+        check_window("calibration.window", settings.window, model)
+        return identities.calibration(model, self.corpora[settings.corpus], settings)
 
     def _decomposition(
         self, model: ModelArtifact, method: str, group: str, shape: LayerShape
     ) -> DecompositionArtifact:
         spec = self.params.methods[method]
-        formats = {layout.format for layout in spec.layouts(shape, group)}
-        calibration = self.calibrations[model.name] if spec.needs_moments else None
-        content = key(
-            stage="decompose",
-            model=model.key,
-            spec=spec.model_dump(),
-            group=group,
-            moments=calibration.key if calibration else None,
-            code=code_fingerprint(
-                "tensorpress.decomposition",
-                METHODS[spec.method],
-                _family_module(model),
-                *(f"tensorpress.formats.{name}" for name in sorted(formats)),
-            ),
-        )
-        artifact = DecompositionArtifact(model, method, spec, group, calibration, content)
-        return self.decompositions.setdefault(artifact.id, artifact)
+        advised = self._advice(model, spec) if isinstance(spec, Advised) else None
+        moments = self.calibrations[model.name] if spec.needs_moments else None
+        made = identities.decomposition(model, method, spec, group, shape, moments, advised)
+        return self.decompositions.setdefault(made.id, made)
 
-    def _run(self, model: ModelArtifact, placements: tuple[Placement, ...]) -> RunArtifact:
-        dtype = self.params.storage.dtype
-        content = key(
-            stage="assemble",
-            model=model.key,
-            placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
-            dtype=dtype,
-            code=code_fingerprint(
-                "tensorpress.assembly",
-                "tensorpress.manifest",
-                "tensorpress.formats.model",
-                _family_module(model),
-            ),
-        )
-        return RunArtifact(model, placements, dtype, _label(placements), content)
+    def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
+        moments = self.calibrations[model.name]
+        if not moments.settings.gradients:
+            raise TensorpressError(
+                "calibration.gradients: False is not allowed where a method is advised; "
+                "allowed: true"
+            )
+        made = identities.advice(moments, spec, self.params.storage.dtype)
+        return self.advices.setdefault(made.id, made)
 
-    def _evaluation(self, run: RunArtifact, task: str) -> EvaluationArtifact:
-        spec = self.params.tasks[task]
+    def _recovery(
+        self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
+    ) -> RecoveryArtifact:
+        corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
+        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        self._check_apart(recipe_name, recipe, corpus)
+        return identities.recovery(run, spec, seed, corpus)
+
+    def _check_apart(self, recipe_name: str, recipe: Recipe, corpus: CorpusArtifact) -> None:
+        """Recovery and evaluation must not share text."""
+        for task in recipe.tasks:
+            for name in self.params.tasks[task].corpora.values():
+                shared = shared_text(self.corpora[name].spec, corpus.spec)
+                if name == corpus.name or self.corpora[name].key == corpus.key or shared:
+                    detail = f" (both hold: {shared[:60]!r})" if shared else ""
+                    raise TensorpressError(
+                        f"recipes.{recipe_name}.lora.corpus: {corpus.name!r} is not allowed: task "
+                        f"{task!r} evaluates on text of it{detail}; allowed: a corpus that shares "
+                        "nothing with those of the recipe's tasks"
+                    )
+
+    def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
+        spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         window = getattr(spec, "window", None)
         if window is not None:
-            _check_window(f"tasks.{task}.window", window, run.model)
+            check_window(f"tasks.{task}.window", window, model)
         if spec.needs_experts and not any(
-            group_of(m) == "experts" for m in run.model.family.all_modules(run.model.config)
+            group_of(m) == "experts" for m in model.family.all_modules(model.config)
         ):
             raise TensorpressError(
-                f"models.{run.model.name}: task {task!r} is not allowed; "
+                f"models.{model.name}: task {task!r} is not allowed; "
                 "allowed: tasks for models without experts"
             )
-        dense = self._run(run.model, ()) if spec.needs_dense else None
-        content = key(
-            stage="evaluate",
-            run=run.key,
-            dense=dense.key if dense else None,
-            spec=spec.model_dump(exclude=set(spec.corpora)),
-            corpora={role: corpus.key for role, corpus in corpora.items()},
-            code=code_fingerprint(spec.entry),
-        )
-        return EvaluationArtifact(run, dense, task, spec, corpora, content)
+        dense = self._run(model, ()) if spec.needs_dense else None
+        moments = self.calibrations[model.name] if spec.needs_moments else None
+        files = self.task_files[task]
+        artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments)
+        if spec.dataset and _is_wanted(paths.evaluation_rows(artifact.id)):
+            require(spec.dataset, f"tasks.{task}")
+        return artifact
+
+    def _run(
+        self,
+        model: ModelArtifact,
+        placements: tuple[Placement, ...],
+        rounding: Rounding | None = None,
+    ) -> RunArtifact:
+        return identities.run(model, placements, self.params.storage.dtype, rounding)
 
     def _baselines(self) -> Iterator[RecipeRun]:
         for model in self.models.values():
@@ -211,26 +250,34 @@ class Plan:
             tasks |= dict.fromkeys(model.spec.baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
-            yield RecipeRun(BASELINE, "none", (), run, evaluations)
+            yield RecipeRun(BASELINE, "none", (), run, None, evaluations)
 
     def _compares(self, task: str) -> bool:
         return self.params.tasks[task].needs_dense
 
     def _recipe_runs(self) -> Iterator[RecipeRun]:
         for name, recipe in self.params.recipes.items():
-            for key_, given in (("lora", recipe.lora), ("rounding", recipe.rounding)):
-                if given is not None:
-                    raise TensorpressError(
-                        f"recipes.{name}.{key_}: counted by tensorpress plan, not run by the "
-                        "pipeline; allowed here: leave it out"
-                    )
             for model in (self.models[m] for m in recipe.models):
                 for layer_set in recipe.layers:
                     spec = self.params.layer_sets[layer_set]
                     for layers in layer_sets(spec, model.layer_count, layer_set):
-                        run = self._run(model, self._placements(name, recipe, model, layers))
-                        evaluations = tuple(self._evaluation(run, task) for task in recipe.tasks)
-                        yield RecipeRun(name, layer_set, layers, run, evaluations)
+                        placements = self._placements(name, recipe, model, layers)
+                        run = self._run(model, placements, recipe.rounding)
+                        for final, seed in self._final_runs(name, recipe, run):
+                            evaluations = (self._evaluation(final, task) for task in recipe.tasks)
+                            yield RecipeRun(
+                                name, layer_set, layers, final, seed, tuple(evaluations)
+                            )
+
+    def _final_runs(
+        self, name: str, recipe: Recipe, run: RunArtifact
+    ) -> Iterator[tuple[AnyRun, int | None]]:
+        """The compressed checkpoint, or one recovered from it for every seed."""
+        if recipe.lora is None:
+            yield run, None
+            return
+        for seed in recipe.lora.seeds:
+            yield self._recovery(name, recipe, recipe.lora, run, seed), seed
 
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
@@ -241,12 +288,7 @@ class Plan:
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"
             modules = expand_modules(step.modules, available)
-            lacking = [m for m in step.modules if not _offered(m, available)]
-            if lacking:
-                raise TensorpressError(
-                    f"{where}.modules: {lacking[0]!r} is not in model {model.name!r}; "
-                    f"allowed: all, {', '.join(available)}"
-                )
+            check_modules(where, step.modules, model)
             for layer in (*layers, model.layer_count):  # the last holds the embedding
                 shape = model.family.layer_shape(model.config, layer)
                 for group in GROUPS:
@@ -254,7 +296,9 @@ class Plan:
                     chosen = tuple(m for m in modules if m in present)
                     if not chosen:
                         continue
-                    _check_method(step.method, self.params.methods[step.method], shape, group)
+                    check_method(step.method, self.params.methods[step.method], shape, group)
+                    if self.params.methods[step.method].needs_advice:
+                        check_whole(where, step.modules, layers, model)
                     decomposition = self._decomposition(model, step.method, group, shape)
                     if decomposition.spec.whole_groups and len(chosen) < len(present):
                         raise TensorpressError(
@@ -270,76 +314,8 @@ class Plan:
                     placements.append(Placement(layer, chosen, decomposition))
         return tuple(sorted(placements, key=lambda p: (p.layer, p.modules)))
 
-    def _report(self, name: str, spec: Report, queries: str) -> ReportArtifact:
-        notebook = paths.NOTEBOOKS / f"{spec.notebook}.ipynb"
-        content = key(
-            stage="reports",
-            table=self.table_id,
-            spec=spec.model_dump(),
-            files=[queries, file_fingerprint(notebook)],
-            code=code_fingerprint("tensorpress.reporting"),
-        )
-        return ReportArtifact(name, spec, content)
 
-
-def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
-    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer."""
-    if spec == "each":
-        return [(layer,) for layer in range(layers)]
-    if spec == "all":
-        return [tuple(range(layers))]
-    at = f"layer_sets.{name}"
-    if isinstance(spec, MiddleLayers):
-        _check_limit(f"{at}.middle", spec.middle, layers - layers // 2)
-        return [middle(layers, spec.middle)]
-    if isinstance(spec, MiddleOutLayers):
-        _check_limit(f"{at}.middle_out", spec.middle_out, layers)
-        return [middle_out(layers, spec.middle_out)]
-    listed = tuple(sorted(set(spec)))
-    for layer in listed:
-        if layer >= layers:
-            raise TensorpressError(f"{at}: {layer} is not allowed; allowed: 0 to {layers - 1}")
-    return [listed]
-
-
-def _check_limit(at: str, value: int, limit: int) -> None:
-    if value > limit:
-        raise TensorpressError(f"{at}: {value} is not allowed; allowed: 1 to {limit}")
-
-
-def _check_window(at: str, window: int, model: ModelArtifact) -> None:
-    limit = model.config.get("max_position_embeddings")
-    if limit and window > limit:
-        raise TensorpressError(
-            f"{at}: {window} is not allowed; allowed: up to {limit}, "
-            f"max_position_embeddings of model {model.name!r}"
-        )
-
-
-def _check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
-    try:
-        if group == "embedding" and spec.needs_moments:
-            raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
-        spec.check(shape, group)
-    except TensorpressError as error:
-        raise TensorpressError(f"methods.{name}.{error}") from error
-
-
-def _offered(name: str, available: tuple[str, ...]) -> bool:
-    return name == "all" or name in available or any(group_of(m) == name for m in available)
-
-
-def _family_module(model: ModelArtifact) -> str:
-    return f"tensorpress.families.{model.family.model_type}"
-
-
-def _label(placements: tuple[Placement, ...]) -> str:
-    """Readable part of a run's name: methods and layers; the key tells equal labels apart."""
-    if not placements:
-        return BASELINE
-    methods = "+".join(dict.fromkeys(p.decomposition.method_name for p in placements))
-    layers = sorted({p.layer for p in placements})
-    together = layers == list(range(layers[0], layers[-1] + 1))
-    parts = [layers[0], layers[-1]] if together and len(layers) > 1 else layers
-    span = ("-" if together else "_").join(map(str, parts))
-    return f"{methods[:40]}-L{span[:20]}"
+def _is_wanted(artifact: Path) -> bool:
+    """Whether a job will make it: it is neither there nor in the attic."""
+    kept = paths.ATTIC / artifact.relative_to(paths.RESULTS)
+    return not artifact.exists() and not kept.exists()

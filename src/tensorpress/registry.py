@@ -19,6 +19,8 @@ METHODS: dict[str, str] = {
     "tucker_qkvo_separate": "tensorpress.methods.tucker_qkvo_separate",
     "tucker_ffn": "tensorpress.methods.tucker_ffn",
     "td_moe": "tensorpress.methods.td_moe",
+    "advised": "tensorpress.methods.advised",
+    "gptq": "tensorpress.methods.gptq",
 }
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tensorpress.atomic import replacing
+from tensorpress.storage import BitsSaved
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,35 @@ class StorageRow:
 
     dense_bits: int
     stored_bits: int
+    modules_dense_bits: int
+    modules_stored_bits: int
+    blocks_dense_bits: int
+    blocks_stored_bits: int
+    without_embeddings_dense_bits: int
+    without_embeddings_stored_bits: int
     checkpoint_bytes: int
     bits_saved_modules_percent: float
     bits_saved_blocks_percent: float
     bits_saved_without_embeddings_percent: float
     bits_saved_with_embeddings_percent: float
+
+    @classmethod
+    def of(cls, saved: BitsSaved, checkpoint_bytes: int) -> StorageRow:
+        """The row of a checkpoint of so many bytes."""
+        return cls(
+            **dataclasses.asdict(saved),
+            checkpoint_bytes=checkpoint_bytes,
+            bits_saved_modules_percent=saved.modules_percent,
+            bits_saved_blocks_percent=saved.blocks_percent,
+            bits_saved_without_embeddings_percent=saved.without_embeddings_percent,
+            bits_saved_with_embeddings_percent=saved.with_embeddings_percent,
+        )
+
+    @property
+    def saved(self) -> BitsSaved:
+        """The bits alone."""
+        names = (field.name for field in dataclasses.fields(BitsSaved))
+        return BitsSaved(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,8 @@ class ResultRow:
 
     ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
     ``baseline``. ``methods`` are the distinct methods in order, joined by ``+``, empty for the
-    baseline. ``run`` is the folder in ``results/assemble``. Savings are in percent.
+    baseline. ``seed`` is given where chance entered. ``run`` is the checkpoint's folder within
+    ``results``. Savings are in percent.
     """
 
     model: str
@@ -89,9 +115,16 @@ class ResultRow:
     layers: str
     layer_count: int
     methods: str
+    seed: int | None
     run: str
     dense_bits: int
     stored_bits: int
+    modules_dense_bits: int
+    modules_stored_bits: int
+    blocks_dense_bits: int
+    blocks_stored_bits: int
+    without_embeddings_dense_bits: int
+    without_embeddings_stored_bits: int
     checkpoint_bytes: int
     bits_saved_modules_percent: float
     bits_saved_blocks_percent: float

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from tensorpress.params import (
     Corpus,
     EmbeddedCorpus,
     EmbeddedModel,
-    FileCorpus,
     HubModel,
     LocalModel,
     Model,
 )
 
+_WORDS = re.compile(r"[^\W\d_]{2,}")
+BOILERPLATE = 0.01
+"""Share of lines that texts may have in common by chance."""
 _FINGERPRINTS = Path("results/.fingerprints.json")
 
 
@@ -53,17 +57,40 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
 
 def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
     """What identifies the content of a corpus."""
-    if isinstance(corpus, EmbeddedCorpus):
+    if isinstance(corpus, EmbeddedCorpus) or corpus.path is None:
         return corpus.model_dump()
-    return {"source": "file", "content": _fingerprint(corpus_file(name, corpus))}
+    content = file_content(corpus.path, f"corpora.{name}.path")
+    return {"source": corpus.source, "content": content}
 
 
-def corpus_file(name: str, corpus: FileCorpus) -> Path:
-    """The file of a corpus; ``TensorpressError`` if it is missing."""
-    path = Path(corpus.path)
-    if not path.is_file():
-        raise TensorpressError(f"corpora.{name}.path: {corpus.path!r} is not a file")
-    return path
+def existing_file(path: str, where: str) -> Path:
+    """A file that params name at ``where``; ``TensorpressError`` if it is missing."""
+    if not Path(path).is_file():
+        raise TensorpressError(f"{where}: {path!r} is not a file")
+    return Path(path)
+
+
+def file_content(path: str, where: str) -> str:
+    """Content hash of a file that params name at ``where``."""
+    return _fingerprint(existing_file(path, where))
+
+
+def shared_text(evaluated: Corpus, trained: Corpus) -> str | None:
+    """A line of the one local file that stands in the other too; ``None`` if hardly any does."""
+    files = [getattr(corpus, "path", None) for corpus in (evaluated, trained)]
+    if None in files:
+        return None
+    paths = [Path(str(path)) for path in files]
+    lines, others = (_long_lines(path, path.stat().st_mtime_ns) for path in paths)
+    shared = lines & others
+    return min(shared) if len(shared) > BOILERPLATE * len(lines) else None
+
+
+@lru_cache(maxsize=8)
+def _long_lines(path: Path, modified: int) -> frozenset[str]:
+    """Lines of ten words or more; ``modified`` only tells versions of the file apart."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return frozenset(line for line in text.splitlines() if len(_WORDS.findall(line)) >= 10)
 
 
 def checkpoint_files(directory: Path) -> list[Path]:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from tensorpress import paths
 from tensorpress.atomic import is_partial, replacing
-from tensorpress.plan import BASELINE, Plan
+from tensorpress.identities import BASELINE
+from tensorpress.plan import Plan
 
 
 def write_plan(plan: Plan) -> None:

@@ -1,0 +1,39 @@
+-- Mixtures of experts before and after compression, by layer and part. Drift is over the experts of
+-- a projection: `compressed` is the mean, `least` and `most` the range. What compares the two models
+-- stands under `compressed`.
+WITH named AS (
+    SELECT
+        model, task, protocol, recipe, layer_set, layers,
+        bits_saved_with_embeddings_percent AS bits_saved_percent,
+        layer,
+        regexp_replace(subject, '\.\d+$', '') AS part,
+        regexp_replace(metric, '_(dense|compressed|random)$', '') AS measure,
+        regexp_extract(metric, '_(dense|compressed|random)$', 1) AS state,
+        value
+    FROM results
+    WHERE kind = 'moe'
+),
+
+wide AS (
+    SELECT
+        model, task, protocol, recipe, layer_set, layers, bits_saved_percent,
+        layer, part, measure,
+        avg(value) FILTER (WHERE state = 'dense') AS dense,
+        avg(value) FILTER (WHERE state IN ('compressed', '')) AS compressed,
+        avg(value) FILTER (WHERE state = 'random') AS by_chance,
+        min(value) FILTER (WHERE state IN ('compressed', '')) AS least,
+        max(value) FILTER (WHERE state IN ('compressed', '')) AS most
+    FROM named
+    GROUP BY ALL
+)
+
+SELECT
+    model, task, protocol, recipe, layer_set, layers,
+    recipe || ' ' || CASE
+        WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
+        ELSE layers
+    END AS run,
+    bits_saved_percent, layer, part, measure, dense, compressed, by_chance, least, most
+FROM wide
+WINDOW line AS (PARTITION BY model, task, protocol, recipe, layer_set)
+ORDER BY model, task, protocol, run, layer, part, measure

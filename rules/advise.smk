@@ -1,0 +1,27 @@
+"""Pre-flight: which method and size for every module, from weights and moments."""
+
+
+rule stage_advise:
+    input:
+        ancient(LIVE["advise"]),
+
+
+rule advise:
+    input:
+        model=lambda w: ancient(paths.model(plan.advices[w.advice].calibration.model.id)),
+        moments=lambda w: ancient(paths.calibration(plan.advices[w.advice].calibration.id)),
+    output:
+        paths.advice("{advice}"),
+    log:
+        paths.LOGS / "advise/{advice}.log",
+    conda:
+        "../envs/compress.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=lambda w, attempt: 120 * attempt,
+    params:
+        advice=lambda w: plan.advices[w.advice],
+    script:
+        "../workflow_scripts/advise.py"

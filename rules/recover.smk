@@ -1,0 +1,29 @@
+"""Adapters trained beside the factors."""
+
+
+rule stage_recover:
+    input:
+        ancient(LIVE["recover"]),
+
+
+rule recover:
+    input:
+        run=lambda w: ancient(plan.recoveries[w.recovery].assembled.checkpoint),
+        storage=lambda w: ancient(plan.recoveries[w.recovery].assembled.storage),
+        corpus=lambda w: ancient(paths.corpus(plan.recoveries[w.recovery].corpus.id)),
+    output:
+        checkpoint=directory(paths.recovery("{recovery}")),
+        rows=paths.recovery_rows("{recovery}"),
+    log:
+        paths.LOGS / "recover/{recovery}.log",
+    conda:
+        "../envs/compress.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: 8000 * attempt,
+        runtime=lambda w, attempt: 120 * attempt,
+    params:
+        recovery=lambda w: plan.recoveries[w.recovery],
+    script:
+        "../workflow_scripts/recover.py"

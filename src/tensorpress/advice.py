@@ -1,0 +1,253 @@
+"""Pre-flight: which method and size for each module, from weights and moments alone.
+
+Every module, or group of modules that a method decomposes together, has options: to stay dense,
+one of the methods at one of several sizes, or to be rounded. Each takes bits and has a predicted
+damage (``analysis.damage``); damages add up. The choice of least damage under a budget of bits
+minimises ``damage + price * bits`` option by option; the price is found by bisection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from tensorpress import paths
+from tensorpress.analysis.damage import damage_nats, sensitivity
+from tensorpress.assembly import is_tied
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.families.base import Family
+from tensorpress.formats.base import Format
+from tensorpress.formats.dense import DenseSlices
+from tensorpress.formats.rounded import rounded
+from tensorpress.layers import GROUPS, LayerShape
+from tensorpress.manifest import ranks_of
+from tensorpress.methods.advised import Advice, Advised, Choice, Spec
+from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
+from tensorpress.moments import expand_sites, tokens_of
+from tensorpress.registry import load, spec_class
+from tensorpress.storage import VALUE_BITS, bits, stored_tensors
+
+ADVISED_GROUPS = ("attention", "ffn", "experts")
+SAVED = tuple(step / 10 for step in range(1, 10))
+BITS = (8, 6, 5, 4, 3, 2)
+
+
+def advise(
+    model_directory: Path,
+    moments_directory: Path,
+    family: Family,
+    spec: Spec,
+    dtype: str,
+    device: torch.device,
+) -> Advice:
+    """The advice for a model, layer by layer: memory is bounded by a layer."""
+    checkpoint = Checkpoint.open(model_directory)
+    value_bits = VALUE_BITS[dtype]
+    found: list[Choice] = []
+    for layer in tqdm(range(family.layer_count(checkpoint.config)), desc="advise", unit="layer"):
+        shape = family.layer_shape(checkpoint.config, layer)
+        stored = checkpoint.weights(family, layer, shape, shape.modules)
+        weights = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
+        file = paths.moments(moments_directory, layer)
+        sites = load_file(file, device=str(device))
+        found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)
+    dense_bits = value_bits * _values(checkpoint, family)
+    to_save = math.ceil(spec.saved * dense_bits)
+    compressible = sum(c.dense_bits for c in found if c.method == "dense")
+    chosen = choose(found, compressible - to_save)
+    return Advice(
+        saved=spec.saved,
+        dense_bits=dense_bits,
+        stored_bits=dense_bits - compressible + sum(c.bits for c in chosen),
+        damage=sum(c.damage for c in chosen),
+        modules=tuple(
+            Advised(chosen=c, alternatives=tuple(alternatives(found, c))) for c in chosen
+        ),
+    )
+
+
+def _values(checkpoint: Checkpoint, family: Family) -> int:
+    """Values of a model, a tied head counted once."""
+    shapes = checkpoint.shapes()
+    head = f"{family.head}.weight"
+    if head in shapes and is_tied(checkpoint.config):
+        del shapes[head]
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def options(
+    weights: Mapping[str, Tensor],
+    layer: int,
+    shape: LayerShape,
+    sites: Mapping[str, Tensor],
+    tokens: int,
+    spec: Spec,
+    value_bits: int,
+) -> Iterator[Choice]:
+    """Every option of a layer's modules; ``weights`` by module, float32, ``(out, in)`` or experts.
+
+    Options of several modules are of a whole group.
+    """
+    known = {module: sensitivity(sites, module, tokens) for module in weights}
+    moments = expand_sites(dict(sites), weights)
+
+    def choice(method: str, settings: dict[str, Any], factors: Sequence[Factors]) -> Choice:
+        modules = tuple(module for each in factors for module in each.modules)
+        damage = products = 0.0
+        stored = 0
+        for each in factors:
+            stored += bits(stored_tensors(each.store, layer, replaced=True).values(), value_bits)
+            for index, module in enumerate(each.modules):
+                stack = stacked(weights[module])
+                alone = len(each.modules) == 1
+                rebuilt = each.store.stacked() if alone else each.store.dense(index)[None]
+                damage += damage_nats(rebuilt.to(stack) - stack, known[module])
+                products += each.store.products()
+        return Choice(
+            layer=layer,
+            modules=modules,
+            method=method,
+            settings=settings,
+            bits=stored,
+            dense_bits=value_bits * sum(shape.modules[m].numel for m in modules),
+            damage=damage,
+            ranks=tuple(ranks_of(each.store.settings) for each in factors),
+            products=int(products),
+            dense_products=sum(
+                shape.modules[m].out_features * shape.modules[m].in_features for m in modules
+            ),
+        )
+
+    for module in weights:
+        whole = _whole(weights[module], shape, module)
+        yield choice("dense", {}, [Factors((module,), whole)])
+        for width in BITS if spec.quantise else ():
+            store = rounded(whole, width, spec.group, torch.bfloat16)
+            settings = {"bits": width, "group": spec.group}
+            yield choice("rounding", settings, [Factors((module,), store)])
+    for method, settings, within in _attempts(weights, shape, spec):
+        sub = spec_class(method)(method=method, **settings)
+        own = {module: weights[module] for module in within.modules}
+        held = {m: moments[m] for m in own} if sub.needs_moments else None
+        yield choice(method, settings, load(method).decompose(own, within, sub, held))
+
+
+def _whole(weight: Tensor, shape: LayerShape, module: str) -> Format:
+    return DenseSlices(**sizes_of(shape.modules[module])).fill(weight=stacked(weight))
+
+
+def _attempts(
+    weights: Mapping[str, Tensor], shape: LayerShape, spec: Spec
+) -> Iterator[tuple[str, dict[str, Any], LayerShape]]:
+    """Methods with settings and the modules to try them on, sizes that do not fit left out."""
+    for method in spec.methods:
+        sort = spec_class(method)
+        for group in (g for g in ADVISED_GROUPS if g in sort.groups):
+            members = [m for m in shape.group(group) if m in weights]
+            together = [members] if sort.whole_groups and members else [[m] for m in members]
+            for modules in together:
+                within = replace(shape, modules={m: shape.modules[m] for m in modules})
+                for saved in SAVED:
+                    settings = _settings(sort, saved)
+                    try:
+                        sort(method=method, **settings).check(within, group)
+                    except TensorpressError:
+                        continue  # no room for rank 1, or more heads than the method allows
+                    yield method, settings, within
+
+
+def _settings(sort: type[MethodSpec], saved: float) -> dict[str, Any]:
+    whitened = {"whiten": "input"} if "whiten" in sort.model_fields else {}
+    return {"budget": {"saved": saved}, **whitened}
+
+
+def choose(found: Sequence[Choice], allowed_bits: int) -> list[Choice]:
+    """The options of least predicted damage that cover each module once within the bits.
+
+    Exact for the sizes that some price reaches (Everett 1963); what they leave is then spent,
+    largest gain per bit first.
+    """
+    units = _units(found)
+    cheapest = _at_price(units, float("inf"))
+    if sum(c.bits for c in cheapest) > allowed_bits:
+        raise TensorpressError(
+            f"saved: the smallest options take {sum(c.bits for c in cheapest)} bits, more than the "
+            f"{allowed_bits} allowed; allowed: a smaller share"
+        )
+    low, high = 0.0, 1.0
+    while sum(c.bits for c in _at_price(units, high)) > allowed_bits:
+        high *= 4.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        fits = sum(c.bits for c in _at_price(units, middle)) <= allowed_bits
+        low, high = (low, middle) if fits else (middle, high)
+    return _spend(units, _at_price(units, high), allowed_bits)
+
+
+Unit = list[list[list[Choice]]]
+"""A group of a layer: ways to cover it, each a list of parts, each a list of options."""
+
+
+def _units(found: Sequence[Choice]) -> list[Unit]:
+    """Ways to cover each group of each layer: module by module, or by options of the whole."""
+    units: list[Unit] = []
+    for layer in sorted({c.layer for c in found}):
+        for group in ADVISED_GROUPS:
+            own = [c for c in found if c.layer == layer and set(c.modules) <= set(GROUPS[group])]
+            modules = dict.fromkeys(m for c in own for m in c.modules)
+            if not modules:
+                continue
+            singles = [[c for c in own if c.modules == (module,)] for module in modules]
+            whole = [c for c in own if len(c.modules) > 1]
+            units.append([singles, *([[whole]] if whole else [])])
+    return units
+
+
+def _at_price(units: Sequence[Unit], price: float) -> list[Choice]:
+    def cost(option: Choice) -> tuple[float, float]:
+        if price == float("inf"):
+            return (option.bits, option.damage)
+        return (option.damage + price * option.bits, option.bits)
+
+    chosen: list[Choice] = []
+    for unit in units:
+        ways = [[min(part, key=cost) for part in way] for way in unit]
+        chosen += min(ways, key=lambda way: sum(cost(option)[0] for option in way))
+    return chosen
+
+
+def _spend(units: Sequence[Unit], chosen: list[Choice], allowed_bits: int) -> list[Choice]:
+    """Replace options by larger ones of the same modules while bits are left."""
+    options_of = {
+        (*part[0].modules, part[0].layer): part for unit in units for way in unit for part in way
+    }
+    left = allowed_bits - sum(c.bits for c in chosen)
+    while True:
+        better = [
+            (place, option)
+            for place, held in enumerate(chosen)
+            for option in options_of.get((*held.modules, held.layer), ())
+            if option.damage < held.damage and option.bits - held.bits <= left
+        ]
+        if not better:
+            return chosen
+        place, option = max(better, key=lambda pair: chosen[pair[0]].damage - pair[1].damage)
+        left -= option.bits - chosen[place].bits
+        chosen[place] = option
+
+
+def alternatives(found: Sequence[Choice], chosen: Choice) -> list[Choice]:
+    """The best option of each method on the same modules that takes no more bits."""
+    same = [c for c in found if c.layer == chosen.layer and c.modules == chosen.modules]
+    fitting = [c for c in same if c.bits <= chosen.bits]
+    best = {c.method: c for c in sorted(fitting, key=lambda c: -c.damage)}
+    return sorted(best.values(), key=lambda c: c.damage)

@@ -1,0 +1,61 @@
+"""What stands beside the tensors of a checkpoint: config, bundled code, tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tensorpress import formats
+from tensorpress.checkpoint import INDEX
+from tensorpress.formats.base import STORES
+
+REMOTE_CODE = "modeling_tensorpress"
+PREFIX = "tensorpress_"
+
+
+def write_config(
+    config: dict[str, Any], plan: dict[str, Any] | None, dtype: str, target: Path
+) -> None:
+    """Write ``config.json``; with a ``plan`` (``formats.model.install``) also the code it needs.
+
+    A compressed checkpoint has a ``model_type`` of its own, so that nothing loads it as a plain
+    model with missing weights.
+    """
+    config = {**config, "dtype": dtype}
+    config.pop("torch_dtype", None)
+    if plan is not None:
+        base = plan["base_class"]
+        config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)
+        config["architectures"] = [f"Tensorpress{base}"]
+        config[STORES] = plan
+        if plan["embeddings"]:
+            config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
+        config["auto_map"] = {
+            "AutoConfig": f"{REMOTE_CODE}.Config",
+            "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",
+        }
+        _bundle_code(target, base)
+    (target / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def _bundle_code(target: Path, base: str) -> None:
+    """Copy the format modules, which need only torch and transformers, into the checkpoint."""
+    folder = Path(formats.__file__).parent
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            shutil.copyfile(path, target / path.name)
+    code = (
+        f"from transformers import {base}\n\nfrom .model import factored_class\n\n"
+        f"Model = factored_class({base})\nConfig = Model.config_class\n"
+    )
+    (target / f"{REMOTE_CODE}.py").write_text(code)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy tokenizer and generation settings, and what else is small and beside the tensors."""
+    skipped = {"config.json", INDEX}
+    for path in sorted([*source.glob("*.json"), *source.glob("*.txt"), *source.glob("*.model")]):
+        if path.name not in skipped:
+            shutil.copyfile(path, target / path.name)

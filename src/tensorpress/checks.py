@@ -1,0 +1,77 @@
+"""What params say against what a model has: refused before any job. Torch-free."""
+
+from __future__ import annotations
+
+from tensorpress.artifacts import ModelArtifact
+from tensorpress.errors import TensorpressError
+from tensorpress.layers import LayerShape, group_of, middle, middle_out
+from tensorpress.methods.base import MethodSpec
+from tensorpress.params import LayerSet, MiddleLayers, MiddleOutLayers
+
+
+def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
+    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer."""
+    if spec == "each":
+        return [(layer,) for layer in range(layers)]
+    if spec == "all":
+        return [tuple(range(layers))]
+    at = f"layer_sets.{name}"
+    if isinstance(spec, MiddleLayers):
+        _check_limit(f"{at}.middle", spec.middle, layers - layers // 2)
+        return [middle(layers, spec.middle)]
+    if isinstance(spec, MiddleOutLayers):
+        _check_limit(f"{at}.middle_out", spec.middle_out, layers)
+        return [middle_out(layers, spec.middle_out)]
+    listed = tuple(sorted(set(spec)))
+    for layer in listed:
+        if layer >= layers:
+            raise TensorpressError(f"{at}: {layer} is not allowed; allowed: 0 to {layers - 1}")
+    return [listed]
+
+
+def _check_limit(at: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise TensorpressError(f"{at}: {value} is not allowed; allowed: 1 to {limit}")
+
+
+def check_window(at: str, window: int, model: ModelArtifact) -> None:
+    """Refuse windows longer than the model's positions."""
+    limit = model.config.get("max_position_embeddings")
+    if limit and window > limit:
+        raise TensorpressError(
+            f"{at}: {window} is not allowed; allowed: up to {limit}, "
+            f"max_position_embeddings of model {model.name!r}"
+        )
+
+
+def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
+    """Refuse settings that do not fit the shapes of a group."""
+    try:
+        spec.check(shape, group)
+        if group == "embedding" and spec.needs_moments:
+            raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
+    except TensorpressError as error:
+        raise TensorpressError(f"methods.{name}.{error}") from error
+
+
+def check_whole(
+    where: str, modules: tuple[str, ...], layers: tuple[int, ...], model: ModelArtifact
+) -> None:
+    """Refuse parts of a model where a method plans all of it."""
+    if "all" not in modules or len(layers) < model.layer_count:
+        raise TensorpressError(
+            f"{where}: a method that is advised plans the whole model; "
+            "allowed: modules: [all] on layers: all"
+        )
+
+
+def check_modules(where: str, names: tuple[str, ...], model: ModelArtifact) -> None:
+    """Refuse module names that the model has nothing for."""
+    available = model.family.all_modules(model.config)
+    offered = {"all", *available, *(group_of(module) for module in available)}
+    for name in names:
+        if name not in offered:
+            raise TensorpressError(
+                f"{where}.modules: {name!r} is not in model {model.name!r}; "
+                f"allowed: all, {', '.join(available)}"
+            )

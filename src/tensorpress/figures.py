@@ -1,0 +1,124 @@
+"""How compressions look in every figure: a colour and a marker for each kind of control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator, LogLocator
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "whitened SVD": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "SVD": {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
+    "RTN-8": {"color": "black", "marker": "^", "linestyle": ":"},
+    "RTN-4": {"color": "black", "marker": "v", "linestyle": ":"},
+    "GPTQ": {"color": "#666666", "marker": "D", "linestyle": ":"},
+    "drop": {"color": "#999999", "marker": "x", "linestyle": "--"},
+    "other": {"color": "#CC79A7", "marker": "P", "linestyle": "-"},
+}
+TENSOR_FORMAT = "tensor format"
+TENSOR_COLOURS = ("#D55E00", "#E69F00", "#009E73", "#882255", "#999933", "#661100")
+TENSOR_MARKERS = "s*hXp<>d"
+OTHER_BITS = {"color": "black", "marker": "1", "linestyle": ":"}
+"""RTN to other than 4 or 8 bits."""
+
+
+def approach_style(approach: str) -> dict[str, Any]:
+    """Colour, marker and line of a kind of compression (``approach`` of ``perplexities``)."""
+    if approach == TENSOR_FORMAT:
+        return {"color": TENSOR_COLOURS[0], "marker": "s", "linestyle": "-"}
+    return CONTROLS.get(approach, OTHER_BITS)
+
+
+def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Style by recipe: tensor formats differ, a control has its own; its second recipe is hollow."""
+    styles: dict[str, dict[str, Any]] = {}
+    kinds = frame.drop_duplicates("recipe").sort_values("recipe")
+    for approach, recipes in kinds.groupby("approach"):
+        for index, recipe in enumerate(recipes["recipe"]):
+            style = dict(approach_style(approach))
+            if approach == TENSOR_FORMAT:
+                style["color"] = TENSOR_COLOURS[index % len(TENSOR_COLOURS)]
+                style["marker"] = TENSOR_MARKERS[index % len(TENSOR_MARKERS)]
+            elif index:
+                style["markerfacecolor"] = "white"
+            styles[recipe] = style
+    return styles
+
+
+def plot_recipes(axes: Axes, frame: pd.DataFrame) -> None:
+    """One line per recipe through its points, with 95 % intervals, controls last in the legend."""
+    styles = recipe_styles(frame)
+    controls = frame["approach"] != TENSOR_FORMAT
+    for recipe in dict.fromkeys([*frame[~controls]["recipe"], *frame[controls]["recipe"]]):
+        line = frame[frame["recipe"] == recipe].sort_values("bits_saved_percent")
+        _with_intervals(axes, line, styles[recipe], recipe)
+
+
+def plot_approaches(axes: Axes, frame: pd.DataFrame) -> None:
+    """Every run as a faint mark; the best of each kind at each saving as a line of steps."""
+    for approach in (TENSOR_FORMAT, *sorted(set(frame["approach"]) - {TENSOR_FORMAT})):
+        points = frame[frame["approach"] == approach].sort_values("bits_saved_percent")
+        if points.empty:
+            continue
+        style = approach_style(approach)
+        axes.scatter(
+            points["bits_saved_percent"], points["perplexity"], s=20, alpha=0.3,
+            color=style["color"], marker=style["marker"],
+        )  # fmt: skip
+        best = points[points["efficient_of_approach"]]
+        _with_intervals(axes, best, {**style, "drawstyle": "steps-pre"}, approach)
+
+
+def perplexity_axes(axes: Axes, baseline: float, worst: float = 10.0) -> str:
+    """Scales, labels and the uncompressed model; what lies above ``worst`` times it is cut off.
+
+    Returns a sentence on the marks cut off, empty if there are none.
+    """
+    axes.axhline(baseline, color="black", linewidth=0.9, linestyle="-.", label="uncompressed")
+    top = baseline * worst
+    heights = [
+        y
+        for line in axes.get_lines()
+        if line.get_marker() not in ("None", "_")
+        for y in line.get_ydata()
+    ]
+    beyond = sum(y > top for y in heights)
+    highest = min(max([*heights, baseline]), top)
+    axes.set_yscale("log")
+    axes.set_ylim(baseline * 0.97, max(highest * 1.06, baseline * 1.1))
+    is_narrow = highest < 4 * baseline
+    axes.yaxis.set_major_locator(AutoLocator() if is_narrow else LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("bits saved, % of the model with embeddings")
+    axes.set_ylabel("perplexity (log scale)")
+    return f" {beyond} points above {top:.0f} are not shown." if beyond else ""
+
+
+def legend_beside(axes: Axes) -> None:
+    """The legend to the right of the axes."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def legend_below(figure: Figure, columns: int = 4) -> None:
+    """One legend for all axes of a figure laid out by ``constrained``, below them."""
+    handles: dict[Any, Any] = {}
+    for axes in figure.axes:
+        found, names = axes.get_legend_handles_labels()
+        handles = {**dict(zip(names, found, strict=True)), **handles}
+    if handles:
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=columns
+        )
+
+
+def _with_intervals(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: str) -> None:
+    below = (line["perplexity"] - line["low"]).fillna(0)
+    above = (line["high"] - line["perplexity"]).fillna(0)
+    axes.errorbar(
+        line["bits_saved_percent"], line["perplexity"], yerr=[below, above], label=label,
+        markersize=5, linewidth=1.4, capsize=2, **style,
+    )  # fmt: skip

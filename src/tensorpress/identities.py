@@ -1,0 +1,213 @@
+"""The identity of every artifact: what its key covers, and nothing else. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tensorpress import paths
+from tensorpress.artifacts import (
+    AdviceArtifact,
+    AnyRun,
+    CalibrationArtifact,
+    CorpusArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    Placement,
+    RecoveryArtifact,
+    ReportArtifact,
+    RunArtifact,
+)
+from tensorpress.evaluation.specs import BaseTask
+from tensorpress.keys import all_modules, code_fingerprint, file_fingerprint, key
+from tensorpress.layers import LayerShape
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.methods.base import MethodSpec
+from tensorpress.params import (
+    Calibration,
+    Corpus,
+    EmbeddedModel,
+    HubCorpus,
+    Lora,
+    Model,
+    Report,
+    Rounding,
+)
+from tensorpress.registry import METHODS
+from tensorpress.sources import corpus_source, model_config, model_source
+
+BASELINE = "baseline"
+"""Recipe name of the uncompressed model; every model has it."""
+
+
+def corpus(name: str, spec: Corpus) -> CorpusArtifact:
+    """A text: its source, and the code that makes or cuts it."""
+    from_hub = isinstance(spec, HubCorpus)
+    code = code_fingerprint("tensorpress.texts" if from_hub else "tensorpress.embedded.corpus")
+    content = key(stage="corpus", source=corpus_source(name, spec), code=code)
+    return CorpusArtifact(name, spec, content)
+
+
+def model(name: str, spec: Model) -> ModelArtifact:
+    """A checkpoint: its source, and the code that trains an embedded one."""
+    entries = ["tensorpress.embedded.training"] * isinstance(spec, EmbeddedModel)
+    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, model_config(name, spec))
+
+
+def calibration(
+    of: ModelArtifact, text: CorpusArtifact, settings: Calibration
+) -> CalibrationArtifact:
+    """Moments: model, text and settings."""
+    content = key(
+        stage="calibrate",
+        model=of.key,
+        corpus=text.key,
+        settings=settings.model_dump(exclude={"corpus"}),
+        code=code_fingerprint(
+            "tensorpress.calibration", "tensorpress.evaluation.windows", _family_module(of)
+        ),
+    )
+    return CalibrationArtifact(of, text, settings, content)
+
+
+def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
+    """Pre-flight choices: moments, settings, and all that may be chosen."""
+    content = key(
+        stage="advise",
+        moments=moments.key,
+        spec=spec.model_dump(),
+        dtype=dtype,
+        code=code_fingerprint(
+            "tensorpress.advice",
+            *(METHODS[name] for name in spec.methods),
+            *all_modules("tensorpress.formats"),
+            _family_module(moments.model),
+        ),
+    )
+    return AdviceArtifact(moments, spec, dtype, content)
+
+
+def decomposition(
+    of: ModelArtifact,
+    method_name: str,
+    spec: MethodSpec,
+    group: str,
+    shape: LayerShape,
+    moments: CalibrationArtifact | None,
+    advised: AdviceArtifact | None,
+) -> DecompositionArtifact:
+    """Factors: model, settings, group, the moments and the advice if they are read."""
+    layouts = spec.layouts(shape, group)
+    formats = {layout.format for layout in layouts}
+    formats |= {layout.settings["inner"] for layout in layouts if "inner" in layout.settings}
+    content = key(
+        stage="decompose",
+        model=of.key,
+        spec=spec.model_dump(),
+        group=group,
+        moments=moments.key if moments else None,
+        advice=advised.key if advised else None,
+        code=code_fingerprint(
+            "tensorpress.decomposition",
+            METHODS[spec.method],
+            _family_module(of),
+            *(f"tensorpress.formats.{name}" for name in sorted(formats)),
+        ),
+    )
+    return DecompositionArtifact(of, method_name, spec, group, moments, advised, content)
+
+
+def run(
+    of: ModelArtifact,
+    placements: tuple[Placement, ...],
+    dtype: str,
+    rounding: Rounding | None = None,
+) -> RunArtifact:
+    """A compressed checkpoint: model, factors, how they are stored."""
+    content = key(
+        stage="assemble",
+        model=of.key,
+        placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
+        dtype=dtype,
+        rounding=rounding.model_dump() if rounding else None,
+        code=code_fingerprint(
+            "tensorpress.assembly",
+            "tensorpress.manifest",
+            "tensorpress.formats.model",
+            _family_module(of),
+        ),
+    )
+    return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
+
+
+def recovery(of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact) -> RecoveryArtifact:
+    """A recovered checkpoint: the compressed one, text, settings, seed."""
+    content = key(
+        stage="recover",
+        run=of.key,
+        corpus=text.key,
+        spec=spec.model_dump(exclude={"corpus", "seeds"}),
+        seed=seed,
+        code=code_fingerprint(
+            "tensorpress.recovery",
+            "tensorpress.recovered",
+            "tensorpress.evaluation.windows",
+            "tensorpress.formats.model",
+            _family_module(of.model),
+        ),
+    )
+    return RecoveryArtifact(of, spec, seed, text, content)
+
+
+def evaluation(
+    of: AnyRun,
+    dense: RunArtifact | None,
+    task_name: str,
+    spec: BaseTask,
+    corpora: dict[str, CorpusArtifact],
+    files: Mapping[str, str],
+    moments: CalibrationArtifact | None,
+) -> EvaluationArtifact:
+    """Metrics: checkpoints, task, texts; ``files``: content of the task's own ones by field."""
+    content = key(
+        stage="evaluate",
+        run=of.key,
+        dense=dense.key if dense else None,
+        moments=moments.key if moments else None,
+        spec=spec.model_dump(exclude={*spec.corpora, *spec.files}),
+        corpora={role: text.key for role, text in corpora.items()},
+        files=dict(files),
+        code=code_fingerprint(spec.entry),
+    )
+    return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, content)
+
+
+def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
+    """A page: tables, notebook, and the content of all queries."""
+    notebook = paths.NOTEBOOKS / f"{spec.notebook}.ipynb"
+    content = key(
+        stage="reports",
+        table=table_id,
+        spec=spec.model_dump(),
+        files=[queries, file_fingerprint(notebook)],
+        code=code_fingerprint("tensorpress.reporting", "tensorpress.figures", "tensorpress.wording"),
+    )
+    return ReportArtifact(name, spec, content)
+
+
+def _family_module(of: ModelArtifact) -> str:
+    return f"tensorpress.families.{of.family.model_type}"
+
+
+def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:
+    """Readable part of a run's name: methods, rounding, layers; the key tells equal ones apart."""
+    if not placements:
+        return BASELINE
+    methods = "+".join(dict.fromkeys(p.decomposition.method_name for p in placements))
+    layers = sorted({p.layer for p in placements})
+    together = layers == list(range(layers[0], layers[-1] + 1))
+    parts = [layers[0], layers[-1]] if together and len(layers) > 1 else layers
+    span = ("-" if together else "_").join(map(str, parts))
+    width = f"-{rounding.label}" if rounding else ""
+    return f"{methods[:40]}{width}-L{span[:20]}"

@@ -1,0 +1,25 @@
+"""Rule recover: a compressed checkpoint with adapters trained on a text."""
+
+from pathlib import Path
+
+from tensorpress.job import job
+
+with job(snakemake) as device:
+    from tensorpress.atomic import replacing
+    from tensorpress.evaluation.windows import token_windows
+    from tensorpress.loading import load_model, load_tokenizer
+    from tensorpress.recovered import write_recovered
+    from tensorpress.recovery import recover
+    from tensorpress.rows import StorageRow, read_rows, write_rows
+
+    made = snakemake.params.recovery
+    source, family = Path(snakemake.input.run), made.model.family
+    text = Path(snakemake.input.corpus).read_text(encoding="utf-8")
+    windows = token_windows(load_tokenizer(source), text, made.spec.window)
+    model = load_model(source, device)
+    adapters = recover(model, family, windows, made.spec, made.seed, device)
+    (compressed,) = read_rows([Path(snakemake.input.storage)], StorageRow)
+    dtype = made.assembled.dtype
+    with replacing(Path(snakemake.output.checkpoint)) as target:
+        row = write_recovered(source, family, adapters, made.spec, dtype, compressed, target)
+    write_rows([row], StorageRow, Path(snakemake.output.rows))
