@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, LogLocator
+from matplotlib.ticker import AutoLocator, LogLocator, SymmetricalLogLocator
 
 CONTROLS: dict[str, dict[str, Any]] = {
     "whitened SVD": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -33,7 +34,7 @@ def approach_style(approach: str) -> dict[str, Any]:
 
 
 def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Style by recipe: tensor formats differ, a control has its own; its second recipe is hollow."""
+    """Style by recipe: tensor formats differ, a control has its own, later recipes of it hollow."""
     styles: dict[str, dict[str, Any]] = {}
     kinds = frame.drop_duplicates("recipe").sort_values("recipe")
     for approach, recipes in kinds.groupby("approach"):
@@ -48,13 +49,23 @@ def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return styles
 
 
+def plot_points(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: str) -> None:
+    """Points of ``perplexities`` or of a query made from it, with their 95 % intervals."""
+    below = (line["perplexity"] - line["low"]).fillna(0)
+    above = (line["high"] - line["perplexity"]).fillna(0)
+    axes.errorbar(
+        line["bits_saved_percent"], line["perplexity"], yerr=[below, above], label=label,
+        markersize=5, linewidth=1.4, capsize=2, **style,
+    )  # fmt: skip
+
+
 def plot_recipes(axes: Axes, frame: pd.DataFrame) -> None:
     """One line per recipe through its points, with 95 % intervals, controls last in the legend."""
     styles = recipe_styles(frame)
     controls = frame["approach"] != TENSOR_FORMAT
     for recipe in dict.fromkeys([*frame[~controls]["recipe"], *frame[controls]["recipe"]]):
         line = frame[frame["recipe"] == recipe].sort_values("bits_saved_percent")
-        _with_intervals(axes, line, styles[recipe], recipe)
+        plot_points(axes, line, styles[recipe], recipe)
 
 
 def plot_approaches(axes: Axes, frame: pd.DataFrame) -> None:
@@ -69,24 +80,27 @@ def plot_approaches(axes: Axes, frame: pd.DataFrame) -> None:
             color=style["color"], marker=style["marker"],
         )  # fmt: skip
         best = points[points["efficient_of_approach"]]
-        _with_intervals(axes, best, {**style, "drawstyle": "steps-pre"}, approach)
+        saved, perplexity = best["bits_saved_percent"], best["perplexity"]
+        steps = ([0, *saved], [*perplexity[:1], *perplexity])  # who saves more saves less, too
+        axes.plot(
+            *steps, drawstyle="steps-pre", linewidth=1.4,
+            color=style["color"], linestyle=style["linestyle"],
+        )  # fmt: skip
+        plot_points(axes, best, {**style, "linestyle": ""}, approach)
 
 
-def perplexity_axes(axes: Axes, baseline: float, worst: float = 10.0) -> str:
+def perplexity_axes(
+    axes: Axes, baseline: float, drawn: Sequence[float], worst: float = 10.0
+) -> str:
     """Scales, labels and the uncompressed model; what lies above ``worst`` times it is cut off.
 
-    Returns a sentence on the marks cut off, empty if there are none.
+    Returns a sentence on how many of the perplexities drawn are cut off, empty if none is.
     """
     axes.axhline(baseline, color="black", linewidth=0.9, linestyle="-.", label="uncompressed")
     top = baseline * worst
-    heights = [
-        y
-        for line in axes.get_lines()
-        if line.get_marker() not in ("None", "_")
-        for y in line.get_ydata()
-    ]
-    beyond = sum(y > top for y in heights)
-    highest = min(max([*heights, baseline]), top)
+    shown = [value for value in drawn if value <= top]
+    beyond = sum(value > top for value in drawn)
+    highest = max([*shown, baseline])
     axes.set_yscale("log")
     axes.set_ylim(baseline * 0.97, max(highest * 1.06, baseline * 1.1))
     is_narrow = highest < 4 * baseline
@@ -95,7 +109,17 @@ def perplexity_axes(axes: Axes, baseline: float, worst: float = 10.0) -> str:
     axes.minorticks_off()
     axes.set_xlabel("bits saved, % of the model with embeddings")
     axes.set_ylabel("perplexity (log scale)")
-    return f" {beyond} points above {top:.0f} are not shown." if beyond else ""
+    return f" Not shown: {beyond} above {top:.0f}." if beyond else ""
+
+
+def nats_scale(axes: Axes, axis: Literal["x", "y"], drawn: Sequence[float]) -> None:
+    """A loss on one axis: linear up to 0.01 nats on either side of zero, logarithmic beyond."""
+    if all(abs(value) < 0.05 for value in drawn):
+        return  # too short a range for ticks of a logarithm
+    {"x": axes.set_xscale, "y": axes.set_yscale}[axis]("symlog", linthresh=0.01)
+    chosen = axes.xaxis if axis == "x" else axes.yaxis
+    chosen.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.01, subs=[1, 3]))
+    chosen.set_major_formatter("{x:g}")
 
 
 def legend_beside(axes: Axes) -> None:
@@ -113,12 +137,3 @@ def legend_below(figure: Figure, columns: int = 4) -> None:
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=columns
         )
-
-
-def _with_intervals(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: str) -> None:
-    below = (line["perplexity"] - line["low"]).fillna(0)
-    above = (line["high"] - line["perplexity"]).fillna(0)
-    axes.errorbar(
-        line["bits_saved_percent"], line["perplexity"], yerr=[below, above], label=label,
-        markersize=5, linewidth=1.4, capsize=2, **style,
-    )  # fmt: skip

@@ -191,7 +191,9 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
         table=table_id,
         spec=spec.model_dump(),
         files=[queries, file_fingerprint(notebook)],
-        code=code_fingerprint("tensorpress.reporting", "tensorpress.figures", "tensorpress.wording"),
+        code=code_fingerprint(
+            "tensorpress.reporting", "tensorpress.figures", "tensorpress.wording"
+        ),
     )
     return ReportArtifact(name, spec, content)
 

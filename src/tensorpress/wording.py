@@ -136,27 +136,25 @@ def recovery(rows: pd.DataFrame) -> str:
     words += f"over {_range(rows['runs'])} {'seed' if rows['runs'].max() == 1 else 'seeds'} each."
     known = rows.dropna(subset="share_recovered_percent")
     if known.empty:
-        words += " None has its compression without recovery beside it."
+        words += " None stands beside its compression without recovery with a loss beyond noise."
     else:
         words += (
             f" Recovery takes back {_range(known['share_recovered_percent'].round())} % of the "
-            f"loss, median {known['share_recovered_percent'].median():.0f} %."
+            f"loss of {_count(len(known), 'run')} that can be compared with its compression alone."
         )
     for is_tensor, name in ((True, "tensor formats"), (False, "other methods")):
         group = rows[(rows["approach"] == "tensor format") == is_tensor]
         if not group.empty:
             counts = group["standing"].value_counts()
-            stands = (f"{counts[s]} {words}" for s, words in STANDINGS.items() if s in counts)
-            words += f" After it, of {_count(len(group), 'run')} of {name}: {', '.join(stands)}."
+            stands = ", ".join(f"{counts[s]} {s}" for s in STANDINGS if s in counts)
+            words += (
+                f" After it, against the best unrecovered alternative at equal bytes, of "
+                f"{_count(len(group), 'run')} of {name}: {stands}."
+            )
     return words
 
 
-STANDINGS = {
-    "ahead": "ahead of the best unrecovered alternative at equal bytes",
-    "within noise": "within noise of that alternative",
-    "behind": "behind that alternative",
-    "no alternative": "without any alternative that saves as much",
-}
+STANDINGS = ("ahead", "within noise", "behind", "no alternative")
 
 
 def head_axis(rows: pd.DataFrame) -> list[str]:

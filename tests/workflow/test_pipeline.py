@@ -17,6 +17,8 @@ def every_method() -> dict:
     """Both tiny models with every method, task and report."""
     params = tiny_params()
     params["storage"]["dtype"] = "bfloat16"
+    params["corpora"]["train"] = {"source": "file", "path": "inputs/train.txt"}
+    params["models"]["tiny"]["baseline_tasks"] = ["mismatch", "super_weights", "samples"]
     params["models"]["moe"] = {
         "source": "local",
         "path": "inputs/moe",
@@ -38,8 +40,11 @@ def every_method() -> dict:
         },
         "tt-sparse": {"method": "tt_sparse", "order": 2, "rank": 8, "outliers": 0.01},
         "td-moe": {"method": "td_moe", "ratio": 0.3, "whiten": "both"},
+        "svd-4": {"method": "svd", "rank": 4, "whiten": "input"},
+        "gptq": {"method": "gptq", "bits": 4, "group": 16},
+        "advised": {"method": "advised", "saved": 0.2, "group": 16},
     }
-    params["layer_sets"]["each"] = "each"
+    params["layer_sets"] |= {"each": "each", "all": "all"}
 
     def recipe(model: str, steps: list, layers: list, tasks: list) -> dict:
         return {"models": [model], "steps": steps, "layers": layers, "tasks": tasks}
@@ -75,6 +80,30 @@ def every_method() -> dict:
             ["one"],
             ["heldout"],
         ),
+        "rtn": recipe("tiny", [{"modules": ["all"], "method": "dense"}], ["one"], ["heldout"])
+        | {"rounding": {"bits": 4, "group": 16}},
+        "gptq": recipe("tiny", [{"modules": ["ffn"], "method": "gptq"}], ["one"], ["heldout"]),
+        "small": recipe(
+            "tiny",
+            [{"modules": ["ffn"], "method": "svd-4"}],
+            ["one"],
+            ["heldout", "prediction", "geometry", "restoration", "samples"],
+        ),
+        "recovered": recipe("tiny", [{"modules": ["ffn"], "method": "svd-4"}], ["one"], ["heldout"])
+        | {
+            "lora": {
+                "rank": 2,
+                "steps": 2,
+                "batch": 2,
+                "accumulation": 1,
+                "window": 32,
+                "corpus": "train",
+                "seeds": [0, 1],
+            }
+        },
+        "advised": recipe(
+            "tiny", [{"modules": ["all"], "method": "advised"}], ["all"], ["heldout", "prediction"]
+        ),
         "td_moe": recipe(
             "moe",
             [
@@ -82,7 +111,7 @@ def every_method() -> dict:
                 {"modules": ["attention"], "method": "dense"},
             ],
             ["one", "each"],
-            ["heldout", "speed", "cloze", "last_word"],
+            ["heldout", "speed", "cloze", "last_word", "routing", "prediction"],
         ),
     }
     text = {"corpus": "text", "window": 64}
@@ -92,12 +121,25 @@ def every_method() -> dict:
         "speed": {"kind": "speed", "batch": 1, "prompt_tokens": 16, "new_tokens": 2, "repeats": 1},
         "balance": {"kind": "expert_balance", "max_windows": 4, **text},
         "ngram": {"kind": "ngram", "training": "text", "order": 2, **text},
+        "mismatch": {"kind": "heterogeneity"},
+        "super_weights": {"kind": "super_weights"},
+        "restoration": {"kind": "restoration"},
+        "geometry": {"kind": "geometry", "max_windows": 2, **text},
+        "routing": {"kind": "moe", "max_windows": 2, **text},
+        "samples": {"kind": "generation", "new_tokens": 4},
+        "prediction": {"kind": "prediction"},
     }
     params["reports"] = {
         f"{notebook}-{model}": {"notebook": notebook, "model": model, "task": "heldout"}
-        for notebook in ("pareto", "layers", "cost")
+        for notebook in ("pareto", "layers", "cost", "verdict")
         for model in ("tiny", "moe")
     }
+    for notebook, task in {
+        "mismatch": "mismatch", "super_weights": "restoration", "geometry": "geometry",
+        "recovery": "heldout", "head_axis": "heldout",
+    }.items():  # fmt: skip
+        params["reports"][notebook] = {"notebook": notebook, "model": "tiny", "task": task}
+    params["reports"]["moe"] = {"notebook": "moe", "model": "moe", "task": "routing"}
     return params
 
 
@@ -105,6 +147,8 @@ def every_method() -> dict:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace.create(tmp_path_factory.mktemp("all") / "project", every_method())
     save_tiny(tiny_moe(), workspace.folder / "inputs/moe")
+    lines = (f"In year {i} they told each other many long stories about that" for i in range(300))
+    (workspace.folder / "inputs/train.txt").write_text("\n".join(lines), encoding="utf-8")
     workspace.snakemake("--resources", "gpu=1")
     return workspace
 
@@ -133,6 +177,8 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
         ("tiny", "tt", "1"),
         ("tiny", "separate", "1"),
         ("tiny", "heads", "1"),
+        *(("tiny", name, "1") for name in ("rtn", "gptq", "small", "recovered")),
+        ("tiny", "advised", "0,1,2"),
         ("moe", "baseline", ""),
         ("moe", "td_moe", "0"),
         ("moe", "td_moe", "1"),
@@ -143,7 +189,14 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
         assert 0 < on_disk < 30_000
         saved = row["bits_saved_with_embeddings_percent"]
         assert (saved > 0) == (row["recipe"] != "baseline"), row
+    seeds = [r["seed"] for r in perplexities if r["recipe"] == "recovered"]
+    assert sorted(seeds) == [0, 1]
+    assert {r["methods"] for r in rows if r["recipe"] == "recovered"} == {"svd+lora"}
+    assert {r["methods"] for r in rows if r["recipe"] == "rtn"} == {"dense+int4"}
+    assert len({r["protocol"] for r in perplexities if r["model"] == "tiny"}) == 1
     kinds = {(r["model"], r["kind"]) for r in rows}
+    assert {("tiny", k) for k in ("heterogeneity", "geometry", "generation", "prediction")} <= kinds
+    assert {("moe", k) for k in ("moe", "prediction")} <= kinds
     assert ("moe", "expert_balance") in kinds
     assert ("moe", "ngram") in kinds
     versions = {r["version"] for r in rows if r["kind"] == "cloze"}
@@ -156,6 +209,11 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
 def test_every_method_has_errors_within_bounds(finished: Workspace) -> None:
     rows = table(finished, "decompositions")
     assert {row["method"] for row in rows} == set(METHODS)
+    (large,) = (
+        r for r in rows if r["method_name"] == "svd" and r["layer"] == 1 and "up" in r["module"]
+    )
+    (small,) = (r for r in rows if r["method_name"] == "svd-4" and "up" in r["module"])
+    assert small["relative_error"] > large["relative_error"]
     for row in rows:
         assert 0 <= row["relative_error"] <= 1.5
         if row["upper_bound"] is not None:
@@ -173,7 +231,9 @@ def test_checkpoints_say_what_was_done_to_them(finished: Workspace) -> None:
             assert entry["module"] in entry["stack"]
             assert entry["relative_error"] >= 0
             assert (entry["stack_bits"] == 0) == (entry["method"] == "drop")
-            assert bool(entry["ranks"]) == (entry["method"] not in ("drop", "dense"))
+            if entry["method"] != "advised":  # whatever was chosen
+                unranked = ("drop", "dense", "gptq")
+                assert bool(entry["ranks"]) == (entry["method"] not in unranked)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +261,7 @@ def test_pareto_marks_exactly_the_undominated_runs(finished: Workspace) -> None:
 
 def test_reports_are_whole_pages(finished: Workspace) -> None:
     pages = list((finished.folder / "results/reports").glob("*.html"))
-    assert len(pages) == 6
+    assert len(pages) == 4 * 2 + 6
     for page in pages:
         html = page.read_text()
         assert "image/png" in html or "data:image" in html

@@ -4,7 +4,8 @@ To second order a change ``D`` of a weight changes the loss of a token by half o
 ``(g . D x)^2`` in the mean, with x the module's input and g the gradient of the loss by its output
 (the empirical Fisher information). Taken apart like K-FAC (Martens & Grosse 2015) and with the
 output gradients' second moment cut to its diagonal, that is ``1/2 sum_o E[g_o^2] (D E[x x^T]
-D^T)_oo``. Effects of modules add up.
+D^T)_oo``. Effects of modules are taken to add up. It orders changes well; large damage, which is no
+longer of second order, is larger than predicted.
 """
 
 from __future__ import annotations

@@ -81,25 +81,24 @@ class Spec(MethodSpec):
             )
         heads = flat // layer.head_dim
         limits = {"hidden": min(hidden, flat * len(modules)), "head_dim": layer.head_dim}
-        if len(modules) > 1:
-            limits["stack"] = len(modules)
+        whole = len(modules)
 
         def values(ranks: Any) -> int:
-            stack = ranks.get("stack", 1)
             bases = hidden * ranks["hidden"] + layer.head_dim * ranks["head_dim"]
-            bases += len(modules) * stack if len(modules) > 1 else 0
-            return bases + ranks["hidden"] * heads * ranks["head_dim"] * stack
+            bases += whole * whole if whole > 1 else 0
+            return bases + ranks["hidden"] * heads * ranks["head_dim"] * whole
 
         if self.ranks is not None:
-            ranks = {**self.ranks.model_dump(), "stack": min(self.ranks.stack, len(modules))}
+            ranks = {**self.ranks.model_dump(), "stack": min(self.ranks.stack, whole)}
             if self.ranks.stack > len(MODULES):
                 require_rank("ranks.stack", self.ranks.stack, len(MODULES), where)
             for name in ("hidden", "head_dim"):
                 require_rank(f"ranks.{name}", ranks[name], limits[name], where)
         else:
             assert self.budget is not None
-            dense = len(modules) * first.numel
-            ranks = self.budget.proportional(limits, values, dense, where)
+            # a few projections, and one less is a large part of them: that mode stays whole
+            dense = whole * first.numel
+            ranks = {**self.budget.proportional(limits, values, dense, where), "stack": whole}
         return Layout(
             modules,
             "tucker_heads",
@@ -111,7 +110,7 @@ class Spec(MethodSpec):
                 "sides": sides,
                 "hidden_rank": ranks["hidden"],
                 "head_dim_rank": ranks["head_dim"],
-                "stack_rank": ranks["stack"] if len(modules) > 1 else None,
+                "stack_rank": ranks["stack"] if whole > 1 else None,
             },
         )
 

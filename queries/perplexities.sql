@@ -1,0 +1,55 @@
+-- Perplexity of every recipe on every set of layers: the mean over the seeds of its recovery, with a
+-- 95 % interval from Student's t over seeds, or, where there is one run, from the standard error of
+-- the evaluation. `nats_lost` per token is over the uncompressed model, by the same protocol.
+-- Whitening and seeds apart, `approach` follows from the methods; an SVD is whitened if the recipe's
+-- name says so.
+WITH runs AS (
+    SELECT
+        model, task, protocol, recipe, methods, layer_set, layers, layer_count,
+        min(run) AS run,
+        count(*) AS runs,
+        avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
+        avg(bits_saved_modules_percent) AS bits_saved_modules_percent,
+        min(modules_dense_bits) AS modules_dense_bits,
+        avg(value) AS perplexity,
+        half_width(stddev_samp(value), avg(stderr), count(*)) AS half_width
+    FROM results
+    WHERE kind = 'perplexity' AND metric = 'perplexity'
+    GROUP BY ALL
+),
+
+uncompressed AS (
+    SELECT model, task, protocol, perplexity AS baseline_perplexity
+    FROM runs
+    WHERE recipe = 'baseline'
+),
+
+named AS (
+    SELECT
+        *,
+        methods LIKE '%lora' AS recovered,
+        regexp_replace(methods, '\+lora$', '') AS compression
+    FROM runs
+)
+
+SELECT
+    model, task, protocol, recipe, methods, layer_set, layers, layer_count, run, runs, recovered,
+    CASE
+        WHEN recipe = 'baseline' THEN 'uncompressed'
+        WHEN regexp_matches(compression, '(^|\+)(tt|tucker|td_moe)') THEN 'tensor format'
+        WHEN regexp_full_match(compression, 'dense\+int\d') THEN 'RTN-' || right(compression, 1)
+        WHEN compression = 'gptq' THEN 'GPTQ'
+        WHEN compression = 'svd' AND contains(lower(recipe), 'whiten') THEN 'whitened SVD'
+        WHEN compression = 'svd' THEN 'SVD'
+        WHEN compression = 'drop' THEN 'drop'
+        ELSE 'other'
+    END AS approach,
+    bits_saved_percent, bits_saved_modules_percent, modules_dense_bits,
+    perplexity, half_width,
+    greatest(perplexity - half_width, 1) AS low,
+    perplexity + half_width AS high,
+    ln(perplexity / baseline_perplexity) AS nats_lost,
+    half_width / perplexity AS nats_half_width,
+    baseline_perplexity
+FROM named LEFT JOIN uncompressed USING (model, task, protocol)
+ORDER BY model, task, protocol, recipe, bits_saved_percent, layers

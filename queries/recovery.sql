@@ -1,0 +1,68 @@
+-- What LoRA recovers, adapters counted: each recovered recipe after it and before it, which is the
+-- same recipe without `lora` in its name, with the same methods and layers. `share_recovered` is of
+-- the loss per token that compression cost, where that is beyond noise; its interval is over seeds.
+-- `equal_bits`: the best run of the same methods without recovery that saves at least as much as the
+-- recovered one, which may spend the adapters' bits on larger ranks. `alternative`: the best run
+-- without recovery that is no tensor format and saves at least as much; `gap_nats` is what the
+-- recovered run still loses against it. Means over seeds, 95 % intervals; those of differences take
+-- both sides for independent.
+WITH recovered_runs AS (
+    SELECT *, regexp_replace(recipe, '(^lora\d*[_-])|([_-]lora\d*)', '') AS plain
+    FROM perplexities
+    WHERE recovered
+),
+
+compared AS (
+    SELECT
+        one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
+        any_value(other) FILTER (
+            other.recipe = one.plain AND other.layers = one.layers
+            AND other.methods || '+lora' = one.methods
+        ) AS earlier,
+        arg_min(other, other.perplexity) FILTER (
+            other.methods || '+lora' = one.methods
+            AND other.bits_saved_percent >= one.bits_saved_percent
+        ) AS equal_bits,
+        arg_min(other, other.perplexity) FILTER (
+            other.approach <> 'tensor format'
+            AND other.bits_saved_percent >= one.bits_saved_percent
+        ) AS alternative
+    FROM recovered_runs AS one LEFT JOIN perplexities AS other
+        ON
+            other.model = one.model AND other.task = one.task
+            AND other.protocol = one.protocol
+            AND other.recipe <> 'baseline' AND NOT other.recovered
+    GROUP BY ALL
+)
+
+SELECT
+    model, task, protocol, recipe, approach, layer_set, layers, runs,
+    bits_saved_percent, earlier.bits_saved_percent AS before_bits_saved_percent,
+    earlier.perplexity AS before_perplexity,
+    earlier.low AS before_low, earlier.high AS before_high,
+    perplexity, low, high,
+    baseline_perplexity,
+    CASE
+        WHEN earlier.nats_lost > coalesce(earlier.nats_half_width, 0)
+            THEN 100 * (1 - nats_lost / earlier.nats_lost)
+    END AS share_recovered_percent,
+    CASE
+        WHEN earlier.nats_lost > coalesce(earlier.nats_half_width, 0)
+            THEN 100 * nats_half_width / earlier.nats_lost
+    END AS share_half_width_percent,
+    equal_bits.recipe AS equal_bits_recipe, equal_bits.layers AS equal_bits_layers,
+    equal_bits.perplexity AS equal_bits_perplexity,
+    alternative.recipe AS alternative, alternative.approach AS alternative_approach,
+    alternative.perplexity AS alternative_perplexity,
+    ln(perplexity / alternative.perplexity) AS gap_nats,
+    ln(earlier.perplexity / alternative.perplexity) AS before_gap_nats,
+    sqrt(nats_half_width ** 2 + alternative.nats_half_width ** 2) AS gap_half_width,
+    CASE
+        WHEN alternative IS NULL THEN 'no alternative'
+        WHEN ln(perplexity / alternative.perplexity) < -coalesce(gap_half_width, 0) THEN 'ahead'
+        WHEN ln(perplexity / alternative.perplexity) > coalesce(gap_half_width, 0) THEN 'behind'
+        ELSE 'within noise'
+    END AS standing
+FROM recovered_runs
+INNER JOIN compared USING (model, task, protocol, recipe, layer_set, layers)
+ORDER BY model, task, protocol, recipe, bits_saved_percent, layers

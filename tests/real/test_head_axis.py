@@ -1,0 +1,59 @@
+"""The head axis on a small trained model: TensorLLM's layout against the published reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.decomposition import decompose_layer
+from tensorpress.evaluation.perplexity import perplexity
+from tensorpress.evaluation.windows import token_windows
+from tensorpress.factorfile import save_factors
+from tensorpress.families.table import family_of
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.registry import load
+
+pytestmark = pytest.mark.real
+CPU = torch.device("cpu")
+MODULES = ("attention.q", "attention.k", "attention.v", "attention.o")
+
+
+def run(
+    model: Path, text: str, layout: str, saved: float, folder: Path
+) -> tuple[float, float, int]:
+    """Relative error of all attention weights, perplexity, and stored bits."""
+    folder.mkdir()
+    config = Checkpoint.open(model).config
+    family = family_of(config, "stories")
+    spec = load("tucker_qkvo").Spec(method="tucker_qkvo", layout=layout, budget={"saved": saved})
+    placements, error, total = [], 0.0, 0.0
+    for layer in range(family.layer_count(config)):
+        factors, _, weights = decompose_layer(model, family, spec, "attention", layer, None, CPU)
+        save_factors(factors, folder / f"{layer}.safetensors")
+        placements.append(LayerFactors(layer, MODULES, folder / f"{layer}.safetensors"))
+        for each in factors:
+            for index, module in enumerate(each.modules):
+                weight = weights[module].double()
+                error += float((each.store.dense(index).double() - weight).square().sum())
+                total += float(weight.square().sum())
+    storage = assemble(model, family, placements, "float32", folder / "out")
+    tokenizer = load_tokenizer(folder / "out")
+    windows = token_windows(tokenizer, text, 512, 40)
+    result = perplexity(load_model(folder / "out", CPU), tokenizer, windows, 8, CPU)
+    return (error / total) ** 0.5, result.perplexity, storage.stored_bits
+
+
+def test_right_layout_errs_less_and_says_more(shared: Path, tmp_path: Path) -> None:
+    model = shared / "models/stories260K"
+    text = (shared / "data/tinystories_val.txt").read_text(encoding="utf-8")[:200_000]
+    for saved in (0.2, 0.4):
+        right, published = (
+            run(model, text, layout, saved, tmp_path / f"{layout}-{saved}")
+            for layout in ("tensorllm", "published")
+        )
+        print(f"{saved}: tensorllm {right}, published {published}")
+        assert right[2] == pytest.approx(published[2], rel=0.02)

@@ -1,0 +1,268 @@
+"""Rows of a study that was never run, with numbers known beforehand: what reports are made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from tensorpress.rows import DecompositionRow, ResultRow, write_rows
+
+BASELINE = 20.0
+STDERR = 0.1
+LAYERS = 4
+_EMPTY = {str: "", int: 1, float: 1.0}
+
+
+@dataclass
+class Study:
+    """A study of one model that grows by runs; ``written`` makes its tables."""
+
+    model: str = "dense"
+    results: list[ResultRow] = field(default_factory=list)
+    decompositions: list[DecompositionRow] = field(default_factory=list)
+
+    def add(self, metric: str, value: float, **fields: Any) -> None:
+        """One row of the results; fields not given are empty, counts one."""
+        hints = get_type_hints(ResultRow)
+        empty = {name: _EMPTY.get(hint) for name, hint in hints.items()}
+        given = {"model": self.model, "layer_set": "two", "layers": "1,2", "layer_count": 2}
+        self.results.append(
+            ResultRow(**{**empty, **given, **fields, "metric": metric, "value": value})
+        )
+
+    def baseline(self, **kinds: float) -> None:
+        """The uncompressed model's perplexity, and other metrics by kind."""
+        none = {"recipe": "baseline", "layers": "", "layer_set": "none", "layer_count": 0}
+        for kind, value in {"perplexity": BASELINE, **kinds}.items():
+            task = "heldout" if kind == "perplexity" else kind
+            self.add(
+                "perplexity", value, **none, kind=kind, task=task, protocol="p", stderr=STDERR,
+                run="baseline", checkpoint_bytes=4_000_000, bits_saved_with_embeddings_percent=0.0,
+                bits_saved_modules_percent=0.0,
+            )  # fmt: skip
+
+    def run(
+        self, recipe: str, methods: str, saved: float, nats: float, **fields: Any
+    ) -> dict[str, Any]:
+        """A run that loses ``nats`` per token at ``saved`` percent; returns its fields."""
+        layers = fields.get("layers", "1,2")
+        common = {
+            "recipe": recipe,
+            "methods": methods,
+            "run": f"{recipe}-L{layers}-{fields.get('seed', '')}",
+            "bits_saved_with_embeddings_percent": saved,
+            "bits_saved_modules_percent": 2 * saved,
+            "layer_count": layers.count(",") + 1,
+            **fields,
+        }
+        value = BASELINE * math.exp(nats)
+        self.add(
+            "perplexity", value, kind="perplexity", task="heldout", protocol="p", stderr=STDERR,
+            **common,
+        )  # fmt: skip
+        return common
+
+    def decomposed(self, method_name: str, method: str, error: float, layer: int) -> None:
+        """Q, K, V and O of a layer, each with the same error."""
+        for module in ("q", "k", "v", "o"):
+            self.decompositions.append(
+                DecompositionRow(
+                    self.model,
+                    method_name,
+                    method,
+                    "attention",
+                    layer,
+                    f"attention.{module}",
+                    f"attention.{module}",
+                    error,
+                    error,
+                    None,
+                    None,
+                    None,
+                    100,
+                    50,
+                    1.0,
+                )
+            )
+
+    def written(self, folder: Path) -> dict[str, Path]:
+        """The two tables as Parquet, by name."""
+        tables = {name: folder / f"{name}.parquet" for name in ("results", "decompositions")}
+        write_rows(self.results, ResultRow, tables["results"])
+        write_rows(self.decompositions, DecompositionRow, tables["decompositions"])
+        return tables
+
+
+def whole_study(lead: float) -> Study:
+    """Every kind of row; at 20 and 30 % the tensor format leads all others by ``lead`` nats."""
+    study = Study()
+    study.baseline(ngram=60.0)
+    for saved in (6.0, 12.0, 22.0, 33.0):
+        at = {"layer_set": f"first-{saved:g}", "layers": ",".join(map(str, range(int(saved) // 6)))}
+        at["layers"] = at["layers"] or "0"
+        study.run("svd_whitened", "svd", saved, 0.01 * saved, **at)
+        study.run("svd", "svd", saved, 0.015 * saved, **at)
+        study.run("drop", "drop", saved, 0.1 * saved, **at)
+        study.run("tt_ffn", "tt", saved, 0.05 * saved if saved < 20 else 0.3 - lead, **at)
+        study.run("tucker_ffn", "tucker_ffn", saved, 0.06 * saved, **at)
+    study.run("int8", "dense+int8", 35, 0.3)
+    study.run("int4", "dense+int4", 65, 0.9)
+    study.run("gptq", "gptq", 65, 0.8)
+    for layer in range(LAYERS):
+        for recipe, methods, nats in (
+            ("each_drop", "drop", 0.4),
+            ("each_svd_whitened", "svd", 0.1),
+        ):
+            at = {"layers": str(layer), "layer_set": "each", "layer_count": 1}
+            study.run(recipe, methods, 2, nats / (1 + layer), **at)
+    _recovery(study)
+    _head_axis(study)
+    _costs(study)
+    _predictions(study)
+    _analyses(study)
+    return study
+
+
+def _recovery(study: Study) -> None:
+    for seed, nats in enumerate((0.29, 0.30, 0.31)):
+        study.run("tt_ffn_lora", "tt+lora", 11, nats, seed=seed, layer_set="first-12", layers="0,1")
+        study.run("tucker_ffn_lora", "tucker_ffn+lora", 11, 0.6 + nats, seed=seed, layers="7")
+
+
+def _head_axis(study: Study) -> None:
+    same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": "0,1,2,3"}
+    study.run("attention", "tucker_qkvo", 8, 0.35, **same)
+    study.run("attention_published", "tucker_qkvo", 8, 0.65, **same)
+    study.run("svd_whitened_attention", "svd", 8, 0.15, **same)
+    for layer in range(LAYERS):
+        study.decomposed("attention", "tucker_qkvo", 0.40 + 0.01 * layer, layer)
+        study.decomposed("attention-published", "tucker_qkvo", 0.80 + 0.02 * layer, layer)
+        study.decomposed("svd-whitened", "svd", 0.3 + 0.02 * layer, layer)
+
+
+def _costs(study: Study) -> None:
+    for recipe, methods, saved in (("svd_whitened", "svd", 22.0), ("int8", "dense+int8", 35.0)):
+        at = {
+            "recipe": recipe, "methods": methods, "bits_saved_with_embeddings_percent": saved,
+            "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",
+        }  # fmt: skip
+        for state, factor in (("dense", 1.0), ("compressed", 0.8)):
+            for work in ("prefill", "decode"):
+                study.add(
+                    f"{work}_tokens_per_second_{state}", 1000 * factor, kind="speed", task="speed",
+                    version="4 x 256 tokens", **at,
+                )  # fmt: skip
+            study.add(
+                f"peak_memory_mib_{state}", 600 * factor, kind="speed", task="speed",
+                version="4 x 256 tokens", **at,
+            )  # fmt: skip
+        for work in ("prefill", "decode"):
+            study.add(
+                f"{work}_speedup", 0.8, kind="speed", task="speed", version="4 x 256 tokens", **at
+            )
+        study.add(
+            "acc", 0.55, kind="cloze", task="cloze", stderr=0.03, samples=200, version="1", **at
+        )
+
+
+def _predictions(study: Study) -> None:
+    """Predicted losses in the order of the measured ones, but not equal to them."""
+    measured = [
+        row for row in study.results
+        if row.kind == "perplexity" and row.methods and "lora" not in row.methods
+    ]  # fmt: skip
+    for row in measured:
+        study.add(
+            "predicted_damage", math.log(row.value / BASELINE) ** 2, kind="prediction",
+            task="prediction", recipe=row.recipe, methods=row.methods, run=row.run,
+            layer_set=row.layer_set, layers=row.layers, layer_count=row.layer_count,
+        )  # fmt: skip
+
+
+def _analyses(study: Study) -> None:
+    for fields in (*_geometry(), *_heterogeneity(), *_experts(), *_super_weights()):
+        study.add(**fields)
+
+
+def _geometry() -> Iterator[dict[str, Any]]:
+    run = {"recipe": "tt_ffn", "methods": "tt", "kind": "geometry", "task": "geometry"}
+    for layer in range(LAYERS):
+        for point in ("layer_input", "attention_output", "ffn_output", "layer_output"):
+            for measure in ("cosine", "norm_ratio", "relative_difference"):
+                for statistic, value in (("mean", 0.9), ("median", 0.9), ("deviation", 0.05)):
+                    metric = f"{measure}_{statistic}"
+                    yield {"metric": metric, "value": value, "layer": layer, "subject": point} | run
+
+
+def _heterogeneity() -> Iterator[dict[str, Any]]:
+    run = {"recipe": "baseline", "kind": "heterogeneity", "task": "mismatch"}
+    subjects = ("attention.q~attention.k", "attention.q heads", "ffn.up layers 0~1")
+    for layer in range(LAYERS):
+        for subject in subjects:
+            at = {"layer": layer, "subject": subject}
+            for side in ("stream", "inner"):
+                yield {"metric": f"overlap_{side}", "value": 0.30, **at, **run}
+                yield {"metric": f"overlap_{side}_random", "value": 0.25, **at, **run}
+            at |= {"version": "50 % of values saved", "text": "ranks 2 8 8 of 4 16 16"}
+            for metric, value in (
+                ("sharing_penalty", 1.2), ("sharing_penalty_random", 1.1), ("shared_error", 0.6),
+                ("separate_error", 0.5), ("hosvd_lower", 0.4), ("hosvd_upper", 0.7),
+            ):  # fmt: skip
+                yield {"metric": metric, "value": value, **at, **run}
+        for metric in ("effective_rank", "stable_rank", "energy_captured", "tail_exponent"):
+            at = {"layer": layer, "subject": "attention.q", "version": "rank 4"}
+            yield {"metric": metric, "value": 3.5, **at, **run}
+
+
+def _experts() -> Iterator[dict[str, Any]]:
+    run = {"recipe": "td_moe", "methods": "td_moe", "kind": "moe", "task": "experts"}
+    projections = ("experts.gate", "experts.up", "experts.down")
+    routed = ("router.weights", "router.activations")
+    for layer in range(LAYERS):
+        for band in ("head", "tail"):
+            for what, parts in (("overlap", projections), ("alignment", routed)):
+                for part in parts:
+                    for state in ("dense", "compressed", "random"):
+                        metric = f"{band}_{what}_{state}"
+                        at = {"layer": layer, "subject": part}
+                        yield {"metric": metric, "value": 0.3, **at, **run}
+        for part in projections:
+            for expert in range(3):
+                at = {"layer": layer, "subject": f"{part}.{expert}"}
+                yield {"metric": "drift", "value": 0.2 + 0.1 * expert, **at, **run}
+        for metric in (
+            "jaccard", "exact_agreement", "jsd_nats", "entropy_nats_dense",
+            "entropy_nats_compressed", "entropy_change_nats", "assignment_kl_nats",
+        ):  # fmt: skip
+            yield {"metric": metric, "value": 0.5, "layer": layer, "subject": "router", **run}
+
+
+def _super_weights() -> Iterator[dict[str, Any]]:
+    found = {"recipe": "baseline", "kind": "super_weights", "task": "super_weights"}
+    yield {"metric": "super_weights", "value": 1, "text": "One was found.", "version": "v", **found}
+    weight = {"layer": 1, "subject": "ffn.down 7,30", **found}
+    for metric, value in (
+        ("super_weight", 2.0), ("super_weight_input", 80.0), ("super_weight_output", 90.0)
+    ):  # fmt: skip
+        yield {"metric": metric, "value": value, **weight}
+    for layer in range(LAYERS):
+        for metric, value in (("largest_weight", 1.0), ("input_peak", 9.0), ("output_peak", 8.0)):
+            yield {"metric": metric, "value": value, **weight, "layer": layer}
+    for metric in ("block_maximum", "magnitude"):
+        for row in range(8):
+            for column in range(8):
+                at = {"layer": 1, "subject": f"{row},{column}"}
+                yield {"metric": metric, "value": float(row + column), **found, **at}
+    for rank, recipe in ((1, "tt_8"), (2, "tt_16")):
+        run = {
+            "recipe": recipe, "methods": "tt", "kind": "restoration", "task": "restoration",
+            "layer": 1, "text": "tt",
+        }  # fmt: skip
+        yield {"metric": "stored_share", "value": 0.2 * rank, "subject": "ffn.down", **run}
+        for entries in ("super_weights", "next_64", "random_64"):
+            for metric in ("absolute_error", "relative_error"):
+                at = {"subject": f"ffn.down: {entries}", "samples": 64}
+                yield {"metric": metric, "value": 0.5 / rank, **at, **run}
