@@ -1,8 +1,7 @@
 -- Perplexity of every recipe on every set of layers: the mean over the seeds of its recovery, with a
 -- 95 % interval from Student's t over seeds, or, where there is one run, from the standard error of
 -- the evaluation. `nats_lost` per token is over the uncompressed model, by the same protocol.
--- Whitening and seeds apart, `approach` follows from the methods; an SVD is whitened if the recipe's
--- name says so.
+-- `approach` follows from the methods.
 WITH runs AS (
     SELECT
         model, task, protocol, recipe, methods, layer_set, layers, layer_count,
@@ -39,7 +38,8 @@ SELECT
         WHEN regexp_matches(compression, '(^|\+)(tt|tucker|td_moe)') THEN 'tensor format'
         WHEN regexp_full_match(compression, 'dense\+int\d') THEN 'RTN-' || right(compression, 1)
         WHEN compression = 'gptq' THEN 'GPTQ'
-        WHEN compression = 'svd' AND contains(lower(recipe), 'whiten') THEN 'whitened SVD'
+        WHEN compression = 'advised' THEN 'advised'
+        WHEN compression = 'svd-whitened' THEN 'whitened SVD'
         WHEN compression = 'svd' THEN 'SVD'
         WHEN compression = 'drop' THEN 'drop'
         ELSE 'other'

@@ -103,7 +103,7 @@ def whole_study(lead: float) -> Study:
     for saved in (6.0, 12.0, 22.0, 33.0):
         at = {"layer_set": f"first-{saved:g}", "layers": ",".join(map(str, range(int(saved) // 6)))}
         at["layers"] = at["layers"] or "0"
-        study.run("svd_whitened", "svd", saved, 0.01 * saved, **at)
+        study.run("svd_whitened", "svd-whitened", saved, 0.01 * saved, **at)
         study.run("svd", "svd", saved, 0.015 * saved, **at)
         study.run("drop", "drop", saved, 0.1 * saved, **at)
         study.run("tt_ffn", "tt", saved, 0.05 * saved if saved < 20 else 0.3 - lead, **at)
@@ -114,7 +114,7 @@ def whole_study(lead: float) -> Study:
     for layer in range(LAYERS):
         for recipe, methods, nats in (
             ("each_drop", "drop", 0.4),
-            ("each_svd_whitened", "svd", 0.1),
+            ("each_svd_whitened", "svd-whitened", 0.1),
         ):
             at = {"layers": str(layer), "layer_set": "each", "layer_count": 1}
             study.run(recipe, methods, 2, nats / (1 + layer), **at)
@@ -136,7 +136,7 @@ def _head_axis(study: Study) -> None:
     same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": "0,1,2,3"}
     study.run("attention", "tucker_qkvo", 8, 0.35, **same)
     study.run("attention_published", "tucker_qkvo", 8, 0.65, **same)
-    study.run("svd_whitened_attention", "svd", 8, 0.15, **same)
+    study.run("svd_whitened_attention", "svd-whitened", 8, 0.15, **same)
     for layer in range(LAYERS):
         study.decomposed("attention", "tucker_qkvo", 0.40 + 0.01 * layer, layer)
         study.decomposed("attention-published", "tucker_qkvo", 0.80 + 0.02 * layer, layer)
@@ -144,7 +144,7 @@ def _head_axis(study: Study) -> None:
 
 
 def _costs(study: Study) -> None:
-    for recipe, methods, saved in (("svd_whitened", "svd", 22.0), ("int8", "dense+int8", 35.0)):
+    for recipe, methods, saved in (("svd_whitened", "svd-whitened", 22.0), ("int8", "dense+int8", 35.0)):
         at = {
             "recipe": recipe, "methods": methods, "bits_saved_with_embeddings_percent": saved,
             "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",

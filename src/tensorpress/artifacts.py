@@ -140,7 +140,7 @@ class RunArtifact:
     @property
     def methods(self) -> tuple[str, ...]:
         """Distinct methods, in the order of their first layer, then ``int4`` if rounded so."""
-        used = dict.fromkeys(p.decomposition.spec.method for p in self.placements)
+        used = dict.fromkeys(p.decomposition.spec.label for p in self.placements)
         return (*used, *([self.rounding.label] if self.rounding else []))
 
     @property

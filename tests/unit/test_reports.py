@@ -39,7 +39,7 @@ def duel(tensor: float, alternative: float) -> Study:
     study = Study()
     study.baseline()
     study.run("tt_ffn", "tt", 20, tensor)
-    study.run("svd_whitened", "svd", 21, alternative)
+    study.run("svd_whitened", "svd-whitened", 21, alternative)
     return study
 
 
@@ -81,7 +81,7 @@ def test_an_alternative_must_save_as_much(tmp_path: Path) -> None:
     study = Study()
     study.baseline()
     study.run("tt_ffn", "tt", 31, 0.5)
-    study.run("svd_whitened", "svd", 29, 0.1)
+    study.run("svd_whitened", "svd-whitened", 29, 0.1)
     outcomes = verdict_of(study, tmp_path).set_index("budget_percent")["tensor_format_wins"]
     assert outcomes[20] == "no"
     assert outcomes[30] == "no alternative"
@@ -157,7 +157,7 @@ def test_intervals_are_of_students_t(tmp_path: Path) -> None:
         ("a", "dense+tucker_qkvo+int4+lora", "tensor format"),
         ("a", "td_moe", "tensor format"),
         ("a", "svd", "SVD"),
-        ("a_whitened", "svd+lora", "whitened SVD"),
+        ("a_whitened", "svd-whitened+lora", "whitened SVD"),
         ("a", "dense+int4", "RTN-4"),
         ("a", "gptq", "GPTQ"),
         ("a", "drop", "drop"),
@@ -266,7 +266,7 @@ def test_no_share_of_a_gap_within_noise(tmp_path: Path) -> None:
     (row,) = ask(study, tmp_path, "head_axis").to_dict("records")
     assert row["svd_recipe"] is None or pd.isna(row["svd_recipe"])
     assert "no gap to speak of" in wording.head_axis(pd.DataFrame([row]))[0]
-    study.run("svd_whitened", "svd", 9, 0.2)
+    study.run("svd_whitened", "svd-whitened", 9, 0.2)
     (row,) = ask(study, tmp_path, "head_axis").to_dict("records")
     assert math.isnan(row["share_remaining"])
     assert "not beyond noise" in wording.head_axis(pd.DataFrame([row]))[0]

@@ -191,7 +191,7 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
         assert (saved > 0) == (row["recipe"] != "baseline"), row
     seeds = [r["seed"] for r in perplexities if r["recipe"] == "recovered"]
     assert sorted(seeds) == [0, 1]
-    assert {r["methods"] for r in rows if r["recipe"] == "recovered"} == {"svd+lora"}
+    assert {r["methods"] for r in rows if r["recipe"] == "recovered"} == {"svd-whitened+lora"}
     assert {r["methods"] for r in rows if r["recipe"] == "rtn"} == {"dense+int4"}
     assert len({r["protocol"] for r in perplexities if r["model"] == "tiny"}) == 1
     kinds = {(r["model"], r["kind"]) for r in rows}

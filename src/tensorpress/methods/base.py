@@ -160,6 +160,11 @@ class MethodSpec(BaseModel):
         return False
 
     @property
+    def label(self) -> str:
+        """The method's name in results: ``svd-whitened`` where it weighs errors."""
+        return self.method + "-whitened" * (getattr(self, "whiten", "none") != "none")
+
+    @property
     def needs_advice(self) -> bool:
         """Whether the settings are completed by pre-flight advice on the whole model."""
         return False
