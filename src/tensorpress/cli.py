@@ -118,6 +118,7 @@ def _stage(options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "snakemake", "--", f"stage_{options.name}"]
     if subprocess.run(command, check=False).returncode:
         raise TensorpressError(f"stage {options.name}: snakemake failed, see above")
+    paths.stage(options.name).mkdir(parents=True, exist_ok=True)  # a study may need none of it
     tracking.retire(options.name, live)
     if options.name == "aggregate":
         tracking.write_metrics(plan)

@@ -32,6 +32,7 @@ PLUMBING = frozenset(
         "tensorpress.params",
         "tensorpress.paths",
         "tensorpress.plan",
+        "tensorpress.refusals",
         "tensorpress.registry",
         "tensorpress.slots",
         "tensorpress.sources",

@@ -26,6 +26,7 @@ from tensorpress.evaluation.specs import TaskSpec
 from tensorpress.hub_datasets import HubDataset
 from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
+from tensorpress.refusals import explain, line, listed
 from tensorpress.registry import METHODS, spec_class
 from tensorpress.texts import C4, WIKITEXT2
 
@@ -279,17 +280,17 @@ class Params(Section):
         for path, name, section in self._names():
             known = getattr(self, section)
             if name not in known:
-                raise TensorpressError(_line(path, name, f"a name of {section}: {_listed(known)}"))
+                raise TensorpressError(line(path, name, f"a name of {section}: {listed(known)}"))
         for name, model in self.models.items():
             if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
-                raise TensorpressError(_line(f"models.{name}.name", model.name, _listed(EMBEDDED)))
+                raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
         known_modules = ("all", *GROUPS, *MODULES)
         for name, recipe in self.recipes.items():
             for index, step in enumerate(recipe.steps):
                 for module in step.modules:
                     if module not in known_modules:
                         path = f"recipes.{name}.steps.{index}.modules"
-                        raise TensorpressError(_line(path, module, _listed(known_modules)))
+                        raise TensorpressError(line(path, module, listed(known_modules)))
         return self
 
     def _names(self) -> list[tuple[str, str, str]]:
@@ -334,45 +335,6 @@ def parse(raw: Any, where: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise TensorpressError(f"{where}: {_explain(error, raw)}") from error
+        raise TensorpressError(f"{where}: {explain(error, raw)}") from error
     except TensorpressError as error:
         raise TensorpressError(f"{where}: {error}") from error
-
-
-def _explain(error: ValidationError, raw: Any) -> str:
-    first, *others = error.errors()
-    path = _path_in_file(first["loc"], raw)
-    if first["type"] == "extra_forbidden":
-        text = f"{path}: unknown key"
-    elif first["type"] == "missing":
-        text = f"{path}: missing"
-    elif first["type"] == "union_tag_invalid":
-        field = first["ctx"]["discriminator"].strip("'")
-        allowed = first["ctx"]["expected_tags"].replace("'", "")
-        text = _line(f"{path}.{field}", first["ctx"]["tag"], allowed)
-    else:
-        text = f"{path}: {first['input']!r} is not allowed: {first['msg']}"
-    return text + (f" (and {len(others)} more)" if others else "")
-
-
-def _path_in_file(loc: tuple[int | str, ...], raw: Any) -> str:
-    """Pydantic's location without the union tags, which are not in the file."""
-    path: list[str] = []
-    for index, part in enumerate(loc):
-        inside = (isinstance(raw, dict) and part in raw) or (
-            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        )
-        if inside:
-            raw = raw[part]
-        is_tag = isinstance(part, str) and part.startswith("<")
-        if inside or (index == len(loc) - 1 and not is_tag):
-            path.append(str(part))
-    return ".".join(path) or "the file"
-
-
-def _line(path: str, value: object, allowed: str) -> str:
-    return f"{path}: {value!r} is not allowed; allowed: {allowed}"
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names)
