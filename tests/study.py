@@ -144,7 +144,8 @@ def _head_axis(study: Study) -> None:
 
 
 def _costs(study: Study) -> None:
-    for recipe, methods, saved in (("svd_whitened", "svd-whitened", 22.0), ("int8", "dense+int8", 35.0)):
+    runs = (("svd_whitened", "svd-whitened", 22.0), ("int8", "dense+int8", 35.0))
+    for recipe, methods, saved in runs:
         at = {
             "recipe": recipe, "methods": methods, "bits_saved_with_embeddings_percent": saved,
             "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",
