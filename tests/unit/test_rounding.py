@@ -366,7 +366,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: dict) -> N
     assert len({runs[name].id for name in ("svd", "int4", "grouped")}) == 3
     assert "svd-int4-L1" in runs["int4"].id
     assert "int4" not in runs["svd"].id
-    assert runs["int4"].methods == ("svd", "int4")
+    assert runs["int4"].methods == ("svd-whitened", "int4")
     assert runs["int4"].placements == runs["svd"].placements
 
 
