@@ -59,12 +59,13 @@ def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
 
 
 def hosvd(
-    tensor: Tensor, ranks: Mapping[int, int]
+    tensor: Tensor, ranks: Mapping[int, int], ordered: bool = True
 ) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
     """Core, bases and squared spectra of the truncated HOSVD (De Lathauwer et al. 2000).
 
     A mode that keeps its size has the identity as basis and no spectrum. In truncated modes the
-    bases are in order: leading blocks of core and bases are the HOSVD of smaller ranks.
+    bases are in order: leading blocks of core and bases are the HOSVD of smaller ranks. Not
+    ``ordered``, they span the same spaces and cost less where little is cut off.
     """
     bases: dict[int, Tensor] = {}
     spectra: dict[int, Tensor] = {}
@@ -73,10 +74,37 @@ def hosvd(
         size = tensor.shape[mode]
         if rank == size:
             bases[mode] = torch.eye(size, dtype=tensor.dtype, device=tensor.device)
+        elif not ordered and size**2 - rank**2 < rank * size:
+            vectors, spectra[mode] = leading_right(unfold(tensor, mode), size, True, cut=rank)
+            core, bases[mode] = _reflected(core, mode, vectors[:, rank:])
         else:
             bases[mode], spectra[mode] = leading_right(unfold(tensor, mode), rank, joint=True)
             core = project_modes(core, {mode: bases[mode]})
     return core, bases, spectra
+
+
+def _reflected(tensor: Tensor, mode: int, left_out: Tensor) -> tuple[Tensor, Tensor]:
+    """``tensor x_n U^T`` and ``U (n, rank)``, a basis of all that ``left_out (n, k)`` leaves.
+
+    U is the last columns of ``Q = I - V T V^T``, the k Householder reflections that turn
+    ``left_out`` into the first k axes (compact WY, Schreiber and Van Loan 1989): they take
+    ``k (2 n - k)`` products where U itself takes ``rank n``.
+    """
+    size, count = left_out.shape
+    packed, scales = torch.geqrf(left_out)
+    reflectors = packed.tril(-1)
+    reflectors.diagonal().fill_(1)
+    reflectors *= scales != 0  # a vector that is an axis already is not reflected
+    inverse = (reflectors.mT @ reflectors).triu(1) + torch.where(scales == 0, 1, 1 / scales).diag()
+    back = torch.linalg.solve_triangular(inverse, reflectors[count:].mT, upper=True)
+    basis = torch.eye(size, dtype=back.dtype, device=back.device)[:, count:] - reflectors @ back
+
+    lead, rest = math.prod(tensor.shape[:mode]), math.prod(tensor.shape[mode + 1 :])
+    stack = tensor.reshape(lead, size, rest)
+    turned = project_modes(tensor, {mode: reflectors}).reshape(lead, count, rest)
+    weights = back.mT.to(tensor.dtype).expand(lead, -1, -1)
+    product = torch.baddbmm(stack[:, count:], weights, turned, alpha=-1)
+    return product.reshape(*tensor.shape[:mode], size - count, *tensor.shape[mode + 1 :]), basis
 
 
 def sequential_hosvd(

@@ -197,7 +197,8 @@ def decompose(
         names = {1: "out_rank", 2: "in_rank"}
         if spec.experts == "compress":
             names[0] = "slice_rank"
-        core, bases, spectra = hosvd(white, {m: layout.settings[n] for m, n in names.items()})
+        ranks = {mode: layout.settings[name] for mode, name in names.items()}
+        core, bases, spectra = hosvd(white, ranks, ordered=spec.nested)
         values = {"left": bases[1], "right": bases[2], "core": core}
         if moment is not None:
             values["left"] = undo_out @ bases[1].double()
