@@ -7,9 +7,10 @@ ancient() because modification times say nothing.
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from tensorpress import paths
+from tensorpress import footprint, guards, paths, records
 from tensorpress.errors import TensorpressError
 from tensorpress.plan import Plan
+from tensorpress.secrets import redacted
 from tensorpress import params as tensorpress_params
 
 min_version("9.0")
@@ -24,9 +25,10 @@ if "models" not in config:
 try:
     plan = Plan(tensorpress_params.parse(config, "params.yaml"))
 except TensorpressError as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(redacted(str(error))) from None
 
 LIVE = plan.live()
+RUN = records.this_run()  # jobs inherit it
 
 
 wildcard_constraints:
@@ -60,6 +62,18 @@ include: "rules/aggregate.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    try:
+        guards.check_writable(artifact for live in LIVE.values() for artifact in live)
+    except TensorpressError as error:
+        raise WorkflowError(str(error)) from None
+
+
 onsuccess:
+    print(records.run_line(records.read_all(), RUN))
     for page in LIVE["reports"]:
         print(f"report: {page}")
+
+
+onerror:
+    print(records.run_line(records.read_all(), RUN))

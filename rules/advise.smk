@@ -14,13 +14,15 @@ rule advise:
         paths.advice("{advice}"),
     log:
         paths.LOGS / "advise/{advice}.log",
+    benchmark:
+        paths.benchmark("advise", "{advice}")
     conda:
         "../envs/compress.yaml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=lambda w, attempt: 120 * attempt,
+        mem_mb=lambda w, attempt: footprint.advise(plan.advices[w.advice]).mem_mb * attempt,
+        runtime=lambda w, attempt: footprint.advise(plan.advices[w.advice]).runtime * attempt,
     params:
         advice=lambda w: plan.advices[w.advice],
     script:

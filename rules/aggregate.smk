@@ -1,4 +1,6 @@
-"""One table of all metrics, one of all decompositions."""
+"""One table of all metrics, one of all decompositions, one of the jobs behind them."""
+
+from tensorpress.status import live_jobs
 
 
 rule stage_aggregate:
@@ -14,11 +16,15 @@ rule aggregate:
     output:
         results=paths.results_table(plan.table_id),
         decompositions=paths.decompositions_table(plan.table_id),
+        jobs=paths.jobs_table(plan.table_id),
     log:
         paths.LOGS / f"aggregate/{plan.table_id}.log",
+    benchmark:
+        paths.benchmark("aggregate", plan.table_id)
     conda:
         "../envs/report.yaml"
     params:
         recipe_runs=plan.recipe_runs,
+        jobs=lambda w: [j for j in live_jobs(plan) if j.stage not in ("aggregate", "reports")],
     script:
         "../workflow_scripts/aggregate.py"

@@ -8,6 +8,10 @@ rule stage_calibrate:
         ancient(LIVE["calibrate"]),
 
 
+def calibrating(wildcards):
+    return footprint.calibrate(CALIBRATIONS[wildcards.calibration])
+
+
 rule calibrate:
     input:
         model=lambda w: ancient(paths.model(CALIBRATIONS[w.calibration].model.id)),
@@ -16,13 +20,15 @@ rule calibrate:
         directory(paths.calibration("{calibration}")),
     log:
         paths.LOGS / "calibrate/{calibration}.log",
+    benchmark:
+        paths.benchmark("calibrate", "{calibration}")
     conda:
         "../envs/compress.yaml"
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=lambda w, attempt: 60 * attempt,
+        mem_mb=lambda w, attempt: calibrating(w).mem_mb * attempt,
+        runtime=lambda w, attempt: calibrating(w).runtime * attempt,
     params:
         calibration=lambda w: CALIBRATIONS[w.calibration],
     script:

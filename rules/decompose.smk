@@ -6,6 +6,11 @@ rule stage_decompose:
         ancient(LIVE["decompose"]),
 
 
+def decomposing(wildcards):
+    made = plan.decompositions[wildcards.decomposition]
+    return footprint.decompose(made, int(wildcards.layer))
+
+
 rule decompose:
     input:
         model=lambda w: ancient(paths.model(plan.decompositions[w.decomposition].model.id)),
@@ -17,13 +22,15 @@ rule decompose:
         rows=paths.decomposition_rows("{decomposition}", "{layer}"),
     log:
         paths.LOGS / "decompose/{decomposition}-{layer}.log",
+    benchmark:
+        paths.benchmark("decompose", "{decomposition}-{layer}")
     conda:
         "../envs/compress.yaml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=lambda w, attempt: 60 * attempt,
+        mem_mb=lambda w, attempt: decomposing(w).mem_mb * attempt,
+        runtime=lambda w, attempt: decomposing(w).runtime * attempt,
     params:
         decomposition=lambda w: plan.decompositions[w.decomposition],
     script:

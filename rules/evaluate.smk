@@ -6,6 +6,10 @@ rule stage_evaluate:
         ancient(LIVE["evaluate"]),
 
 
+def evaluating(wildcards):
+    return footprint.evaluate(plan.evaluations[wildcards.evaluation])
+
+
 rule evaluate:
     input:
         run=lambda w: ancient(plan.evaluations[w.evaluation].run.checkpoint),
@@ -16,14 +20,16 @@ rule evaluate:
         paths.evaluation_rows("{evaluation}"),
     log:
         paths.LOGS / "evaluate/{evaluation}.log",
+    benchmark:
+        paths.benchmark("evaluate", "{evaluation}")
     conda:
         "../envs/evaluate.yaml"
     # a comparison of speeds wants the machine for itself
     threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].dense else 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=lambda w, attempt: 120 * attempt,
+        mem_mb=lambda w, attempt: evaluating(w).mem_mb * attempt,
+        runtime=lambda w, attempt: evaluating(w).runtime * attempt,
     params:
         evaluation=lambda w: plan.evaluations[w.evaluation],
     script:

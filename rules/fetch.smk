@@ -14,13 +14,15 @@ rule fetch_model:
         directory(paths.model("{model}")),
     log:
         paths.LOGS / "fetch_model/{model}.log",
+    benchmark:
+        paths.benchmark("fetch_model", "{model}")
     conda:
         "../envs/compress.yaml"
     threads: workflow.cores
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=lambda w, attempt: 60 * attempt,
+        mem_mb=lambda w, attempt: footprint.fetch(MODELS[w.model]).mem_mb * attempt,
+        runtime=lambda w, attempt: footprint.fetch(MODELS[w.model]).runtime * attempt,
     params:
         model=lambda w: MODELS[w.model],
     script:
@@ -32,6 +34,8 @@ rule fetch_corpus:
         paths.corpus("{corpus}"),
     log:
         paths.LOGS / "fetch_corpus/{corpus}.log",
+    benchmark:
+        paths.benchmark("fetch_corpus", "{corpus}")
     conda:
         "../envs/compress.yaml"
     resources:

@@ -16,13 +16,15 @@ rule recover:
         rows=paths.recovery_rows("{recovery}"),
     log:
         paths.LOGS / "recover/{recovery}.log",
+    benchmark:
+        paths.benchmark("recover", "{recovery}")
     conda:
         "../envs/compress.yaml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: 8000 * attempt,
-        runtime=lambda w, attempt: 120 * attempt,
+        mem_mb=lambda w, attempt: footprint.recover(plan.recoveries[w.recovery]).mem_mb * attempt,
+        runtime=lambda w, attempt: footprint.recover(plan.recoveries[w.recovery]).runtime * attempt,
     params:
         recovery=lambda w: plan.recoveries[w.recovery],
     script:

@@ -10,13 +10,16 @@ rule report:
     input:
         results=ancient(paths.results_table(plan.table_id)),
         decompositions=ancient(paths.decompositions_table(plan.table_id)),
-        notebook=lambda w: ancient(
-            paths.NOTEBOOKS / f"{plan.reports[w.report].spec.notebook}.ipynb"
+        jobs=ancient(paths.jobs_table(plan.table_id)),
+        notebook=lambda w: local(
+            ancient(paths.NOTEBOOKS / f"{plan.reports[w.report].spec.notebook}.ipynb")
         ),
     output:
         report(paths.report("{report}"), category="Reports"),
     log:
         paths.LOGS / "report/{report}.log",
+    benchmark:
+        paths.benchmark("report", "{report}")
     conda:
         "../envs/report.yaml"
     params:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from workspace import SHARED, Workspace, save_tiny, tiny_llama, tiny_moe
+from workspace import ROOT, SHARED, Workspace, save_tiny, tiny_llama, tiny_moe, tiny_text
+
+from tensorpress.evaluation import job as evaluation_job
+from tensorpress.loading import load_model
+
+pytest.register_assert_rewrite("faults")  # its asserts show their values, as those of tests do
 
 # several processes share the cores, and OpenMP threads that wait for each other starve
 torch.set_num_threads(1)
@@ -37,3 +44,29 @@ def moe_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace.create(tmp_path / "project")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ``tiny_params`` names, in a folder of its own that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("queries", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
+    (tmp_path / "inputs/text.txt").write_text(tiny_text())
+    return tmp_path
+
+
+@pytest.fixture
+def loaded_models(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.nn.Module]]:
+    """Models that an evaluation has loaded; it fails where an earlier one still lives."""
+    models: list[weakref.ref[torch.nn.Module]] = []
+
+    def load_alone(*arguments: Any) -> torch.nn.Module:
+        assert not any(ref() is not None for ref in models), "two models at a time"
+        model = load_model(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(evaluation_job, "load_model", load_alone)
+    return models

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tensorpress.rows import DecompositionRow, ResultRow, write_rows
+from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
 
 BASELINE = 20.0
 STDERR = 0.1
@@ -23,6 +23,7 @@ class Study:
     model: str = "dense"
     results: list[ResultRow] = field(default_factory=list)
     decompositions: list[DecompositionRow] = field(default_factory=list)
+    jobs: list[JobRow] = field(default_factory=list)
 
     def add(self, metric: str, value: float, **fields: Any) -> None:
         """One row of the results; fields not given are empty, counts one."""
@@ -88,9 +89,21 @@ class Study:
                 )
             )
 
+    def job(self, rule: str, began: float, seconds: float, attempts: int = 1) -> None:
+        """A job of this run on one GPU, that began so many seconds after the first."""
+        name = f"{self.model}-{len(self.jobs)}"
+        self.jobs.append(
+            JobRow(
+                self.model, rule, rule, name, "this run", "now", attempts, "here", "0", 1, "GPU",
+                "2026-01-01T00:00:00+00:00", began, seconds, 100 * seconds,
+            )
+        )  # fmt: skip
+
     def written(self, folder: Path) -> dict[str, Path]:
-        """The two tables as Parquet, by name."""
-        tables = {name: folder / f"{name}.parquet" for name in ("results", "decompositions")}
+        """The three tables as Parquet, by name."""
+        names = ("results", "decompositions", "jobs")
+        tables = {name: folder / f"{name}.parquet" for name in names}
+        write_rows(self.jobs, JobRow, tables["jobs"])
         write_rows(self.results, ResultRow, tables["results"])
         write_rows(self.decompositions, DecompositionRow, tables["decompositions"])
         return tables
@@ -123,6 +136,8 @@ def whole_study(lead: float) -> Study:
     _costs(study)
     _predictions(study)
     _analyses(study)
+    study.job("decompose", 0, 4)
+    study.job("evaluate", 5, 8, attempts=2)
     return study
 
 

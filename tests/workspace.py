@@ -197,9 +197,9 @@ class Workspace:
             log.unlink()
         return counts
 
-    def planned(self) -> Counter[str]:
+    def planned(self, *arguments: str) -> Counter[str]:
         """Jobs that ``snakemake -n`` would run, by rule, without the target rules."""
-        done = self.snakemake("-n", "--quiet", "rules")
+        done = self.snakemake("-n", "--quiet", "rules", *arguments)
         counts: Counter[str] = Counter()
         for line in (done.stdout + done.stderr).splitlines():
             words = line.split()

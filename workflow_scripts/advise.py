@@ -7,14 +7,19 @@ from tensorpress.job import job
 with job(snakemake) as device:
     from tensorpress.advice import advise
     from tensorpress.atomic import replacing
+    from tensorpress.oom import with_fallback
 
     made = snakemake.params.advice
-    advice = advise(
-        Path(snakemake.input.model),
-        Path(snakemake.input.moments),
-        made.calibration.model.family,
-        made.spec,
-        made.dtype,
+    advice = with_fallback(
+        "advise",
+        lambda device, _: advise(
+            Path(snakemake.input.model),
+            Path(snakemake.input.moments),
+            made.calibration.model.family,
+            made.spec,
+            made.dtype,
+            device,
+        ),
         device,
     )
     with replacing(Path(snakemake.output[0])) as temporary:

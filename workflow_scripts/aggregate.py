@@ -6,8 +6,9 @@ from tensorpress import paths
 from tensorpress.job import job
 
 with job(snakemake):
-    from tensorpress.aggregation import RunResult, TaskResult, result_rows
-    from tensorpress.rows import DecompositionRow, ResultRow, read_rows, write_rows
+    from tensorpress.aggregation import RunResult, TaskResult, job_rows, result_rows
+    from tensorpress.records import read_all, this_run
+    from tensorpress.rows import DecompositionRow, JobRow, ResultRow, read_rows, write_rows
 
     runs = [
         RunResult(
@@ -29,3 +30,5 @@ with job(snakemake):
     write_rows(result_rows(runs), ResultRow, Path(snakemake.output.results))
     decompositions = read_rows([Path(p) for p in snakemake.input.decompositions], DecompositionRow)
     write_rows(decompositions, DecompositionRow, Path(snakemake.output.decompositions))
+    jobs = job_rows(snakemake.params.jobs, read_all(), this_run())
+    write_rows(jobs, JobRow, Path(snakemake.output.jobs))

@@ -5,6 +5,8 @@ from pathlib import Path
 from tensorpress.job import job
 
 with job(snakemake) as device:
+    import torch
+
     from tensorpress.calibration import calibrate
     from tensorpress.evaluation.windows import token_windows
     from tensorpress.loading import load_model, load_tokenizer
@@ -17,7 +19,9 @@ with job(snakemake) as device:
     count = -(-settings.tokens // settings.window)
     windows = token_windows(tokenizer, text, settings.window, count)
     shapes = [model.family.layer_shape(model.config, i) for i in range(model.layer_count)]
-    network = load_model(Path(snakemake.input.model), device)
+    # calibration brings it to the device, after it has replaced modules
+    dtype = getattr(torch, calibration.dtype)
+    network = load_model(Path(snakemake.input.model), torch.device("cpu"), dtype)
     layers = calibrate(
         network, model.family, shapes, windows, settings.batch, device, settings.gradients
     )

@@ -17,7 +17,8 @@ with job(snakemake) as device:
         corpora={role: paths.corpus(corpus.id) for role, corpus in made.corpora.items()},
         device=device,
         moments_directory=made.moments[0] if made.moments else None,
+        dtype=made.dtype,
         joined={role: corpus.spec.joined for role, corpus in made.corpora.items()},
     )
     rows = import_module(made.spec.entry).evaluate(task, made.spec)
-    write_rows(rows, EvalRow, Path(snakemake.output[0]))
+    write_rows(task.noted(rows), EvalRow, Path(snakemake.output[0]))

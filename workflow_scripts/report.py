@@ -14,6 +14,7 @@ with job(snakemake):
         "task": spec.task,
         "results": str(Path(snakemake.input.results).resolve()),
         "decompositions": str(Path(snakemake.input.decompositions).resolve()),
+        "jobs": str(Path(snakemake.input.jobs).resolve()),
         "queries": str(paths.QUERIES.resolve()),
     }
     render(Path(snakemake.input.notebook), parameters, Path(snakemake.output[0]))

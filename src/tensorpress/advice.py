@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,7 +31,7 @@ from tensorpress.layers import GROUPS, LayerShape
 from tensorpress.manifest import ranks_of
 from tensorpress.methods.advised import Advice, Advised, Choice, Spec
 from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
-from tensorpress.moments import expand_sites, tokens_of
+from tensorpress.moments import expand_sites, load_moments, tokens_of
 from tensorpress.registry import load, spec_class
 from tensorpress.storage import VALUE_BITS, bits, stored_tensors
 
@@ -58,7 +57,7 @@ def advise(
         stored = checkpoint.weights(family, layer, shape, shape.modules)
         weights = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
         file = paths.moments(moments_directory, layer)
-        sites = load_file(file, device=str(device))
+        sites = load_moments(file, device)
         found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)
     dense_bits = value_bits * _values(checkpoint, family)
     to_save = math.ceil(spec.saved * dense_bits)

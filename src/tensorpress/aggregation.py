@@ -1,13 +1,16 @@
-"""Join what every run measured with what it is, into the results tables."""
+"""Join what every run measured with what it is, and every job with what it cost."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from tensorpress.rows import EvalRow, ResultRow, StorageRow, read_rows
+from tensorpress.records import Record
+from tensorpress.rows import EvalRow, JobRow, ResultRow, StorageRow, read_rows
+from tensorpress.status import Job
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,34 @@ def _rows(run: RunResult) -> Iterable[ResultRow]:
                 **dataclasses.asdict(storage),
                 **dataclasses.asdict(measured),
             )
+
+
+def job_rows(jobs: Iterable[Job], records: Iterable[Record], this_run: str) -> list[JobRow]:
+    """One row per job: what it cost, by its record, and whether this run made it."""
+    known = {(record.rule, record.name): record for record in records if record.state == "done"}
+    found = [(job, known.get((job.rule, job.name))) for job in jobs]
+    began: dict[str, datetime] = {}
+    for _, record in found:
+        if record:
+            began[record.run] = min(record.started, began.get(record.run, record.started))
+    return [_job_row(job, record, this_run, began) for job, record in found]
+
+
+def _job_row(job: Job, record: Record | None, this_run: str, began: dict[str, datetime]) -> JobRow:
+    row = JobRow(job.model, job.stage, job.rule, job.name, made="elsewhere")
+    if record is None:
+        return row
+    return dataclasses.replace(
+        row,
+        made="this run" if record.run == this_run else "earlier run",
+        run=record.run,
+        attempts=record.attempt,
+        host=record.host,
+        devices=",".join(record.devices),
+        gpus=record.gpus,
+        gpu=record.gpu,
+        started=record.started.isoformat(timespec="seconds"),
+        started_seconds=(record.started - began[record.run]).total_seconds(),
+        wall_seconds=record.wall_seconds,
+        peak_rss_mb=record.peak_rss_mb,
+    )

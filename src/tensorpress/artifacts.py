@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tensorpress import paths
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
+from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import Calibration, Corpus, Lora, Model, Report, Rounding
@@ -35,7 +37,7 @@ class ModelArtifact:
     name: str
     spec: Model
     key: str
-    config: dict[str, Any] = field(repr=False)
+    config: dict[str, Any] = field(repr=False, hash=False)
 
     @property
     def id(self) -> str:
@@ -49,6 +51,22 @@ class ModelArtifact:
     def layer_count(self) -> int:
         return self.family.layer_count(self.config)
 
+    @cached_property
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """Shapes of all layers, and last of the outer one, which has the embedding."""
+        layers = range(self.layer_count + 1)
+        return tuple(self.family.layer_shape(self.config, layer) for layer in layers)
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For each of ``shapes`` the first that is equal to it: most layers are alike."""
+        return tuple(self.shapes.index(shape) for shape in self.shapes)
+
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that at least one layer has."""
+        return tuple({module: None for shape in self.shapes for module in shape.modules})
+
 
 @dataclass(frozen=True)
 class CalibrationArtifact:
@@ -57,6 +75,8 @@ class CalibrationArtifact:
     model: ModelArtifact
     corpus: CorpusArtifact
     settings: Calibration
+    dtype: str
+    """In which the model runs."""
     key: str
 
     @property
@@ -164,6 +184,8 @@ class RecoveryArtifact:
     spec: Lora
     seed: int
     corpus: CorpusArtifact
+    dtype: str
+    """In which the model is trained."""
     key: str
 
     @property
@@ -205,6 +227,8 @@ class EvaluationArtifact:
     spec: BaseTask
     corpora: dict[str, CorpusArtifact] = field(repr=False)
     calibration: CalibrationArtifact | None
+    dtype: str
+    """In which models run."""
     key: str
 
     @property

@@ -1,11 +1,12 @@
 """Assemble a compressed checkpoint: plain tensors copied, replaced ones left out, factors added.
 
-Streams tensor by tensor into shards, so memory is bounded by a shard, not by the model.
+Streams tensor by tensor into shards, so memory is bounded by a shard and the largest factor set,
+not by the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from transformers import AutoConfig
 
 from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.factorfile import StoredFactors, load_factors, store_name
+from tensorpress.custom_code import base_class
+from tensorpress.factorfile import factor_sets, load_factors, store_name
 from tensorpress.families.base import Family
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
@@ -52,25 +54,22 @@ def assemble(
     """
     target.mkdir(parents=True)
     source = Checkpoint.open(model_directory)
-    build = _Build(source, family, ShardWriter(target, getattr(torch, dtype)))
+    build = _Build(source, family, ShardWriter(target, getattr(torch, dtype)), rounding)
     for layer in sorted({placement.layer for placement in placements}):
-        stored = [
-            factors
+        files = {
+            modules: placement.file
             for placement in placements
             if placement.layer == layer
-            for factors in load_factors(placement.file, placement.modules)
-        ]
-        if rounding is not None:
-            given = (rounding.bits, rounding.group, getattr(torch, dtype))
-            stored = [StoredFactors(f.modules, rounded(f.store, *given)) for f in stored]
-        build.add_linears(layer, [f for f in stored if group_of(f.modules[0]) != "experts"])
-        build.add_experts(layer, [f for f in stored if group_of(f.modules[0]) == "experts"])
+            for modules in factor_sets(placement.file)
+            if set(modules) & set(placement.modules)
+        }
+        build.add_linears(layer, {m: f for m, f in files.items() if group_of(m[0]) != "experts"})
+        build.add_experts(layer, {m: f for m, f in files.items() if group_of(m[0]) == "experts"})
     if placements:
         build.fuse_untouched_experts()
     build.copy_rest(rename=bool(placements))
     checkpoint_bytes = build.writer.close()
-    base = source.config["architectures"][0]
-    plan = {"base_class": base, **build.plan} if placements else None
+    plan = {"base_class": base_class(source.config), **build.plan} if placements else None
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
@@ -78,10 +77,16 @@ def assemble(
 
 
 class _Build:
-    """A checkpoint in the making: what is stored, what it replaces, how it is put together."""
+    """A checkpoint in the making: what is stored, what it replaces, how it is put together.
 
-    def __init__(self, source: Checkpoint, family: Family, writer: ShardWriter) -> None:
+    Factors come as files by the modules that they serve, and are read one set at a time.
+    """
+
+    def __init__(
+        self, source: Checkpoint, family: Family, writer: ShardWriter, rounding: Rounding | None
+    ) -> None:
         self.source, self.family, self.writer = source, family, writer
+        self._rounding = rounding
         self.plan: dict[str, Any] = {
             "stores": [],
             "linears": [],
@@ -95,20 +100,21 @@ class _Build:
         self._compressed: set[str] = set()
         """Tensors beside replaced weights that belong to compressed modules: biases."""
 
-    def add_linears(self, layer: int, stored: list[StoredFactors]) -> None:
+    def add_linears(self, layer: int, files: Mapping[tuple[str, ...], Path]) -> None:
         """Store the factors of a layer's linear modules, or of the embedding."""
-        if not stored:
+        if not files:
             return
         shape = self.family.layer_shape(self.source.config, layer)
         outer = layer == self.family.layer_count(self.source.config)
         owner = "" if outer else self.family.layer_path(layer)
         served = {
-            module: [owner, store_name(each.modules), index]
-            for each in stored
-            for index, module in enumerate(each.modules)
+            module: [owner, store_name(modules), index]
+            for modules in files
+            for index, module in enumerate(modules)
         }
-        for each in stored:
-            self._add_owned(owner, store_name(each.modules), each.store, layer, replaced=True)
+        for modules, file in files.items():
+            store = self._read(modules, file)
+            self._add_owned(owner, store_name(modules), store, layer, replaced=True)
         held: dict[str, list[str]] = {}
         for module in shape.modules:
             if group_of(module) != "experts":
@@ -136,9 +142,9 @@ class _Build:
                     }
                 )
 
-    def add_experts(self, layer: int, stored: list[StoredFactors]) -> None:
+    def add_experts(self, layer: int, files: Mapping[tuple[str, ...], Path]) -> None:
         """Store a layer's experts if one projection is compressed; the others stay dense."""
-        if not stored:
+        if not files:
             return
         assert self.family.experts is not None
         names = self.family.experts
@@ -146,18 +152,20 @@ class _Build:
         path = self.family.experts_path(layer)
         limits = names.limits(self.source.config)
         entry: dict[str, Any] = {"path": path, "biases": names.biases, "clamp": limits}
-        stores = {each.modules[0]: each.store for each in stored}
+        replaced = {module for modules in files for module in modules}
         for module in shape.group("experts"):
             source = self.family.weight_source(layer, module, shape, self.source.files)
             self._gone |= set(source.names)
-            store = stores.get(module) or self._dense_slices(layer, module)
+            file = files.get((module,))
+            store = self._read((module,), file) if file else self._dense_slices(layer, module)
             name = module.split(".")[1]
             entry[name] = _description(store)
-            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in stores)
-            self._count(module, shape, layer, replaced=module in stores)
-        if {"experts.gate", "experts.up"} <= stores.keys():
+            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
+            del store  # before the next one is read
+            self._count(module, shape, layer, replaced=module in replaced)
+        if {"experts.gate", "experts.up"} <= replaced:
             self._compressed.add(f"{path}.{names.gate_up}_bias")
-        if "experts.down" in stores:
+        if "experts.down" in replaced:
             self._compressed.add(f"{path}.{names.down}_bias")
         self.plan["experts"].append(entry)
 
@@ -178,14 +186,22 @@ class _Build:
             path = self.family.experts_path(layer)
             if not names or names & self._gone or f"{path}.{experts.down}" in names:
                 continue
-            weights = self.source.weights(self.family, layer, shape, shape.group("experts"))
-            gate_up = torch.cat([weights["experts.gate"], weights["experts.up"]], dim=1)
-            tensors = {experts.gate_up: gate_up, experts.down: weights["experts.down"]}
-            for name, tensor in tensors.items():
-                entry = StoredTensor(tuple(tensor.shape), layer)
-                self.dense.append(entry)
-                self.writer.add(f"{path}.{name}", tensor, entry)
+            fused = {
+                experts.gate_up: ("experts.gate", "experts.up"),
+                experts.down: ("experts.down",),
+            }
+            for name, modules in fused.items():
+                self._add_fused(f"{path}.{name}", layer, shape, modules)
             self._gone |= names
+
+    def _add_fused(
+        self, name: str, layer: int, shape: LayerShape, modules: tuple[str, ...]
+    ) -> None:
+        stacks = [self.source.weight(self.family, layer, shape, module) for module in modules]
+        tensor = torch.cat(stacks, dim=1)
+        entry = StoredTensor(tuple(tensor.shape), layer)
+        self.dense.append(entry)
+        self.writer.add(name, tensor, entry)
 
     def copy_rest(self, *, rename: bool) -> None:
         """Store every tensor that is still to come; ``rename``: as the running model names it."""
@@ -230,9 +246,16 @@ class _Build:
             )
         )
 
+    def _read(self, modules: tuple[str, ...], file: Path) -> Format:
+        (stored,) = load_factors(file, modules)
+        if self._rounding is None:
+            return stored.store
+        rounding = self._rounding
+        return rounded(stored.store, rounding.bits, rounding.group, self.writer.dtype)
+
     def _dense_slices(self, layer: int, module: str) -> Format:
         shape = self.family.layer_shape(self.source.config, layer)
-        weight = self.source.weights(self.family, layer, shape, [module])[module]
+        weight = self.source.weight(self.family, layer, shape, module)
         stack = weight if weight.ndim == 3 else weight[None]
         slices, out_features, in_features = stack.shape
         store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)

@@ -30,8 +30,10 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in target.parent.glob(f"{_MARK}*-{target.name}"):
-        _remove(leftover)
-    temporary = target.parent / f"{_MARK}{os.getpid()}-{target.name}"
+        # another target's name may end like this one's
+        if leftover.name.removeprefix(_MARK).partition("-")[2] == target.name:
+            _remove(leftover)
+    temporary = _temporary(target)
     try:
         yield temporary
         if target.is_dir():
@@ -45,6 +47,18 @@ def replacing(target: Path) -> Iterator[Path]:
         raise TensorpressError(
             f"cannot save {target}: {reason}; nothing was changed, free space and run again"
         ) from error
+
+
+def discard(artifact: Path) -> None:
+    """Make an artifact a leftover: its next writer removes it, or ``tracking.retire``.
+
+    One rename, so that nothing is changed through a link.
+    """
+    os.replace(artifact, _temporary(artifact))
+
+
+def _temporary(target: Path) -> Path:
+    return target.parent / f"{_MARK}{os.getpid()}-{target.name}"
 
 
 def _full_reason(error: Exception) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tensorpress import formats
 from tensorpress.checkpoint import INDEX
+from tensorpress.custom_code import REFERENCES, sealed_files
 from tensorpress.formats.base import STORES
 
 REMOTE_CODE = "modeling_tensorpress"
@@ -28,11 +29,11 @@ def write_config(
     if plan is not None:
         base = plan["base_class"]
         config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)
-        config["architectures"] = [f"Tensorpress{base}"]
+        config["architectures"] = [f"Tensorpress{base.rpartition('.')[2]}"]
         config[STORES] = plan
         if plan["embeddings"]:
             config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
-        config["auto_map"] = {
+        config[REFERENCES] = {
             "AutoConfig": f"{REMOTE_CODE}.Config",
             "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",
         }
@@ -41,21 +42,31 @@ def write_config(
 
 
 def _bundle_code(target: Path, base: str) -> None:
-    """Copy the format modules, which need only torch and transformers, into the checkpoint."""
+    """Copy the format modules, which need only torch and transformers, into the checkpoint.
+
+    ``base``: a class of transformers, or ``file.Class`` of the model's own code.
+    """
     folder = Path(formats.__file__).parent
     for path in sorted(folder.glob("*.py")):
         if path.name != "__init__.py":
             shutil.copyfile(path, target / path.name)
+    file, _, name = base.rpartition(".")
     code = (
-        f"from transformers import {base}\n\nfrom .model import factored_class\n\n"
-        f"Model = factored_class({base})\nConfig = Model.config_class\n"
+        f"from {f'.{file}' if file else 'transformers'} import {name}\n\n"
+        "from .model import factored_class\n\n"
+        f"Model = factored_class({name})\nConfig = Model.config_class\n"
     )
     (target / f"{REMOTE_CODE}.py").write_text(code)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy tokenizer and generation settings, and what else is small and beside the tensors."""
+    """Copy tokenizer and generation settings, and what else is small and beside the tensors.
+
+    That includes code which the params trust.
+    """
     skipped = {"config.json", INDEX}
-    for path in sorted([*source.glob("*.json"), *source.glob("*.txt"), *source.glob("*.model")]):
+    code = [source / name for name in sealed_files(source)]
+    beside = [path for kind in ("json", "txt", "model") for path in source.glob(f"*.{kind}")]
+    for path in sorted([*beside, *code]):
         if path.name not in skipped:
             shutil.copyfile(path, target / path.name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.moments import Moments, site_of
+from tensorpress.oom import with_fallback
+from tensorpress.placement import is_spilled, place
 
 
 class _RecordingSlices(DenseSlices):
@@ -54,7 +59,8 @@ def calibrate(
 
     Experts see the tokens that the router really sends them. ``gradients``: of the summed
     next-token loss by the outputs of every module, which takes a backward pass. The model's hooks
-    stay in place, so it must not be used for anything else.
+    stay in place, so it must not be used for anything else. It is brought to ``device``, where it
+    must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
     model.requires_grad_(False)
     moments = [Moments() for _ in shapes]
@@ -63,8 +69,31 @@ def calibrate(
     if gradients:
         # without weights that require gradients the graph begins at the embedded tokens
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
-    with torch.set_grad_enabled(gradients):
-        for ids in tqdm(windows.split(batch), desc="calibrate", unit="batch"):
+
+    def run(where: torch.device, size: int) -> None:
+        for moment in moments:
+            moment.clear()
+        _stream(model, windows.split(size), where, gradients)
+
+    with_fallback("calibrate", run, device, batch, partial(place, model))
+    found = [moment.tensors(shape) for moment, shape in zip(moments, shapes, strict=True)]
+    for layer, tensors in enumerate(found):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise TensorpressError(
+                f"compute.dtype: {dtype} is not allowed: moments of layer {layer} are not finite; "
+                "allowed: a dtype of more range, bfloat16 or float32"
+            )
+    return found
+
+
+def _stream(
+    model: PreTrainedModel, batches: Sequence[Tensor], device: torch.device, gradients: bool
+) -> None:
+    # the graph would keep on the GPU every weight that was brought there for a while
+    kept = torch.autograd.graph.save_on_cpu() if is_spilled(model) else nullcontext()
+    with torch.set_grad_enabled(gradients), kept:
+        for ids in tqdm(batches, desc="calibrate", unit="batch"):
             inputs = ids.to(device)
             logits = model(input_ids=inputs, use_cache=False).logits
             if gradients:
@@ -72,7 +101,6 @@ def calibrate(
                     logits[:, :-1].float().mT, inputs[:, 1:], reduction="sum"
                 )
                 losses.backward()
-    return [moment.tensors(shape) for moment, shape in zip(moments, shapes, strict=True)]
 
 
 def _attach(

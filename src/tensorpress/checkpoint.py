@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tensorpress.errors import TensorpressError
+from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.layers import LayerShape
+from tensorpress.weightfiles import INDEX, SINGLE, check_shards
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+CHECKED_VALUES = 2**24
+"""Values that are looked at together, so that what is true of each takes little room."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
-        """Read config and tensor index; a missing file or shard raises ``TensorpressError``."""
-        config_path = directory / "config.json"
-        if not config_path.is_file():
-            raise TensorpressError(f"{directory}: no config.json")
-        config = json.loads(config_path.read_text())
+        """Read config and tensor index; ``DamagedFile`` if a file or shard is cut or missing."""
+        config = _json(directory / "config.json")
         if (directory / INDEX).is_file():
-            files = json.loads((directory / INDEX).read_text())["weight_map"]
+            files = _json(directory / INDEX)["weight_map"]
+            check_shards(files.values(), f"{directory / INDEX}")
         elif (directory / SINGLE).is_file():
-            files = dict.fromkeys(_names(directory / SINGLE), SINGLE)
+            with _opened(directory / SINGLE) as file:
+                files = dict.fromkeys(file.keys(), SINGLE)
         else:
             raise TensorpressError(
                 f"{directory}: neither {SINGLE} nor {INDEX}; only safetensors checkpoints are read"
             )
         for shard in sorted(set(files.values())):
             if not (directory / shard).is_file():
-                raise TensorpressError(f"{directory}: shard {shard} of {INDEX} is missing")
+                raise DamagedFile(directory / shard, f"missing, but listed in {INDEX}")
         return cls(directory, config, files)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -57,18 +59,15 @@ class Checkpoint:
             wanted.setdefault(self.files[name], []).append(name)
         tensors: dict[str, Tensor] = {}
         for shard, members in wanted.items():
-            try:
-                with safe_open(self.directory / shard, framework="pt") as file:
-                    tensors |= {name: file.get_tensor(name) for name in members}
-            except SafetensorError as error:
-                raise TensorpressError(f"{self.directory / shard}: damaged: {error}") from error
+            with _opened(self.directory / shard) as file:
+                tensors |= {name: file.get_tensor(name) for name in members}
         return tensors
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, from the headers alone."""
+        """Shape of every tensor, from the headers alone; ``DamagedFile`` if a shard is cut."""
         shapes: dict[str, tuple[int, ...]] = {}
         for shard in sorted(set(self.files.values())):
-            with safe_open(self.directory / shard, framework="pt") as file:
+            with _opened(self.directory / shard) as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         return shapes
@@ -77,27 +76,83 @@ class Checkpoint:
         self, family: Family, layer: int, shape: LayerShape, modules: Iterable[str]
     ) -> dict[str, Tensor]:
         """Weights by canonical name: ``(out, in)`` or, for experts, ``(E, out, in)``."""
-        weights: dict[str, Tensor] = {}
-        for module in modules:
-            source = family.weight_source(layer, module, shape, self.files)
-            tensors = self.read(source.names)
-            taken: Tensor = source.take([tensors[name] for name in source.names])
-            weights[module] = taken.contiguous()
-        return weights
+        return {module: self.weight(family, layer, shape, module) for module in modules}
+
+    def weight(
+        self,
+        family: Family,
+        layer: int,
+        shape: LayerShape,
+        module: str,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """One weight, contiguous; as stored, or of another dtype or on another device.
+
+        What stands in the files in many tensors is put together one by one.
+        """
+        source = family.weight_source(layer, module, shape, self.files)
+        # each from a file opened anew: what was read counts as this process's memory until then
+        tensors = (self.read([name])[name] for name in source.names)
+        first = next(tensors)
+        if len(source.names) == 1:
+            weight: Tensor = source.take([first])
+            return weight.to(device=device, dtype=dtype or first.dtype).contiguous()
+        sizes = (len(source.names), *first.shape)
+        stack = torch.empty(sizes, dtype=dtype or first.dtype, device=device)
+        for matrix, tensor in zip(stack, chain([first], tensors), strict=True):
+            matrix.copy_(tensor)
+        return stack
 
     def verify(self) -> None:
         """Read every tensor once; a NaN or infinity raises ``TensorpressError`` naming it."""
         for name in sorted(self.files):
             tensor = self.read([name])[name]
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            parts = tensor.reshape(-1).split(CHECKED_VALUES)
+            if tensor.is_floating_point() and not all(bool(p.isfinite().all()) for p in parts):
                 raise TensorpressError(
                     f"{self.directory}: tensor {name} has NaN or infinite values"
                 )
 
 
-def _names(path: Path) -> list[str]:
+@dataclass(frozen=True)
+class LayerWeights(Mapping[str, Tensor]):
+    """Float32 weights of modules of a layer, read each time that one is asked for.
+
+    Nothing is kept, so a job holds the weights that it works on and no others.
+    """
+
+    checkpoint: Checkpoint
+    family: Family
+    layer: int
+    shape: LayerShape
+    modules: tuple[str, ...]
+    device: torch.device
+
+    def __getitem__(self, module: str) -> Tensor:
+        if module not in self.modules:
+            raise KeyError(module)
+        where = (self.family, self.layer, self.shape, module)
+        return self.checkpoint.weight(*where, torch.float32, self.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            yield file
     except SafetensorError as error:
-        raise TensorpressError(f"{path}: damaged or truncated: {error}") from error
+        raise DamagedFile(path, error) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise DamagedFile(path, error) from error

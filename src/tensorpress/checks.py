@@ -67,11 +67,10 @@ def check_whole(
 
 def check_modules(where: str, names: tuple[str, ...], model: ModelArtifact) -> None:
     """Refuse module names that the model has nothing for."""
-    available = model.family.all_modules(model.config)
-    offered = {"all", *available, *(group_of(module) for module in available)}
+    offered = {"all", *model.modules, *(group_of(module) for module in model.modules)}
     for name in names:
         if name not in offered:
             raise TensorpressError(
                 f"{where}.modules: {name!r} is not in model {model.name!r}; "
-                f"allowed: all, {', '.join(available)}"
+                f"allowed: all, {', '.join(model.modules)}"
             )

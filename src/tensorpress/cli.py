@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,15 +12,16 @@ from pathlib import Path
 
 from tensorpress import params, paths
 from tensorpress.errors import TensorpressError
+from tensorpress.secrets import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a ``TensorpressError`` becomes one line and exit status 1."""
+    """Run one command; what the user can mend becomes one line and exit status 1."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except TensorpressError as error:
-        print(f"tensorpress: {error}", file=sys.stderr)
+    except (TensorpressError, OSError) as error:
+        print(redacted(f"tensorpress: {error}"), file=sys.stderr)
         return 1
     return 0
 
@@ -41,6 +43,7 @@ def _query(options: argparse.Namespace) -> None:
     tables = {
         "results": paths.results_table(plan.table_id),
         "decompositions": paths.decompositions_table(plan.table_id),
+        "jobs": paths.jobs_table(plan.table_id),
     }
     result = run_query(options.name, tables, paths.QUERIES)
     rows = result.fetchall()
@@ -83,7 +86,8 @@ def _sizes(options: argparse.Namespace) -> None:
         print(json.dumps([size.record() for size in found], indent=1))
         return
     columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
-               "of blocks %", "without embeddings %", "flops/token", "peak GiB")  # fmt: skip
+               "of blocks %", "without embeddings %", "flops/token", "peak GiB",
+               "decompose GB", "assemble GB")  # fmt: skip
     rows = [
         (
             size.model,
@@ -98,6 +102,8 @@ def _sizes(options: argparse.Namespace) -> None:
             )),
             f"{size.flops_per_token:.3g}",
             f"{size.peak_bytes / 2**30:.2f}",
+            f"{size.decompose_peak_bytes / 1e9:.2f}",
+            f"{size.assemble_peak_bytes / 1e9:.2f}",
         )
         for size in found
     ]  # fmt: skip
@@ -110,10 +116,11 @@ def _span(layers: Sequence[int]) -> str:
 
 
 def _stage(options: argparse.Namespace) -> None:
-    from tensorpress import tracking
+    from tensorpress import records, tracking
 
     plan = _plan(options)
     live = plan.live()[options.name]
+    records.this_run(os.getppid())  # the stages of one dvc repro are one run
     tracking.revive(options.name, live)
     command = [sys.executable, "-m", "snakemake", "--", f"stage_{options.name}"]
     if subprocess.run(command, check=False).returncode:
@@ -147,6 +154,20 @@ def _record(options: argparse.Namespace) -> None:
     tracking.write_metrics(plan)
     if subprocess.run(["dvc", "commit", "--force", "--quiet"], check=False).returncode:
         raise TensorpressError("record: dvc commit failed, see above")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from tensorpress import status
+
+    found = status.status(status.live_jobs(_plan(options)))
+    if options.json:
+        print(found.model_dump_json(indent=1))
+        return
+    _print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
+    if found.running:
+        _print_table("running", status.RUNNING_COLUMNS, status.running_rows(found.running))
+    if found.failed:
+        _print_table("failed", status.FAILED_COLUMNS, status.failed_rows(found.failed))
 
 
 def _advise(options: argparse.Namespace) -> None:
@@ -212,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
     stage.add_argument("name", choices=paths.STAGES)
     add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
+    status = add("status", _status, "what is done, running, failed and left, and the time it takes")
+    status.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
+    status.add_argument("--json", action="store_true", help="one object instead of tables")
     dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
     dense.add_argument("source", type=Path, help="a folder of results/assemble")
     dense.add_argument("target", type=Path, help="a new folder")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tensorpress import registry
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.factorfile import StoredFactors, load_factors
+from tensorpress.checkpoint import Checkpoint, LayerWeights
+from tensorpress.factorfile import load_factors
 from tensorpress.families.base import Family
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.advised import Advice
-from tensorpress.methods.base import Factors, MethodSpec, bounded
-from tensorpress.moments import expand_sites
+from tensorpress.methods.base import Factors, MethodSpec, bounded, stacked
+from tensorpress.moments import InputMoments
 from tensorpress.rows import DecompositionRow
+
+SUMMED_VALUES = 2**22
+"""Values of a matrix that stand in float64 at a time while errors are summed."""
 
 
 def decompose_layer(
@@ -30,26 +32,24 @@ def decompose_layer(
     moments_file: Path | None,
     device: torch.device,
     larger: Path | None = None,
-) -> tuple[list[Factors], float, dict[str, Tensor]]:
+) -> tuple[list[Factors], float, Mapping[str, Tensor]]:
     """Decompose one group of one layer, reading only that layer's tensors of the group.
 
     ``larger``: factors of larger ranks whose leading blocks are the wanted ones, if there are any.
     Returns the factor sets (float32), the seconds that the method took, and the weights
-    (float32, canonical name -> ``(out, in)`` or ``(E, out, in)``) for ``measure``.
+    (float32, canonical name -> ``(out, in)`` or ``(E, out, in)``) for ``measure``. Weights and
+    moments are read when they are asked for, so the seconds include reading them.
     """
     checkpoint = Checkpoint.open(model_directory)
     shape = family.layer_shape(checkpoint.config, layer)
-    stored = checkpoint.weights(family, layer, shape, shape.group(group))
-    weights = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
-    moments = None
-    if moments_file is not None:
-        sites = load_file(moments_file, device=str(device))
-        moments = expand_sites(sites, shape.group(group))
+    modules = tuple(shape.group(group))
+    weights = LayerWeights(checkpoint, family, layer, shape, modules, device)
+    moments = None if moments_file is None else InputMoments(moments_file, modules, device)
     start = time.perf_counter()
     if larger is None:
         factors = registry.load(spec.method).decompose(weights, shape, spec, moments)
     else:
-        factors = truncate(load_factors(larger), spec, shape, group)
+        factors = truncate(larger, spec, shape, group)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return factors, time.perf_counter() - start, weights
@@ -64,21 +64,18 @@ def completed(spec: MethodSpec, advice: Sequence[Path], layer: int) -> MethodSpe
     return spec.model_copy(update={"choices": chosen})
 
 
-def truncate(
-    larger: Sequence[StoredFactors], spec: MethodSpec, shape: LayerShape, group: str
-) -> list[Factors]:
+def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> list[Factors]:
     """The factors of ``spec`` out of those of a spec that serves it (``MethodSpec.serves``)."""
-    held = {each.modules: each for each in larger}
     factors = []
     for layout in spec.layouts(shape, group):
-        source = held[layout.modules]
+        (source,) = load_factors(larger, layout.modules)
         factors.append(bounded(layout.modules, layout.leading(source.store), source.spectra, spec))
     return factors
 
 
 def measure(
     factors: Sequence[Factors],
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     shapes: dict[str, ModuleShape],
     labels: dict[str, str],
     layer: int,
@@ -117,9 +114,18 @@ def measure(
 
 def _errors(factors: Factors, module: str, weight: Tensor) -> tuple[float, float]:
     """Squared norms of (reconstruction - weight) and weight, accumulated in float64."""
-    if weight.ndim == 3:
-        pairs = [(factors.store.dense(e), weight[e]) for e in range(weight.shape[0])]
-    else:
-        pairs = [(factors.store.dense(factors.modules.index(module)), weight)]
-    error = sum(float((dense.to(w).double() - w.double()).square().sum()) for dense, w in pairs)
-    return error, sum(float(w.double().square().sum()) for _, w in pairs)
+    first = factors.modules.index(module)
+    stack = stacked(weight)
+    sums = [_squares(factors.store.dense(first + e), matrix) for e, matrix in enumerate(stack)]
+    return sum(error for error, _ in sums), sum(norm for _, norm in sums)
+
+
+def _squares(rebuilt: Tensor, matrix: Tensor) -> tuple[float, float]:
+    """Of one matrix, some rows at a time: in float64 it would take several times its room."""
+    error = norm = 0.0
+    rows = max(1, SUMMED_VALUES // matrix.shape[1])
+    for found, wanted in zip(rebuilt.split(rows), matrix.split(rows), strict=True):
+        wide = wanted.double()
+        error += float((found.to(wanted).double() - wide).square().sum())
+        norm += float(wide.square().sum())
+    return error, norm

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.atomic import replacing
+from tensorpress.custom_code import sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.families.table import FAMILIES
@@ -20,6 +21,7 @@ from tensorpress.formats.adapters import ADAPTER, Adapted
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
+from tensorpress.weightfiles import check_weights
 
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
@@ -37,9 +39,15 @@ def densify(source: Path, target: Path) -> None:
         raise TensorpressError(f"{source}: not compressed; allowed: a folder of results/assemble")
     if target.exists():
         raise TensorpressError(f"{target}: exists already; allowed: a new folder")
+    check_weights(source, str(source))
+    base_class = config[STORES]["base_class"]
+    if "." in base_class or sealed_files(source):
+        raise TensorpressError(
+            f"{source}: a model with code of its own; allowed: classes of transformers"
+        )
     dtype = getattr(torch, config["dtype"])
     compressed = load_model(source, torch.device("cpu"), dtype)
-    base = getattr(transformers, config[STORES]["base_class"])
+    base = getattr(transformers, base_class)
     plain = base(base.config_class(**_plain(config))).to(dtype)
     family = FAMILIES[base.config_class.model_type]
     values = plain.state_dict()

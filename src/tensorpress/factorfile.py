@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorpress.atomic import replacing
-from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
 from tensorpress.formats.table import FORMATS
 from tensorpress.methods.base import Factors
+from tensorpress.tensorfile import open_tensors, save_tensors
 
 SPECTRA = "spectra"
 
@@ -48,30 +46,34 @@ def save_factors(factors: Sequence[Factors], path: Path) -> None:
         for rank, squares in each.spectra.items():
             tensors[f"{SPECTRA}.{name}.{rank}"] = squares.cpu().contiguous()
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"stores": json.dumps(stores)})
+        save_tensors(tensors, {"stores": json.dumps(stores)}, temporary)
+
+
+def factor_sets(path: Path) -> list[tuple[str, ...]]:
+    """The modules of each factor set of a file; no factor is read."""
+    with open_tensors(path) as file:
+        return [tuple(entry["modules"]) for entry in json.loads(file.metadata["stores"])]
 
 
 def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[StoredFactors]:
-    """Factor sets of ``path``; with ``modules``, only those that hold one of these."""
+    """Factor sets of ``path``; with ``modules``, only those that hold one of these.
+
+    What is read is checked: ``DamagedFile`` if it is not what ``save_factors`` wrote.
+    """
     loaded = []
-    try:
-        with safe_open(path, framework="pt") as file:
-            for entry in json.loads(file.metadata()["stores"]):
-                if modules is not None and not set(entry["modules"]) & set(modules):
-                    continue
-                store = FORMATS[entry["format"]](**entry["settings"])
-                name = store_name(entry["modules"])
-                values = {f: file.get_tensor(f"{name}.{f}") for f in store.state_dict()}
-                store.load_state_dict(values, assign=True)
-                prefix = f"{SPECTRA}.{name}."
-                spectra = {
-                    key.removeprefix(prefix): file.get_tensor(key)
-                    for key in file.keys()  # noqa: SIM118 - not a dict
-                    if key.startswith(prefix)
-                }
-                loaded.append(StoredFactors(tuple(entry["modules"]), store, spectra))
-    except SafetensorError as error:
-        raise TensorpressError(
-            f"{path}: damaged factor file ({error}); delete it and run again"
-        ) from error
+    with open_tensors(path) as file:
+        for entry in json.loads(file.metadata["stores"]):
+            if modules is not None and not set(entry["modules"]) & set(modules):
+                continue
+            store = FORMATS[entry["format"]](**entry["settings"])
+            name = store_name(entry["modules"])
+            values = {f: file.read(f"{name}.{f}") for f in store.state_dict()}
+            store.load_state_dict(values, assign=True)
+            prefix = f"{SPECTRA}.{name}."
+            spectra = {
+                key.removeprefix(prefix): file.read(key)
+                for key in file.names
+                if key.startswith(prefix)
+            }
+            loaded.append(StoredFactors(tuple(entry["modules"]), store, spectra))
     return loaded

@@ -10,9 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from transformers.dynamic_module_utils import get_relative_imports
 
 from tensorpress.atomic import replacing
-from tensorpress.checkpoint import INDEX, SINGLE, Checkpoint
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.custom_code import (
+    base_class,
+    check_code,
+    check_names,
+    code_files,
+    is_native,
+    seal,
+    without_code,
+)
 from tensorpress.embedded import corpus as embedded_corpus
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
@@ -28,8 +38,17 @@ from tensorpress.params import (
     Model,
     Wikitext2Corpus,
 )
-from tensorpress.sources import checkpoint_files, existing_file, hub_file
+from tensorpress.sources import (
+    check_local,
+    checkpoint_files,
+    existing_file,
+    hub_file,
+    hub_has,
+    read_config,
+    tokenizer_config,
+)
 from tensorpress.texts import C4_SPLIT, c4_documents, c4_text, wikitext2_rows, wikitext2_text
+from tensorpress.weightfiles import INDEX, PICKLES, SINGLE, indexed_shards, pickles_refused
 
 
 def fetch_model(
@@ -104,33 +123,75 @@ def _train(name: str, spec: Model, target: Path, device: torch.device, threads: 
 
 def _copy(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
     assert isinstance(spec, LocalModel)
+    check_local(name, spec)
+    # the error names the user's file, not the copy
+    Checkpoint.open(Path(spec.path)).shapes()
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
-    for path in checkpoint_files(Path(spec.path)):
+    for path in checkpoint_files(Path(spec.path), spec.trust_remote_code):
         shutil.copyfile(path, target / path.name)
+    _settle_code(target, spec.trust_remote_code)
 
 
 def _download(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
     assert isinstance(spec, HubModel)
-    wanted = ["config.json", "tokenizer_config.json"]
-    optional = ["tokenizer.json", "tokenizer.model", "generation_config.json", INDEX]
-    for filename in wanted:
+    for filename in ("config.json", "tokenizer_config.json"):
         shutil.copyfile(hub_file(name, spec, filename), target / filename)
-    for filename in optional:
+    _download_code(name, spec, target)
+    for filename in ("tokenizer.json", "tokenizer.model", "generation_config.json", INDEX):
         try:
             shutil.copyfile(hub_file(name, spec, filename), target / filename)
         except TensorpressError:
             continue
-    shards = [SINGLE]
-    if (target / INDEX).is_file():
-        index = json.loads((target / INDEX).read_text(encoding="utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
-    for shard in shards:
+    for shard in _hub_shards(name, spec, target):
         shutil.copyfile(hub_file(name, spec, shard), target / shard)
+
+
+def _download_code(name: str, spec: HubModel, target: Path) -> None:
+    """Code that the params trust: the files that configs name, and those that they import."""
+    where = f"models.{name}"
+    configs = [read_config(target / "config.json", where), tokenizer_config(target, where)]
+    check_code(name, configs[0], configs[1], spec.trust_remote_code)
+    if spec.trust_remote_code:
+        todo = code_files(where, *configs)
+        while todo:
+            file = todo.pop()
+            shutil.copyfile(hub_file(name, spec, file), target / file)
+            modules = get_relative_imports(target / file)
+            imported = [f"{module}.py" for module in modules if module.isidentifier()]
+            todo += [each for each in imported if not (target / each).exists()]
+        check_names((path.name for path in target.glob("*.py")), where)
+    _settle_code(target, spec.trust_remote_code)
+
+
+def _hub_shards(name: str, spec: HubModel, target: Path) -> list[str]:
+    where = f"models.{name}.repository"
+    if (target / INDEX).is_file():
+        return indexed_shards(target / INDEX, where)
+    pickled = [] if hub_has(spec, SINGLE) else [file for file in PICKLES if hub_has(spec, file)]
+    if pickled:
+        raise pickles_refused(pickled, spec.repository, spec.repository.split("/")[1], where)
+    return [SINGLE]
+
+
+def _settle_code(target: Path, trusted: bool) -> None:
+    """Seal trusted code; otherwise leave nothing in the fetched configs that names any."""
+    if trusted:
+        seal(target)
+        return
+    for path in (target / "config.json", target / "tokenizer_config.json"):
+        config = read_config(path, str(target)) if path.is_file() else {}
+        if without_code(config) != config:
+            path.write_text(json.dumps(without_code(config), indent=1), encoding="utf-8")
 
 
 def _verify(name: str, directory: Path) -> None:
     """Every weight of every layer is there, with the config's shape, and finite."""
     checkpoint = Checkpoint.open(directory)
+    if "." not in base_class(checkpoint.config) and not is_native(checkpoint.config):
+        raise TensorpressError(
+            f"models.{name}: architectures: {checkpoint.config['architectures']} is not allowed; "
+            "allowed: a causal language model of transformers"
+        )
     family = family_of(checkpoint.config, f"models.{name}")
     stored = checkpoint.shapes()
     for layer in range(family.layer_count(checkpoint.config)):

@@ -19,6 +19,7 @@ from tensorpress.artifacts import (
     RunArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
+from tensorpress.inputs import HubCorpus
 from tensorpress.keys import all_modules, code_fingerprint, file_fingerprint, key
 from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
@@ -27,7 +28,6 @@ from tensorpress.params import (
     Calibration,
     Corpus,
     EmbeddedModel,
-    HubCorpus,
     Lora,
     Model,
     Report,
@@ -56,7 +56,7 @@ def model(name: str, spec: Model) -> ModelArtifact:
 
 
 def calibration(
-    of: ModelArtifact, text: CorpusArtifact, settings: Calibration
+    of: ModelArtifact, text: CorpusArtifact, settings: Calibration, dtype: str
 ) -> CalibrationArtifact:
     """Moments: model, text and settings."""
     content = key(
@@ -64,11 +64,12 @@ def calibration(
         model=of.key,
         corpus=text.key,
         settings=settings.model_dump(exclude={"corpus"}),
+        **_precision(dtype),
         code=code_fingerprint(
             "tensorpress.calibration", "tensorpress.evaluation.windows", _family_module(of)
         ),
     )
-    return CalibrationArtifact(of, text, settings, content)
+    return CalibrationArtifact(of, text, settings, dtype, content)
 
 
 def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
@@ -141,7 +142,9 @@ def run(
     return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
 
 
-def recovery(of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact) -> RecoveryArtifact:
+def recovery(
+    of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+) -> RecoveryArtifact:
     """A recovered checkpoint: the compressed one, text, settings, seed."""
     content = key(
         stage="recover",
@@ -149,6 +152,7 @@ def recovery(of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact) -> Re
         corpus=text.key,
         spec=spec.model_dump(exclude={"corpus", "seeds"}),
         seed=seed,
+        **_precision(dtype),
         code=code_fingerprint(
             "tensorpress.recovery",
             "tensorpress.recovered",
@@ -157,7 +161,7 @@ def recovery(of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact) -> Re
             _family_module(of.model),
         ),
     )
-    return RecoveryArtifact(of, spec, seed, text, content)
+    return RecoveryArtifact(of, spec, seed, text, dtype, content)
 
 
 def evaluation(
@@ -168,8 +172,10 @@ def evaluation(
     corpora: dict[str, CorpusArtifact],
     files: Mapping[str, str],
     moments: CalibrationArtifact | None,
+    compute: str,
 ) -> EvaluationArtifact:
     """Metrics: checkpoints, task, texts; ``files``: content of the task's own ones by field."""
+    dtype = spec.runs_in(compute)
     content = key(
         stage="evaluate",
         run=of.key,
@@ -178,9 +184,10 @@ def evaluation(
         spec=spec.model_dump(exclude={*spec.corpora, *spec.files}),
         corpora={role: text.key for role, text in corpora.items()},
         files=dict(files),
+        **_precision(dtype),
         code=code_fingerprint(spec.entry),
     )
-    return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, content)
+    return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
 
 
 def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
@@ -196,6 +203,11 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
         ),
     )
     return ReportArtifact(name, spec, content)
+
+
+def _precision(dtype: str) -> dict[str, str]:
+    """What a key has of the dtype in which models run: nothing of the usual one."""
+    return {} if dtype == "float32" else {"compute": dtype}
 
 
 def _family_module(of: ModelArtifact) -> str:

@@ -21,22 +21,37 @@ PLUMBING = frozenset(
         "tensorpress.atomic",
         "tensorpress.checks",
         "tensorpress.cli",
+        "tensorpress.confinement",
+        "tensorpress.custom_code",
         "tensorpress.errors",
         "tensorpress.evaluation.specs",
         "tensorpress.families.table",
+        "tensorpress.guards",
+        "tensorpress.footprint",
         "tensorpress.formats.table",
         "tensorpress.hub_datasets",
         "tensorpress.identities",
+        "tensorpress.inputs",
         "tensorpress.job",
         "tensorpress.keys",
+        "tensorpress.nesting",
+        "tensorpress.methods.cost",
+        "tensorpress.oom",
         "tensorpress.params",
         "tensorpress.paths",
+        "tensorpress.placement",
         "tensorpress.plan",
+        "tensorpress.records",
         "tensorpress.refusals",
         "tensorpress.registry",
+        "tensorpress.secrets",
         "tensorpress.slots",
+        "tensorpress.staging",
         "tensorpress.sources",
+        "tensorpress.status",
+        "tensorpress.tensorfile",
         "tensorpress.tracking",
+        "tensorpress.weightfiles",
     }
 )
 """Modules that move numbers but do not make them: a change here makes nothing stale.
@@ -54,6 +69,7 @@ def key(**what: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+@cache
 def code_fingerprint(*entries: str) -> str:
     """Hash of the syntax trees of the modules reached by import from ``entries``.
 

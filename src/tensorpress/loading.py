@@ -9,33 +9,48 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import HF_MODULES_CACHE
 
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family, Slot
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
+from tensorpress.placement import place
 
 
 def load_model(
-    directory: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    spill: bool = True,
 ) -> PreTrainedModel:
-    """The model in ``directory`` in evaluation mode; compressed ones run in factored form."""
-    _register(directory)
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    return model.to(device).eval()
+    """The model in ``directory`` in evaluation mode; compressed ones run in factored form.
+
+    A GPU that is too small is helped out (``placement.place``). ``DamagedFile`` if a shard is cut.
+    """
+    Checkpoint.open(directory).shapes()
+    own_code = _register(directory)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, trust_remote_code=own_code
+    )
+    return place(model.eval(), device, spill)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model."""
-    _register(directory)
+    own_code = _register(directory)
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
     except (OSError, ValueError) as error:
         raise TensorpressError(
             f"{directory}: no usable tokenizer ({' '.join(str(error).split())[:200]}); "
@@ -43,14 +58,36 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _register(directory: Path) -> None:
-    """Make a compressed checkpoint's type known, so that its bundled code is not asked for."""
+def _register(directory: Path) -> bool:
+    """Make a compressed checkpoint's type known, so that its bundled code is not asked for.
+
+    Returns whether the model's own code may run: what the params trusted when it was fetched.
+    """
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    own_code = bool(sealed_files(directory))
     if STORES in config:
-        model_class = factored_class(getattr(transformers, config[STORES]["base_class"]))
+        model_class = factored_class(_base_class(directory, config[STORES]["base_class"], own_code))
         config_class = model_class.config_class
         AutoConfig.register(config["model_type"], config_class, exist_ok=True)
         AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    elif own_code and MODEL in config.get(REFERENCES, {}):
+        _base_class(directory, config[REFERENCES][MODEL], own_code)
+    return own_code
+
+
+def _base_class(directory: Path, name: str, own_code: bool) -> Any:
+    """A class of transformers, or ``file.Class`` of the model's own code."""
+    if "." not in name:
+        return getattr(transformers, name)
+    if not own_code:
+        raise TensorpressError(
+            f"{directory}: {name} is not allowed; allowed: a class of transformers, or code that "
+            f"the params trusted ({SEAL})"
+        )
+    # jobs copy code into one folder: none may read what another has half written
+    Path(HF_MODULES_CACHE).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(HF_MODULES_CACHE) / "tensorpress.lock"):
+        return get_class_from_dynamic_module(name, directory)
 
 
 def matrices(

@@ -7,17 +7,17 @@ the first of them, its *site*.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorpress import paths
 from tensorpress.atomic import replacing
 from tensorpress.layers import LayerShape
+from tensorpress.tensorfile import open_tensors, save_tensors
 
 SITES = {
     "attention.q": ("attention.q", "attention.k", "attention.v"),
@@ -48,6 +48,12 @@ class Moments:
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._gradients: dict[tuple[str, int], Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget all that was added."""
+        self._sums.clear()
+        self._counts.clear()
+        self._gradients.clear()
 
     def add(self, site: str, index: int, x: Tensor) -> None:
         """Add activations ``(..., in)`` that reach slice ``index`` of ``site``."""
@@ -93,13 +99,40 @@ class Moments:
 
 def tokens_of(file: Path) -> int:
     """Tokens that the moments of a file were taken over."""
-    with safe_open(file, framework="pt") as opened:
-        return int(opened.metadata()["tokens"])
+    with open_tensors(file) as opened:
+        return int(opened.metadata["tokens"])
+
+
+def load_moments(file: Path, device: torch.device) -> dict[str, Tensor]:
+    """All of a moments file; ``DamagedFile`` if it is not what ``save_moments`` wrote."""
+    with open_tensors(file) as opened:
+        return {name: opened.read(name).to(device) for name in opened.names}
 
 
 def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
     """Second moment of each module's inputs, from the per-site tensors of a moments file."""
     return {module: sites[site_of(module)] for module in modules}
+
+
+@dataclass(frozen=True)
+class InputMoments(Mapping[str, Tensor]):
+    """Second moment of each module's inputs, read from a moments file when it is asked for."""
+
+    file: Path
+    modules: tuple[str, ...]
+    device: torch.device
+
+    def __getitem__(self, module: str) -> Tensor:
+        if module not in self.modules:
+            raise KeyError(module)
+        with open_tensors(self.file) as opened:
+            return opened.read(site_of(module)).to(self.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
 
 
 def save_moments(layers: list[dict[str, Tensor]], tokens: int, directory: Path) -> None:
@@ -108,4 +141,4 @@ def save_moments(layers: list[dict[str, Tensor]], tokens: int, directory: Path) 
         temporary.mkdir()
         for layer, tensors in enumerate(layers):
             name = paths.moments(temporary, layer)
-            save_file(tensors, name, metadata={"tokens": str(tokens)})
+            save_tensors(tensors, {"tokens": str(tokens)}, name)

@@ -1,6 +1,7 @@
 """What all notebooks share: queries of one model, text, sortable tables, figures as pictures.
 
-A notebook's set-up is ``page = Page(model, task, results, decompositions, queries)``.
+A notebook's set-up is ``page = Page(model, task, results, decompositions, queries)``, with ``jobs``
+in the end where it shows what the run cost.
 """
 
 from __future__ import annotations
@@ -82,11 +83,19 @@ class Page:
     """One model's results, for display by the notebook of one report."""
 
     def __init__(
-        self, model: str, task: str, results: str, decompositions: str, queries: str
+        self,
+        model: str,
+        task: str,
+        results: str,
+        decompositions: str,
+        queries: str,
+        jobs: str | None = None,
     ) -> None:
         self.model = model
         self.task = task
         self._tables = {"results": Path(results), "decompositions": Path(decompositions)}
+        if jobs:
+            self._tables["jobs"] = Path(jobs)
         self._queries = Path(queries)
         plt.rcParams.update(
             {
@@ -104,15 +113,19 @@ class Page:
 
         The columns that this fixes are left out.
         """
-        frame = run_query(name, self._tables, self._queries).df()
+        frame = self.whole(name)
         for column, value in {"model": self.model, **equal}.items():
             frame = frame[frame[column] == value]
         return frame.drop(columns=["model", *equal]).reset_index(drop=True)
 
-    def title(self, words: str) -> None:
-        """The page's heading, and what model it is of."""
-        model = html.escape(self.model)
-        display(HTML(f'<div class="page"><h1>{words}</h1><p>Model <b>{model}</b></p></div>'))
+    def whole(self, name: str) -> pd.DataFrame:
+        """Rows of ``queries/<name>.sql``, of all models."""
+        return run_query(name, self._tables, self._queries).df()
+
+    def title(self, words: str, of: str | None = None) -> None:
+        """The page's heading, and what it is of: the model, if nothing else is said."""
+        of = of or f"Model <b>{html.escape(self.model)}</b>"
+        display(HTML(f'<div class="page"><h1>{words}</h1><p>{of}</p></div>'))
 
     def lead(self, words: str) -> None:
         """What a reader in a hurry should take along; HTML."""

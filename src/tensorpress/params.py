@@ -6,31 +6,33 @@ Torch-free. What needs a model's shapes (ranks, layers, missing modules) is chec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from tensorpress.confinement import check_inside
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.specs import TaskSpec
-from tensorpress.hub_datasets import HubDataset
+from tensorpress.inputs import (
+    C4Corpus,
+    ConfigModel,
+    EmbeddedCorpus,
+    EmbeddedModel,
+    FileCorpus,
+    HubModel,
+    LocalModel,
+    Name,
+    Section,
+    Wikitext2Corpus,
+)
 from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
 from tensorpress.refusals import explain, line, listed
 from tensorpress.registry import METHODS, spec_class
-from tensorpress.texts import C4, WIKITEXT2
+from tensorpress.secrets import check_no_token, redacted
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
 else:
@@ -40,95 +42,21 @@ else:
     ]
 
 
-class Section(BaseModel):
-    """Unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EmbeddedModel(Section):
-    """A small model that the fetch phase trains itself on standard-library prose."""
-
-    source: Literal["embedded"]
-    name: str = Field(description="dense or moe")
-    seed: int = Field(0, ge=0)
-    baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
-
-
-class LocalModel(Section):
-    """A directory with config.json, safetensors and tokenizer files."""
-
-    source: Literal["local"]
-    path: str
-    baseline_tasks: tuple[Name, ...] = ()
-
-
-class HubModel(Section):
-    """A Hugging Face repository at one pinned commit."""
-
-    source: Literal["hub"]
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit hash, 40 hex digits")
-    baseline_tasks: tuple[Name, ...] = ()
-
-
-class ConfigModel(Section):
-    """A ``config.json`` without weights: ``tensorpress plan`` computes sizes from it alone."""
-
-    source: Literal["config"]
-    path: str
-    baseline_tasks: tuple[Name, ...] = ()
-
-
-class EmbeddedCorpus(Section):
-    """Docstrings and help topics of the standard library."""
-
-    joined: ClassVar[str] = "documents joined by blank lines"
-
-    source: Literal["embedded"]
-    split: Literal["train", "heldout"]
-
-
-class FileCorpus(Section):
-    """A UTF-8 text file; documents are separated by blank lines."""
-
-    joined: ClassVar[str] = "one file"
-
-    source: Literal["file"]
-    path: str
-
-
-class HubCorpus(Section):
-    """A text that papers measure: from the hub at a pinned commit, or from a local file of it."""
-
-    dataset: ClassVar[HubDataset]
-
-    path: str | None = Field(None, description="a local file of it; null: from the hub")
-
-
-class Wikitext2Corpus(HubCorpus):
-    """WikiText-2, raw; a local file is the split as text (``wiki.test.raw``)."""
-
-    dataset: ClassVar[HubDataset] = WIKITEXT2
-    joined: ClassVar[str] = "WikiText-2, rows joined by blank lines"
-
-    source: Literal["wikitext2"]
-    split: Literal["train", "validation", "test"] = "test"
-
-
-class C4Corpus(HubCorpus):
-    """C4, start of the first validation shard; a local file is the shard as JSON lines."""
-
-    dataset: ClassVar[HubDataset] = C4
-    joined: ClassVar[str] = "C4, first 1100 documents joined by a space"
-
-    source: Literal["c4"]
-
-
 class Storage(Section):
     """How weights and factors are stored; decides the bits of a value."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+
+
+class Compute(Section):
+    """How models run while they are calibrated, recovered and evaluated.
+
+    Moments, losses and metrics are summed in float32 or float64 all the same.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of weights and activations"
+    )
 
 
 class Calibration(Section):
@@ -244,7 +172,7 @@ class Report(Section):
 
     notebook: Literal[
         "verdict", "pareto", "layers", "mismatch", "head_axis", "moe", "recovery", "cost",
-        "geometry", "super_weights",
+        "geometry", "super_weights", "run",
     ]  # fmt: skip
     model: Name
     task: Name = Field(
@@ -252,21 +180,25 @@ class Report(Section):
     )
 
 
+Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
+Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus
+
+
 class Params(Section):
     """The whole of ``params.yaml``."""
 
     storage: Storage = Storage()
+    compute: Compute = Compute()
+    external: tuple[str, ...] = Field(
+        (), description="folders outside of the project that paths here may lead into"
+    )
     models: dict[
         Name,
-        Annotated[
-            EmbeddedModel | LocalModel | HubModel | ConfigModel, Field(discriminator="source")
-        ],
+        Annotated[Model, Field(discriminator="source")],
     ] = Field(min_length=1)
     corpora: dict[
         Name,
-        Annotated[
-            EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus, Field(discriminator="source")
-        ],
+        Annotated[Corpus, Field(discriminator="source")],
     ]
     calibration: Calibration
     methods: dict[Name, AnyMethod]
@@ -293,6 +225,25 @@ class Params(Section):
                         raise TensorpressError(line(path, module, listed(known_modules)))
         return self
 
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for where, path in self._paths():
+            check_inside(path, where, self.external)
+        return self
+
+    def _paths(self) -> list[tuple[str, str]]:
+        """Every path of a file or folder, with its place."""
+        sections: dict[str, dict[str, Any]] = {"models": self.models, "corpora": self.corpora}
+        found = [
+            (f"{section}.{name}.path", each.path)
+            for section, entries in sections.items()
+            for name, each in entries.items()
+            if getattr(each, "path", None) is not None
+        ]
+        for name, task in self.tasks.items():
+            found += [(f"tasks.{name}.{field}", path) for field, path in task.files.items()]
+        return found
+
     def _names(self) -> list[tuple[str, str, str]]:
         """Every reference by name: (path, name, section that must hold it)."""
         found = [("calibration.corpus", self.calibration.corpus, "corpora")]
@@ -315,10 +266,6 @@ class Params(Section):
         return found
 
 
-Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
-Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus
-
-
 def load(path: Path) -> Params:
     """Read and check a params file; ``TensorpressError`` is one line with path, value, allowed."""
     if not path.is_file():
@@ -326,13 +273,15 @@ def load(path: Path) -> Params:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise TensorpressError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        message = redacted(" ".join(str(error).split()))
+        raise TensorpressError(f"{path}: not YAML: {message}") from error
     return parse(raw, str(path))
 
 
 def parse(raw: Any, where: str = "params") -> Params:
     """Check params already read; ``where`` begins every error."""
     try:
+        check_no_token(raw)
         return Params.model_validate(raw)
     except ValidationError as error:
         raise TensorpressError(f"{where}: {explain(error, raw)}") from error

@@ -10,6 +10,8 @@ RESULTS = Path("results")
 ATTIC = RESULTS / ".attic"
 PLAN = RESULTS / "plan"
 LOGS = RESULTS / "logs"
+BENCHMARKS = RESULTS / "benchmarks"
+RECORDS = RESULTS / "records"
 METRICS = RESULTS / "metrics.json"
 PLOTS = RESULTS / "plots"
 
@@ -107,9 +109,24 @@ def decompositions_table(identity: str) -> Path:
     return stage("aggregate") / identity / "decompositions.parquet"
 
 
+def jobs_table(identity: str) -> Path:
+    """What every job behind the other tables cost."""
+    return stage("aggregate") / identity / "jobs.parquet"
+
+
 def report(identity: str) -> Path:
     """A rendered report."""
     return stage("reports") / f"{identity}.html"
+
+
+def benchmark(rule: str, name: str) -> Path:
+    """Snakemake's own measurement of a job: named as its log, part of no stage."""
+    return BENCHMARKS / rule / f"{name}.tsv"
+
+
+def record(rule: str, name: str) -> Path:
+    """What a job says of itself (``records.py``): named as its log, part of no stage."""
+    return RECORDS / rule / f"{name}.json"
 
 
 def _layer(layer: int | str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from tensorpress import identities, paths
+from tensorpress import identities, nesting, paths
 from tensorpress.artifacts import (
     AdviceArtifact,
     AnyRun,
@@ -28,10 +28,11 @@ from tensorpress.checks import check_method, check_modules, check_whole, check_w
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.identities import BASELINE
+from tensorpress.inputs import HubCorpus
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
 from tensorpress.methods.advised import Spec as Advised
-from tensorpress.params import HubCorpus, Lora, Params, Recipe, Rounding
+from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.sources import file_content, shared_text
 
 
@@ -45,6 +46,7 @@ class Plan:
         self.models = {name: self._model(name) for name in params.models}
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
+        self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
@@ -73,14 +75,8 @@ class Plan:
         return list(wanted.values())
 
     @cached_property
-    def _nested(self) -> dict[tuple[str, str, int], list[DecompositionArtifact]]:
-        """Nested decompositions by model, group and layer."""
-        found: dict[tuple[str, str, int], list[DecompositionArtifact]] = {}
-        for each in self.used_decompositions:
-            made = each.decomposition
-            if made.spec.nested:
-                found.setdefault((made.model.name, made.group, each.layer), []).append(made)
-        return found
+    def _containers(self) -> dict[tuple[str, int], str]:
+        return nesting.containers(self.used_decompositions)
 
     def larger(self, identity: str, layer: int) -> list[Path]:
         """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
@@ -88,20 +84,7 @@ class Plan:
         One factorisation so serves all smaller ranks; which one is nobody's key, for the result
         is the same.
         """
-        made = self.decompositions[identity]
-        if not made.spec.nested:
-            return []
-        shape = made.model.family.layer_shape(made.model.config, layer)
-        peers = [
-            other
-            for other in self._nested[made.model.name, made.group, layer]
-            if other.spec.serves(made.spec, shape, made.group)
-        ]
-        sizes = {
-            other.id: sum(layout.rank_sum for layout in other.spec.layouts(shape, made.group))
-            for other in peers
-        }
-        largest = max(sizes, key=lambda i: (sizes[i], i))
+        largest = self._containers.get((identity, layer), identity)
         return [] if largest == identity else [paths.factors(largest, layer)]
 
     @cached_property
@@ -144,6 +127,7 @@ class Plan:
             "aggregate": [
                 paths.results_table(self.table_id),
                 paths.decompositions_table(self.table_id),
+                paths.jobs_table(self.table_id),
             ],
             "reports": [paths.report(i) for i in self.reports],
         }
@@ -172,12 +156,24 @@ class Plan:
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
         settings = self.params.calibration
         check_window("calibration.window", settings.window, model)
-        return identities.calibration(model, self.corpora[settings.corpus], settings)
+        corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
+        return identities.calibration(model, corpus, settings, dtype)
 
     def _decomposition(
+        self, model: ModelArtifact, method: str, group: str, layer: int
+    ) -> DecompositionArtifact:
+        """What recipes ask for again and again is checked and identified once for equal layers."""
+        kind = layer if self.params.methods[method].needs_number else model.kinds[layer]
+        asked = (model.name, method, group, kind)
+        if asked not in self._decomposed:
+            self._decomposed[asked] = self._checked(model, method, group, model.shapes[kind])
+        return self._decomposed[asked]
+
+    def _checked(
         self, model: ModelArtifact, method: str, group: str, shape: LayerShape
     ) -> DecompositionArtifact:
         spec = self.params.methods[method]
+        check_method(method, spec, shape, group)
         advised = self._advice(model, spec) if isinstance(spec, Advised) else None
         moments = self.calibrations[model.name] if spec.needs_moments else None
         made = identities.decomposition(model, method, spec, group, shape, moments, advised)
@@ -199,7 +195,7 @@ class Plan:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
         check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
         self._check_apart(recipe_name, recipe, corpus)
-        return identities.recovery(run, spec, seed, corpus)
+        return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
     def _check_apart(self, recipe_name: str, recipe: Recipe, corpus: CorpusArtifact) -> None:
         """Recovery and evaluation must not share text."""
@@ -221,7 +217,7 @@ class Plan:
         if window is not None:
             check_window(f"tasks.{task}.window", window, model)
         if spec.needs_experts and not any(
-            group_of(m) == "experts" for m in model.family.all_modules(model.config)
+            group_of(module) == "experts" for module in model.modules
         ):
             raise TensorpressError(
                 f"models.{model.name}: task {task!r} is not allowed; "
@@ -230,7 +226,8 @@ class Plan:
         dense = self._run(model, ()) if spec.needs_dense else None
         moments = self.calibrations[model.name] if spec.needs_moments else None
         files = self.task_files[task]
-        artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments)
+        compute = self.params.compute.dtype
+        artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments, compute)
         if spec.dataset and _is_wanted(paths.evaluation_rows(artifact.id)):
             require(spec.dataset, f"tasks.{task}")
         return artifact
@@ -282,24 +279,21 @@ class Plan:
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
     ) -> tuple[Placement, ...]:
-        available = model.family.all_modules(model.config)
         placements: list[Placement] = []
         taken: dict[tuple[int, str], int] = {}
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"
-            modules = expand_modules(step.modules, available)
+            modules = expand_modules(step.modules, model.modules)
             check_modules(where, step.modules, model)
             for layer in (*layers, model.layer_count):  # the last holds the embedding
-                shape = model.family.layer_shape(model.config, layer)
                 for group in GROUPS:
-                    present = shape.group(group)
+                    present = model.shapes[layer].group(group)
                     chosen = tuple(m for m in modules if m in present)
                     if not chosen:
                         continue
-                    check_method(step.method, self.params.methods[step.method], shape, group)
+                    decomposition = self._decomposition(model, step.method, group, layer)
                     if self.params.methods[step.method].needs_advice:
                         check_whole(where, step.modules, layers, model)
-                    decomposition = self._decomposition(model, step.method, group, shape)
                     if decomposition.spec.whole_groups and len(chosen) < len(present):
                         raise TensorpressError(
                             f"{where}.modules: {list(chosen)} is not allowed: method "

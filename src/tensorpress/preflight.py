@@ -48,10 +48,12 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
         raise TensorpressError(
             f"--saved: {saved} is not allowed; allowed: between 0 and 1"
         ) from error
+    external = list(params.external)
     if model in params.models:
         name, spec = model, params.models[model].model_copy(update={"baseline_tasks": ()})
     elif Path(model).is_dir():
         name, spec = Path(model).name, LocalModel(source="local", path=model)
+        external.append(model)  # named by the user on the command line
     else:
         raise TensorpressError(
             f"advise: {model!r} is neither a model of the params nor a folder; "
@@ -60,6 +62,7 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
     return parse(
         {
             "storage": params.storage.model_dump(),
+            "external": external,
             "models": {name: spec.model_dump()},
             "corpora": {key: corpus.model_dump() for key, corpus in params.corpora.items()},
             "calibration": params.calibration.model_dump(),

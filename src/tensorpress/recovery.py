@@ -37,9 +37,11 @@ def recover(
     spec: Lora,
     seed: int,
     device: torch.device,
+    batch: int | None = None,
 ) -> dict[str, Format]:
     """Train adapters of ``model`` on rows of ``windows (n, window)``; the model is used up.
 
+    ``batch``: windows of one forward pass where those of ``spec`` are too many; the steps remain.
     Returns low-rank formats by module path: one slice for a linear layer, one an expert for a
     projection of experts (``...experts.gate``). The scale ``alpha / rank`` is part of the values.
     """
@@ -57,7 +59,7 @@ def recover(
     config._register_custom_module({FactoredLinear: PeftLinear})
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of unknown layers
         tuned = get_peft_model(model, config, adapter_name=NAME)
-    _train(tuned, windows, spec, seed, device)
+    _train(tuned, windows, spec, seed, device, batch or spec.batch)
     inner = tuned.get_base_model()
     return {
         path: _store([inner.get_submodule(each) for each in paths])
@@ -74,7 +76,9 @@ def text_windows(windows: Tensor, spec: Lora, seed: int) -> Tensor:
     return windows[torch.cat(order)[:wanted]]
 
 
-def _train(model: Any, windows: Tensor, spec: Lora, seed: int, device: torch.device) -> None:
+def _train(
+    model: Any, windows: Tensor, spec: Lora, seed: int, device: torch.device, batch: int
+) -> None:
     """AdamW at a constant rate on the mean next-token loss; a loss that is not finite ends it."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=spec.learning_rate)
@@ -82,14 +86,15 @@ def _train(model: Any, windows: Tensor, spec: Lora, seed: int, device: torch.dev
     model.train()
     for step in tqdm(range(spec.steps), desc="recover", unit="step"):
         for _ in range(spec.accumulation):
-            ids = next(batches).to(device)
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss / spec.accumulation
-            if not torch.isfinite(loss):
-                raise TensorpressError(
-                    f"lora.learning_rate: {spec.learning_rate} makes the loss {float(loss)} at "
-                    f"step {step}; allowed: a smaller rate"
-                )
-            loss.backward()
+            rows = next(batches).to(device)
+            for ids in rows.split(batch):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss / spec.accumulation
+                if not torch.isfinite(loss):
+                    raise TensorpressError(
+                        f"lora.learning_rate: {spec.learning_rate} makes the loss {float(loss)} "
+                        f"at step {step}; allowed: a smaller rate"
+                    )
+                (loss * (len(ids) / len(rows))).backward()
         optimiser.step()
         optimiser.zero_grad()
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tensorpress.atomic import replacing
+from tensorpress.errors import DamagedFile
 from tensorpress.storage import BitsSaved
 
 
@@ -143,6 +144,34 @@ class ResultRow:
     text: str
 
 
+@dataclass(frozen=True)
+class JobRow:
+    """One job behind the other tables, and what it cost where it left a record.
+
+    ``made`` says when: in ``this run`` of a driver, the one that wrote the table, in an
+    ``earlier run``, or ``elsewhere``, of which nothing is known. ``attempts`` counts those since it
+    last succeeded. ``devices`` are comma-separated ids, ``gpus`` is how many of them are no CPU.
+    ``started_seconds`` are since the first job of its run that is in the table. ``name`` is that of
+    the log.
+    """
+
+    model: str
+    stage: str
+    rule: str
+    name: str
+    made: str
+    run: str | None = None
+    attempts: int | None = None
+    host: str | None = None
+    devices: str | None = None
+    gpus: int | None = None
+    gpu: str | None = None
+    started: str | None = None
+    started_seconds: float | None = None
+    wall_seconds: float | None = None
+    peak_rss_mb: float | None = None
+
+
 Row = TypeVar("Row")
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -159,12 +188,19 @@ def write_rows(rows: Iterable[Row], row_type: type[Row], path: Path) -> None:
     columns = [dataclasses.asdict(row) for row in rows]  # type: ignore[call-overload]
     table = pa.Table.from_pylist(columns, schema=schema(row_type))
     with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def read_rows(paths: Sequence[Path], row_type: type[Row]) -> list[Row]:
-    """Rows of the listed files."""
-    return [row_type(**record) for path in paths for record in pq.read_table(path).to_pylist()]
+    """Rows of the listed files; ``DamagedFile`` if one is not what ``write_rows`` wrote."""
+    return [row_type(**record) for path in paths for record in _records(path)]
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        return pq.read_table(path, page_checksum_verification=True).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedFile(path, " ".join(str(error).split())) from error
 
 
 def _field(name: str, hint: Any) -> pa.Field:

@@ -10,9 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorpress.checkpoint import INDEX, SINGLE
-from tensorpress.storage import StoredTensor
-
-SHARD_BYTES = 4 * 2**30
+from tensorpress.storage import SHARD_BYTES, StoredTensor
 
 
 class ShardWriter:
@@ -20,20 +18,22 @@ class ShardWriter:
 
     def __init__(self, target: Path, dtype: torch.dtype) -> None:
         self.entries: list[StoredTensor] = []
-        self._target, self._dtype = target, dtype
+        self._target, self.dtype = target, dtype
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._shards: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor, entry: StoredTensor) -> None:
         """Store one tensor, cast to the storage dtype."""
-        value = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-        size = value.numel() * value.element_size()
-        if self._pending and self._pending_bytes + size > SHARD_BYTES:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        size = tensor.numel() * dtype.itemsize
+        if self._pending_bytes + size > SHARD_BYTES:
             self._flush()
-        self._pending[name] = value.contiguous()
+        self._pending[name] = tensor.to(dtype).contiguous()
         self._pending_bytes += size
         self.entries.append(entry)
+        if self._pending_bytes > SHARD_BYTES:
+            self._flush()
 
     def close(self) -> int:
         """Write what is left and the index; returns the bytes of all shards."""

@@ -14,10 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.checks import layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
+from tensorpress.footprint import of_assembly, of_step
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.rounded import rounded
-from tensorpress.layers import GROUPS, expand_modules, group_of
+from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
@@ -28,8 +29,9 @@ class Size:
     """Sizes of one recipe on one model and set of layers.
 
     ``peak_bytes``: weights as stored and the largest matrix that a factored layer rebuilds for
-    one product. ``flops_per_token``: two per multiplication of every matrix product but
-    attention's own, whose number depends on the context.
+    one product. ``decompose_peak_bytes`` and ``assemble_peak_bytes``: what the jobs that make it
+    ask for at most (``footprint``). ``flops_per_token``: two per multiplication of every matrix
+    product but attention's own, whose number depends on the context.
     """
 
     model: str
@@ -42,6 +44,8 @@ class Size:
     dense_flops_per_token: int
     flops_per_token: int
     peak_bytes: int
+    decompose_peak_bytes: int
+    assemble_peak_bytes: int
 
     def record(self) -> dict[str, Any]:
         """JSON values."""
@@ -66,6 +70,8 @@ class Size:
             "dense_flops_per_token": self.dense_flops_per_token,
             "flops_per_token": self.flops_per_token,
             "peak_bytes": self.peak_bytes,
+            "decompose_peak_bytes": self.decompose_peak_bytes,
+            "assemble_peak_bytes": self.assemble_peak_bytes,
         }
 
 
@@ -76,7 +82,8 @@ class MetaModel:
         self.name, self.config = name, dict(config)
         self.family = family_of(self.config, name)
         with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.config))
+            known = AutoConfig.for_model(**self.config)
+            network = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
         self.layer_count = self.family.layer_count(self.config)
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
@@ -85,6 +92,12 @@ class MetaModel:
     def modules(self) -> tuple[str, ...]:
         """Modules that at least one layer has."""
         return self.family.all_modules(self.config)
+
+    @cached_property
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """Shapes of all layers, and last of the outer one."""
+        layers = range(self.layer_count + 1)
+        return tuple(self.family.layer_shape(self.config, layer) for layer in layers)
 
     def home(self, layer: int, module: str) -> str:
         """Name of the tensor that holds a module's weight in the running model."""
@@ -169,6 +182,10 @@ def _size(
         dense.append(entry)
         stored.append(entry)
     saved = bits_saved(dense, stored, value_bits)
+    steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
+    jobs = [job for step in steps for job in of_step(model, *step, layers)]
+    largest_set = max((job.largest_set for job in jobs), default=0)
+    assembly = of_assembly(model, largest_set, params.storage.dtype, recipe.rounding is not None)
     return Size(
         model=model.name,
         recipe=name,
@@ -180,6 +197,8 @@ def _size(
         dense_flops_per_token=2 * count.dense,
         flops_per_token=2 * count.stored,
         peak_bytes=saved.stored_bits // 8 + rebuilt * value_bits // 8,
+        decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
+        assemble_peak_bytes=assembly.peak_bytes,
     )
 
 

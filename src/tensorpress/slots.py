@@ -1,4 +1,4 @@
-"""Local GPU slots: each job gets a device of its own out of those that are visible.
+"""Local GPU slots: each job gets devices of its own out of those that are visible.
 
 Snakemake limits how many GPU jobs run but hands out no ids. A lock file per id does; the lock
 dies with its process, so a killed job frees its device. Under a scheduler (Slurm, Kubernetes)
@@ -8,11 +8,12 @@ the ids it set are taken as they are. Torch-free.
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,6 +27,8 @@ def visible_ids(environment: Mapping[str, str] = os.environ) -> list[str]:
     listed = environment.get(VISIBLE)
     if listed is not None:
         return [part.strip() for part in listed.split(",") if part.strip() not in ("", "-1")]
+    if "SLURM_JOB_ID" in environment:
+        return []  # Slurm lists what it grants; the driver may list the devices of others
     try:
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
@@ -39,10 +42,12 @@ def gpu_slot(
     folder: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     poll_seconds: float = 0.2,
+    count: int = 1,
 ) -> Iterator[str | None]:
-    """Hold one device id for the duration of the block, waiting until one is free.
+    """Hold ``count`` device ids for the duration of the block, waiting until so many are free.
 
-    Yields ``None`` where there is no GPU, and the scheduler's own list under a scheduler.
+    Yields them joined by commas (all there are, where there are fewer), ``None`` where there is
+    no GPU, and the scheduler's own list under a scheduler.
     """
     ids = visible_ids(environment)
     if not ids:
@@ -53,20 +58,29 @@ def gpu_slot(
         return
     folder = folder or Path(tempfile.gettempdir()) / f"tensorpress-gpu-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    lock, chosen = _acquire(folder, ids, poll_seconds)
+    held = _acquire(folder, ids, min(count, len(ids)), poll_seconds)
     try:
-        yield chosen
+        yield ",".join(held)
     finally:
-        lock.release()
+        _release(held)
 
 
-def _acquire(folder: Path, ids: list[str], poll_seconds: float) -> tuple[FileLock, str]:
+def _acquire(folder: Path, ids: list[str], count: int, poll_seconds: float) -> dict[str, FileLock]:
+    """Locks of ``count`` ids: all of them or, for the time being, none."""
     while True:
+        held: dict[str, FileLock] = {}
         for each in ids:
             lock = FileLock(folder / f"gpu-{each}.lock")
-            try:
+            with suppress(Timeout):
                 lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            return lock, each
-        time.sleep(poll_seconds)
+                held[each] = lock
+            if len(held) == count:
+                return held
+        # two jobs that each hold what the other lacks would wait for ever
+        _release(held)
+        time.sleep(poll_seconds * random.uniform(0.5, 1.5))
+
+
+def _release(held: Mapping[str, FileLock]) -> None:
+    for lock in held.values():
+        lock.release()

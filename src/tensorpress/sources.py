@@ -6,12 +6,14 @@ Torch-free.
 from __future__ import annotations
 
 import json
-import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tensorpress.atomic import replacing
+from tensorpress.custom_code import SEAL, check_code, check_names, code_files
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
 from tensorpress.keys import file_fingerprint
@@ -24,6 +26,8 @@ from tensorpress.params import (
     LocalModel,
     Model,
 )
+from tensorpress.secrets import redacted
+from tensorpress.weightfiles import check_weights
 
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 BOILERPLATE = 0.01
@@ -43,10 +47,19 @@ def model_config(name: str, model: Model) -> dict[str, Any]:
 
 
 def model_source(name: str, model: Model) -> dict[str, Any]:
-    """What identifies the content of a model: its settings, or the hash of its files."""
+    """What identifies the content of a model: its settings, or the hash of its files.
+
+    A model that may not be read is refused, before any of its weights is opened.
+    """
     if isinstance(model, LocalModel):
-        files = checkpoint_files(_directory(name, model))
+        check_local(name, model)
+        files = checkpoint_files(Path(model.path), model.trust_remote_code)
         return {"source": "local", "content": {f.name: _fingerprint(f) for f in files}}
+    if isinstance(model, HubModel):
+        check_code(name, model_config(name, model), {}, model.trust_remote_code)
+        # what is off changes no key
+        off = set() if model.trust_remote_code else {"trust_remote_code"}
+        return model.model_dump(exclude={"baseline_tasks", *off})
     if isinstance(model, ConfigModel):
         raise TensorpressError(
             f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
@@ -93,16 +106,37 @@ def _long_lines(path: Path, modified: int) -> frozenset[str]:
     return frozenset(line for line in text.splitlines() if len(_WORDS.findall(line)) >= 10)
 
 
-def checkpoint_files(directory: Path) -> list[Path]:
-    """Files of a checkpoint directory that matter: config, safetensors, tokenizer."""
-    patterns = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
-    return sorted({path for pattern in patterns for path in directory.glob(pattern)})
+def checkpoint_files(directory: Path, with_code: bool = False) -> list[Path]:
+    """Files of a checkpoint directory that matter: config, safetensors, tokenizer, trusted code."""
+    patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+    patterns += ["*.py"] * with_code
+    found = {path for pattern in patterns for path in directory.glob(pattern)}
+    return sorted(path for path in found if path.name != SEAL)
+
+
+def check_local(name: str, model: LocalModel) -> None:
+    """Refuse weights in pickles, and code that params do not trust or that is not there."""
+    directory, where = _directory(name, model), f"models.{name}.path"
+    check_weights(directory, where)
+    configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
+    check_code(name, configs[0], configs[1], model.trust_remote_code)
+    if model.trust_remote_code:
+        missing = [f for f in code_files(where, *configs) if not (directory / f).is_file()]
+        if missing:
+            raise TensorpressError(f"{where}: {directory} lacks {', '.join(missing)}")
+        check_names((path.name for path in directory.glob("*.py")), where)
+
+
+def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:
+    """The ``tokenizer_config.json`` of a folder, empty if there is none."""
+    path = directory / "tokenizer_config.json"
+    return read_config(path, where) if path.is_file() else {}
 
 
 def hub_file(name: str, model: HubModel, filename: str) -> Path:
     """One file of a repository at its pinned revision, from the cache or the hub."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     at = f"models.{name}: {model.repository}@{model.revision[:8]}"
     try:
@@ -115,13 +149,32 @@ def hub_file(name: str, model: HubModel, filename: str) -> Path:
     except HfHubHTTPError as error:
         raise TensorpressError(
             f"{at}: the hub refuses {filename}; check repository and revision, "
-            f"and run 'hf auth login' for gated models ({' '.join(str(error).split())[:200]})"
+            f"and run 'hf auth login' for gated models ({_short(error)})"
         ) from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise TensorpressError(
-            f"{at}: {filename} cannot be fetched ({error}); "
+            f"{at}: {filename} cannot be fetched ({_short(error)}); "
             f"connect once, or download the model and use source: local with its path"
         ) from error
+
+
+def hub_has(model: HubModel, filename: str) -> bool:
+    """Whether a repository is known to have a file, which is not fetched."""
+    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
+    at = {"repo_id": model.repository, "filename": filename, "revision": model.revision}
+    if isinstance(try_to_load_from_cache(**at), str):
+        return True
+    try:
+        return bool(file_exists(**at))
+    except (OSError, HTTPError):
+        return False
+
+
+def _short(error: Exception) -> str:
+    # addresses may hold a password or a signature
+    return " ".join(redacted(str(error)).split())[:200]
 
 
 def _directory(name: str, model: LocalModel) -> Path:
@@ -148,11 +201,12 @@ def _fingerprint(path: Path) -> str:
     """SHA-256 of a file, remembered by size and modification time: planning must stay fast."""
     stat = path.stat()
     entry = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    known = json.loads(_FINGERPRINTS.read_text()) if _FINGERPRINTS.is_file() else {}
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(_FINGERPRINTS.read_text())
     if entry not in known:
         known[entry] = file_fingerprint(path)
-        _FINGERPRINTS.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _FINGERPRINTS.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known))
-        os.replace(temporary, _FINGERPRINTS)
+        # planning works without, also where nothing can be written
+        with suppress(OSError, TensorpressError), replacing(_FINGERPRINTS) as temporary:
+            temporary.write_text(json.dumps(known))
     return known[entry]

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
+SHARD_BYTES = 512 * 2**20
+"""A shard that is being written is held in memory, and one more tensor; larger ones load no faster.
+"""
+
 VALUE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -58,6 +60,27 @@ UNDECIDED = {
     "no tensor format": "no tensor format saves so much",
     "no alternative": "nothing but tensor formats saves so much",
 }
+
+
+def run(totals: pd.DataFrame) -> str:
+    """What the study cost and what was found made (the first row of ``run``: all models)."""
+    row = totals.iloc[0]
+    words = (
+        f"Of {row.jobs} jobs this run did {row.this_run}, in {_duration(row.wall_seconds)} "
+        f"({_duration(row.job_seconds)} of jobs, {row.gpu_hours:.2f} GPU hours); "
+        f"{row.earlier_run + row.elsewhere} were found made. "
+    )
+    words += f"{row.failed_attempts or 'No'} attempts failed before their job succeeded."
+    if pd.notna(row.peak_rss_mb):
+        words += (
+            f" Most memory: {row.peak_rss_mb:,.0f} MB, in <code>{row.peak_rule}</code>; longest: "
+            f"<code>{html.escape(row.slowest)}</code>, {_duration(row.slowest_seconds)}."
+        )
+    return words
+
+
+def _duration(seconds: float) -> str:
+    return f"{timedelta(seconds=round(seconds))} h"
 
 
 def budgets(rows: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ pytestmark = [
 
 
 def test_stories260k(tmp_path) -> None:
-    params = tiny_params()
+    params = tiny_params() | {"external": [str(SHARED)]}
     params["models"] = {"stories": {"source": "local", "path": str(MODEL)}}
     params["corpora"] = {"text": {"source": "file", "path": str(TEXT)}}
     params["tasks"]["heldout"] = {

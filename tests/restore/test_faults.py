@@ -1,55 +1,18 @@
-"""Kills, a second driver, and DVC's offline commands: what a user meets besides plain runs."""
+"""A second driver, and DVC's offline commands: what a user meets besides plain runs."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
-from workspace import EVERYTHING, Workspace, with_dvc
-
-
-def test_killed_job_resumes_and_leaves_nothing_partial(workspace: Workspace) -> None:
-    """Point 6: kill -9 of a running job; the rerun does the rest, and only the rest."""
-    driver = subprocess.Popen(
-        ["snakemake", "--cores", "1"], cwd=workspace.folder, env=workspace.environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    killed = kill_job_of(workspace, "calibrate", driver)
-    assert driver.wait(timeout=120) != 0
-    assert killed
-    finished = workspace.ran()
-    assert finished["fetch_model"] == 1
-    finished.pop("calibrate", None)  # its log may have begun before the kill
-    workspace.snakemake()
-    assert finished + workspace.ran() == EVERYTHING
-    assert not list((workspace.folder / "results").rglob(".partial-*"))
-    assert workspace.nothing_to_do()
-
-
-def kill_job_of(workspace: Workspace, rule: str, driver: subprocess.Popen) -> bool:
-    """Send SIGKILL to the first process that runs the script of ``rule``."""
-    while driver.poll() is None:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
-                    inside = (entry / "cwd").resolve() == workspace.folder
-                except OSError:
-                    continue
-                if inside and f"{rule}.py" in command and "snakemake --cores" not in command:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    return True
-        time.sleep(0.02)
-    return False
+from workspace import Workspace, with_dvc
 
 
 def test_second_run_is_refused_while_one_is_going(workspace: Workspace) -> None:
-    """Point 6: two drivers at once."""
+    """Two drivers at once."""
     driver = subprocess.Popen(
         ["snakemake", "--cores", "1"], cwd=workspace.folder, env=workspace.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -136,7 +136,7 @@ def test_advice_meets_its_budget_and_is_carried_out(
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(tiny_text(), encoding="utf-8")
-    params = tiny_params()
+    params = tiny_params() | {"external": [str(llama_directory), str(tmp_path)]}
     params["models"]["tiny"]["path"] = str(llama_directory)
     params["corpora"]["text"]["path"] = str(tmp_path / "text.txt")
     params["methods"]["best"] = {"method": "advised", "saved": 0.2}

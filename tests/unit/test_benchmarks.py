@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+import torch
 from workspace import ROOT
+
+from tensorpress.registry import METHODS
 
 
 def test_decompose_reaches_the_peers_errors() -> None:
@@ -19,6 +23,36 @@ def test_decompose_reaches_the_peers_errors() -> None:
         assert float(row[6]) <= 1 + 1e-6, row  # our error over theirs
 
 
+def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--size=small", "--layers=1", "--device=cpu"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    tables = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables]
+    decomposed = {(row[0], row[1]): row for row in rows if row[1:2] in (["attention"], ["ffn"])}
+    assert {name.removesuffix("-whitened") for name, _ in decomposed} == {*METHODS} - {
+        "advised", "td_moe",
+    }  # fmt: skip
+    compared = {key: float(row[8]) for key, row in decomposed.items() if row[8]}
+    assert {name for name, _ in compared} == {
+        "svd", "svd-whitened", "tt", "tucker_qkvo", "tucker_ffn",
+    }  # fmt: skip
+    for key, over in compared.items():
+        assert over <= 1 + 1e-3, key
+    speeds = {row[0] for row in rows if len(row) == 5 and row[0] not in ("factors", "---")}
+    assert {name for name, _ in decomposed} == speeds
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_refuses_where_there_is_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--device: cuda is not allowed; allowed: cpu" in done.stderr
+
+
 def test_forward_computes_the_same_product() -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/forward.py", "--sizes", "small"],
@@ -28,3 +62,16 @@ def test_forward_computes_the_same_product() -> None:
     assert {row[1].strip() for row in rows} == {"tt_matrix", "low_rank"}
     for row in rows:
         assert float(row[9]) < 1e-5, row
+
+
+def test_dag_plans_every_method_layer_recipe_and_task() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/dag.py", "--size", "small"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    jobs = {row[1].strip(): int(row[2]) for row in rows if row[2].strip()}
+    assert jobs["decompose"] == 6 * 4
+    assert jobs["assemble"] == 6 + 1  # the baseline is one too
+    assert jobs["evaluate"] == 6 * 3 + 1  # of three tasks two compare with the baseline
+    assert (jobs["all made"], jobs["one file"]) == (0, 1)

@@ -224,19 +224,10 @@ def compress(model: Path, method: str, settings: dict, group: str, folder: Path)
     return folder / "out"
 
 
-def test_compressed_checkpoints(llama_directory: Path, tmp_path: Path, monkeypatch) -> None:
-    models: list[weakref.ref[torch.nn.Module]] = []
-
-    def load_alone(directory: Path, device: torch.device) -> torch.nn.Module:
-        assert not any(ref() is not None for ref in models), "two models at a time"
-        model = load_model(directory, device)
-        models.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(geometry, "load_model", load_alone)
+def test_compressed_checkpoints(llama_directory: Path, tmp_path: Path, loaded_models) -> None:
     dropped = compress(llama_directory, "drop", {}, "attention", tmp_path)
     found = table(geometry.evaluate(job(llama_directory, dropped, tmp_path), SPEC))
-    assert len(models) == 2
+    assert len(loaded_models) == 2
     assert (1, "attention_output", "cosine_mean") not in found
     assert found[1, "attention_output", "norm_ratio_mean"] == 0
     assert found[1, "attention_delta", "relative_difference_mean"] == 1

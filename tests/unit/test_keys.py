@@ -18,13 +18,18 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "b.py").write_text("def f(x):\n    return x\n")
     (tmp_path / "params.py").write_text("A = 1\n")
     monkeypatch.setattr(keys, "PACKAGE", tmp_path)
-    keys._digest.cache_clear()
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """A process reads the code once."""
     keys._digest.cache_clear()
+    keys.code_fingerprint.cache_clear()
 
 
 def fingerprint() -> str:
-    keys._digest.cache_clear()
+    forget()
     return keys.code_fingerprint("tensorpress.a")
 
 
@@ -89,7 +94,7 @@ def test_canonical_text_ignores_empty_fields_of_newer_pythons() -> None:
 
 
 def test_real_closure_reaches_kernels_but_not_plumbing() -> None:
-    keys._digest.cache_clear()
+    forget()
     everything = keys.code_fingerprint("tensorpress.decomposition", "tensorpress.methods.tt")
     assert everything != keys.code_fingerprint(
         "tensorpress.decomposition", "tensorpress.methods.svd"

@@ -259,7 +259,8 @@ def test_settings_that_do_not_fit_are_refused(method, group, settings, message) 
 
 def test_planning_does_not_import_torch() -> None:
     code = (
-        "import sys; import tensorpress.plan, tensorpress.cli, tensorpress.tracking; "
+        "import sys; import tensorpress.plan, tensorpress.cli, tensorpress.tracking, "
+        "tensorpress.status; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,19 +244,10 @@ def test_experts_that_differ_only_inside_overlap_fully(moe_directory: Path, tmp_
     assert found[0, "router.weights", "head_alignment_random"] == 1 / 32
 
 
-def test_compressed_checkpoints(moe_directory: Path, tmp_path: Path, monkeypatch) -> None:
-    models: list[weakref.ref[torch.nn.Module]] = []
-
-    def load_alone(directory: Path, device: torch.device) -> torch.nn.Module:
-        assert not any(ref() is not None for ref in models), "two models at a time"
-        model = load_model(directory, device)
-        models.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(moe, "load_model", load_alone)
+def test_compressed_checkpoints(moe_directory: Path, tmp_path: Path, loaded_models) -> None:
     svd = compress(moe_directory, "svd", {"rank": 1}, "experts", tmp_path / "svd")
     found = table(moe.evaluate(job(moe_directory, svd, tmp_path), SPEC))
-    assert len(models) == 2
+    assert len(loaded_models) == 2
     # the best rank-1 matrix keeps the head, has no tail, and drifts by the rest of the spectrum
     for module in ("experts.gate", "experts.down"):
         head = found[1, module, "head_overlap_dense"]
@@ -270,7 +260,7 @@ def test_compressed_checkpoints(moe_directory: Path, tmp_path: Path, monkeypatch
     assert found[1, "experts.down.2", "drift"] == pytest.approx(rest, rel=1e-5)
     assert found[0, "experts.down.2", "drift"] == 0
 
-    models.clear()
+    loaded_models.clear()
     dropped = compress(moe_directory, "drop", {}, "experts", tmp_path / "drop")
     found = table(moe.evaluate(job(moe_directory, dropped, tmp_path), SPEC))
     assert found[1, "experts.up.0", "drift"] == 1

@@ -9,7 +9,7 @@ import torch
 from workspace import tiny_params, tiny_text
 
 from tensorpress.decomposition import decompose_layer, truncate
-from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.factorfile import save_factors
 from tensorpress.families.table import FAMILIES
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Factors
@@ -62,7 +62,7 @@ def test_leading_blocks_are_the_smaller_factors(name: str, tmp_path: Path) -> No
     assert not specs[1].serves(specs[0], layer, group)
     larger, direct = (load(method).decompose({module: weight}, layer, s, moments) for s in specs)
     save_factors(larger, tmp_path / "f.safetensors")
-    cut = truncate(load_factors(tmp_path / "f.safetensors"), specs[1], layer, group)
+    cut = truncate(tmp_path / "f.safetensors", specs[1], layer, group)
     assert torch.allclose(dense(cut), dense(direct), atol=1e-5)
     assert cut[0].stored_values == direct[0].stored_values
     assert cut[0].lower_bound == pytest.approx(direct[0].lower_bound, rel=1e-5)
@@ -89,7 +89,7 @@ def test_what_does_not_nest_is_not_served() -> None:
 @pytest.fixture
 def plan(llama_directory: Path, tmp_path: Path) -> Plan:
     (tmp_path / "text.txt").write_text(tiny_text(), encoding="utf-8")
-    params = tiny_params()
+    params = tiny_params() | {"external": [str(llama_directory), str(tmp_path)]}
     params["models"]["tiny"]["path"] = str(llama_directory)
     params["corpora"]["text"]["path"] = str(tmp_path / "text.txt")
     for name, rank in {"svd": 8, "svd-4": 4, "svd-2": 2}.items():

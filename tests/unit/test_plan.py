@@ -7,22 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text
+from workspace import ROOT, tiny_params, tiny_text
 
 from tensorpress.errors import TensorpressError
+from tensorpress.layers import LayerShape
+from tensorpress.methods.base import Layout
+from tensorpress.methods.svd import Spec as Svd
 from tensorpress.params import load, parse
 from tensorpress.plan import Plan
 from tensorpress.registry import METHODS
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("queries", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
-    (tmp_path / "inputs/text.txt").write_text(tiny_text())
-    return tmp_path
 
 
 def live(params: dict) -> dict[str, list[str]]:
@@ -198,3 +191,36 @@ def test_the_study_of_all_methods_has_all(monkeypatch: pytest.MonkeyPatch) -> No
     plan = Plan(load(Path("studies/all-methods.yaml")))
     used = {p.decomposition.spec.method for p in plan.used_decompositions}
     assert used == set(METHODS)
+
+
+def test_planning_work_does_not_grow_with_recipes_and_layers(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings are laid out for each kind of layer: all three layers of this model are alike."""
+    resolved: list[int] = []
+    layouts = Svd.layouts
+
+    def counting(spec: Svd, layer: LayerShape, group: str) -> list[Layout]:
+        resolved.append(layer.number)
+        return layouts(spec, layer, group)
+
+    def work(params: dict) -> tuple[int, int]:
+        resolved.clear()
+        plan = Plan(parse(params))
+        for each in plan.used_decompositions:
+            plan.larger(each.decomposition.id, each.layer)
+        return len(plan.used_decompositions), len(resolved)
+
+    monkeypatch.setattr(Svd, "layouts", counting)
+    params = tiny_params()
+    params["methods"]["svd-4"] = {**params["methods"]["svd"], "rank": 4}
+    params["layer_sets"] = {"one": {"middle": 1}, "all": "all", "each": "each"}
+    recipes = params["recipes"]
+    recipes["svd-4"] = {**recipes["svd"], "steps": [{"modules": ["ffn"], "method": "svd-4"}]}
+    few, once = work(params)
+    for name, recipe in list(recipes.items()):
+        recipe["layers"] = ["all", "each"]
+        recipes[f"{name}-rounded"] = {**recipe, "rounding": {"bits": 8}}
+    many, again = work(params)
+    assert (few, many) == (3, 3 * 3)
+    assert again == once > 0

@@ -45,16 +45,6 @@ def job(llama_directory: Path, tmp_path: Path) -> EvaluationJob:
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("queries", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
-    (tmp_path / "inputs/text.txt").write_text(tiny_text())
-    return tmp_path
-
-
-@pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets.config
     import huggingface_hub.constants

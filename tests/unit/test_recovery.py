@@ -140,7 +140,7 @@ def study(llama_directory: Path, folder: Path, **lora) -> Params:
     (folder / "text.txt").write_text(tiny_text(), encoding="utf-8")
     lines = (f"In year {i} they told each other many long stories about that" for i in range(300))
     (folder / "train.txt").write_text("\n".join(lines), encoding="utf-8")
-    params = tiny_params()
+    params = tiny_params() | {"external": [str(llama_directory), str(folder)]}
     params["models"]["tiny"]["path"] = str(llama_directory)
     params["corpora"] = {
         name: {"source": "file", "path": str(folder / f"{name}.txt")} for name in ("text", "train")
@@ -173,7 +173,7 @@ def test_text_of_recovery_is_not_that_of_evaluation(llama_directory: Path, tmp_p
 def test_plan_counts_what_recovery_stores(moe_directory: Path, tmp_path: Path) -> None:
     lora = {"modules": "all", "rounding": {"bits": 4}}
     _, _, row = recovered(moe_directory, ("td_moe", {"ratio": 0.3}, "experts"), tmp_path, **lora)
-    params = tiny_params()
+    params = tiny_params() | {"external": [str(moe_directory)]}
     params["models"]["tiny"]["path"] = str(moe_directory)
     params["methods"]["td"] = {"method": "td_moe", "ratio": 0.3}
     params["layer_sets"]["one"] = [1]

@@ -53,6 +53,26 @@ def test_killed_holder_frees_its_device(tmp_path: Path) -> None:
         assert device == "5"
 
 
+def test_jobs_of_several_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    pair = JOB.replace("0.01)", "0.01, count=2)").replace("0,1,2,3", "0,1,2").replace("0.3", "0.1")
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", pair, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(5)
+    ]
+    held = [job.communicate(timeout=60)[0].split() for job in jobs]
+    assert all(len(set(ids.split(","))) == 2 for ids, _, _ in held)
+    spans = sorted((float(begin), float(end)) for _, begin, end in held)
+    # of three devices only one job can have two
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), spans
+
+
+def test_more_devices_than_there_are(tmp_path: Path) -> None:
+    with gpu_slot(tmp_path, {"CUDA_VISIBLE_DEVICES": "3,5"}, 0.01, count=4) as device:
+        assert device == "3,5"
+
+
 def test_no_gpu_yields_none(tmp_path: Path) -> None:
     for listed in ("", "-1"):
         with gpu_slot(tmp_path, {"CUDA_VISIBLE_DEVICES": listed}) as device:
@@ -64,6 +84,17 @@ def test_scheduler_list_is_respected(tmp_path: Path) -> None:
     with gpu_slot(tmp_path, environment) as device:
         assert device == "2,3"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_slurm_grants_nothing_where_it_lists_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert visible_ids({}) == ["0", "1"]
+    assert visible_ids({"SLURM_JOB_ID": "7"}) == []
 
 
 def test_ids_may_be_names() -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from lm_eval.tasks._yaml_loader import load_yaml
-from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text
+from workspace import ROOT, tiny_params, tiny_text
 
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.answers import contains, normalised, token_f1
@@ -174,16 +174,6 @@ def test_protocol_is_of_the_items(tmp_path: Path, llama_directory: Path) -> None
         spec = ZeroShot(kind="zero_shot", task="piqa", path=str(path), items=2)
         found += [row.protocol for row in zero_shot.evaluate(job_of(llama_directory), spec)]
     assert found[0] == found[1] != found[2] == found[3]
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("queries", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    save_tiny(tiny_llama(), tmp_path / "inputs/tiny")
-    (tmp_path / "inputs/text.txt").write_text(tiny_text())
-    return tmp_path
 
 
 def planned(task: dict[str, Any]) -> list[str]:

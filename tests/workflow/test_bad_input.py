@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,31 +78,6 @@ def test_corpus_too_short_for_one_window(workspace: Workspace) -> None:
     (workspace.folder / "inputs/text.txt").write_text("Too short a text.")
     text = said(workspace.snakemake(check=False))
     assert "too few for one window of 64" in text
-
-
-def test_full_disk_during_a_save(workspace: Workspace) -> None:
-    """A file-size limit stands in for a full disk; a rerun without it finishes."""
-    workspace.run("tensorpress", "plan-keys")
-    planned = json.loads((workspace.folder / "results/plan/fetch.json").read_text())
-    (target,) = (path for path in planned if "tiny-" in path)
-    command = f"ulimit -f 40 && trap '' XFSZ && exec snakemake --cores 1 -- {target}"
-    text = said(workspace.run("bash", "-c", command, check=False))
-    assert "file-size limit is reached" in text
-    assert not (workspace.folder / target).exists()
-    assert not list((workspace.folder / "results/fetch").glob(".partial*"))
-    workspace.snakemake("--", target)
-    assert (workspace.folder / target).is_dir()
-
-
-def test_damaged_factor_file_names_itself(workspace: Workspace) -> None:
-    workspace.snakemake("--", "stage_decompose")
-    file = next((workspace.folder / "results/decompose").rglob("*svd*/*.safetensors"))
-    file.write_bytes(file.read_bytes()[:100])
-    text = said(workspace.snakemake(check=False))
-    assert f"{file.relative_to(workspace.folder)}: damaged factor file" in text
-    file.unlink()
-    workspace.snakemake()
-    assert workspace.nothing_to_do()
 
 
 def test_query_says_what_is_missing_and_what_exists(shared_workspace: Workspace) -> None:

@@ -10,16 +10,19 @@ from typing import Any
 
 import lm_eval
 import lm_eval.tasks
+import torch
 from datasets import Dataset
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import STANDARD
 from tensorpress.hub_datasets import explained
 from tensorpress.keys import key
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 BATCH = 32
@@ -51,16 +54,21 @@ def run_task(
 
     The version names harness and task; the protocol is the hash of both and of the items.
     """
-    name, model = task.config.task, language_model(job, batch)
-    result = lm_eval.simple_evaluate(
-        model=model,
-        tasks=[task],
-        limit=limit,
-        bootstrap_iters=BOOTSTRAP_DRAWS,
-        log_samples=False,
-        task_manager=_manager(),
-    )
-    assert result is not None
+    name, tokenizer = task.config.task, load_tokenizer(job.run_directory)
+
+    def work(model: PreTrainedModel, device: torch.device, size: int) -> dict[str, Any]:
+        found = lm_eval.simple_evaluate(
+            model=language_model(model, tokenizer, size),
+            tasks=[task],
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_DRAWS,
+            log_samples=False,
+            task_manager=_manager(),
+        )
+        assert found is not None
+        return found
+
+    result = job.run(name, job.model(job.run_directory), work, batch)
     metrics = result["results"][name]
     version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
     protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))
@@ -75,10 +83,9 @@ def run_task(
     return rows
 
 
-def language_model(job: EvaluationJob, batch: int) -> HFLM:
-    """The run's model as lm-eval drives it, in float32."""
+def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> HFLM:
+    """A model as lm-eval drives it, where it is and in its own dtype."""
     _quiet()
-    model, tokenizer = load_model(job.run_directory, job.device), load_tokenizer(job.run_directory)
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
 
 

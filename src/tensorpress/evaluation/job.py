@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from transformers import PreTrainedModel
 
 from tensorpress.errors import TensorpressError
+from tensorpress.loading import load_model
+from tensorpress.oom import CPU, warn, with_fallback
+from tensorpress.placement import place
+from tensorpress.rows import EvalRow
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
     """Folders and texts of one (run, task); ``dense_directory`` only where the task compares.
 
-    ``joined`` says how the documents of the corpus in a role became one text.
+    ``joined`` says how the documents of the corpus in a role became one text. Models run in
+    ``dtype``; ``notes`` are what was done otherwise than asked for lack of memory.
     """
 
     run_directory: Path
@@ -23,6 +33,43 @@ class EvaluationJob:
     device: torch.device
     joined: dict[str, str] = field(default_factory=dict)
     moments_directory: Path | None = None
+    dtype: str = "float32"
+    notes: list[str] = field(default_factory=list)
+
+    def model(self, directory: Path) -> PreTrainedModel:
+        """A model in the CPU's memory, for ``run``."""
+        return load_model(directory, CPU, getattr(torch, self.dtype))
+
+    def run(
+        self,
+        what: str,
+        model: PreTrainedModel,
+        work: Callable[[PreTrainedModel, torch.device, int], Result],
+        batch: int = 1,
+        spill: bool = True,
+    ) -> Result:
+        """``work(model, device, batch)`` on the job's device, with less where memory runs out.
+
+        ``spill`` as in ``placement.place``: not where ``work`` reads weights.
+        """
+
+        def say(line: str) -> None:
+            warn(line)
+            self.notes.append(line)
+
+        return with_fallback(
+            what,
+            lambda device, size: work(model, device, size),
+            self.device,
+            batch,
+            lambda device: place(model, device, spill),
+            say,
+        )
+
+    def noted(self, rows: Sequence[EvalRow]) -> list[EvalRow]:
+        """The rows, with the notes in their versions."""
+        said = dict.fromkeys(self.notes)
+        return [replace(r, version="; ".join(filter(None, (r.version, *said)))) for r in rows]
 
     def text(self, role: str) -> str:
         """Text of the corpus in a role of the task."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from tensorpress.formats.modules import FactoredExperts
 from tensorpress.layers import GROUPS
 
 Matrices = dict[str, Callable[[int], Tensor]]
-"""Projection -> its matrix ``(out, in)`` for an expert's number, rebuilt when asked for."""
+"""Projection -> its matrix ``(out, in)`` for an expert's number, in float32 when asked for."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def observe(
         for layer in mixture.layers:
             experts = torch.cat(chosen[layer])
             matrices = expert_matrices(model, mixture, layer)
-            router = routers[layer].get_parameter("weight").detach()
-            received = _received(inputs[layer], experts, device)
+            router = routers[layer].get_parameter("weight").detach().float()
+            received = _received(inputs[layer], experts, router.device)
             bands = (
                 *_overlaps(matrices, mixture),
                 *_alignments("router.weights", router, _readers(matrices, mixture)),
@@ -132,16 +133,23 @@ def routing_probabilities(
     router: Any, x: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, "tokens experts"]:
     """Softmax over all experts, whatever a family's router makes of its logits afterwards."""
-    return nn.functional.linear(x, router.weight, getattr(router, "bias", None)).softmax(-1)
+    bias = getattr(router, "bias", None)
+    own = None if bias is None else bias.to(x)
+    return nn.functional.linear(x, router.weight.to(x), own).softmax(-1)
 
 
 def expert_matrices(model: nn.Module, mixture: Mixture, layer: int) -> Matrices:
     """Gate, up and down of the dense or factored experts of a layer."""
     experts = model.get_submodule(mixture.family.experts_path(layer))
     if isinstance(experts, FactoredExperts):
-        return {m: getattr(experts, m.split(".")[1]).dense for m in GROUPS["experts"]}
+        stores = {m: getattr(experts, m.split(".")[1]) for m in GROUPS["experts"]}
+        return {module: partial(_wide, store.dense) for module, store in stores.items()}
     weights = mixture.family.expert_weights(experts)
-    return {module: weight.detach().__getitem__ for module, weight in weights.items()}
+    return {m: partial(_wide, weight.detach().__getitem__) for m, weight in weights.items()}
+
+
+def _wide(matrix: Callable[[int], Tensor], expert: int) -> Tensor:
+    return matrix(expert).float()
 
 
 def _overlaps(matrices: Matrices, mixture: Mixture) -> Iterator[BandMeasure]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tensorpress.errors import TensorpressError
 from tensorpress.loading import load_model
+from tensorpress.resident import peak_resident_bytes
 
 
 def random_prompt(model: PreTrainedModel, batch: int, tokens: int, device: torch.device) -> Tensor:
@@ -22,9 +22,12 @@ def random_prompt(model: PreTrainedModel, batch: int, tokens: int, device: torch
     return ids.to(device)
 
 
-def peak_bytes(directory: Path, batch: int, tokens: int, device: torch.device) -> int:
+def peak_bytes(
+    directory: Path, batch: int, tokens: int, device: torch.device, dtype: str = "float32"
+) -> int:
     """Run ``main`` in a child process and read the bytes that it prints."""
-    arguments = [str(directory), str(batch), str(tokens), device.type, str(torch.get_num_threads())]
+    threads = str(torch.get_num_threads())
+    arguments = [str(directory), str(batch), str(tokens), device.type, threads, dtype]
     command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -32,26 +35,18 @@ def peak_bytes(directory: Path, batch: int, tokens: int, device: torch.device) -
     return int(done.stdout.split()[-1])
 
 
-def main(directory: Path, batch: int, tokens: int, device: torch.device) -> int:
+def main(directory: Path, batch: int, tokens: int, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that loading and one prefill add to an idle process (GPU: the allocator's peak)."""
-    idle = _peak_resident_bytes()
-    model = load_model(directory, device)
+    idle = peak_resident_bytes()
+    model = load_model(directory, device, dtype)
     with torch.inference_mode():
         model(input_ids=random_prompt(model, batch, tokens, device), use_cache=False)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _peak_resident_bytes() - idle
-
-
-def _peak_resident_bytes() -> int:
-    # not getrusage: under Linux its peak survives exec, so a child would start at its parent's
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_resident_bytes() - idle
 
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[5]))
-    print(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), torch.device(sys.argv[4])))
+    folder, batch, tokens, device, _, dtype = sys.argv[1:]
+    print(main(Path(folder), int(batch), int(tokens), torch.device(device), getattr(torch, dtype)))

@@ -11,7 +11,10 @@ BATCH = 16
 
 
 def effective_experts(
-    model: PreTrainedModel, windows: Int[Tensor, "windows window"], device: torch.device
+    model: PreTrainedModel,
+    windows: Int[Tensor, "windows window"],
+    device: torch.device,
+    batch: int = BATCH,
 ) -> list[float]:
     """Exponential of the entropy of each layer's expert assignment shares, in nats.
 
@@ -25,7 +28,7 @@ def effective_experts(
             hooks.append(module.register_forward_pre_hook(_counter(counts, name)))
     try:
         with torch.inference_mode():
-            for ids in windows.split(BATCH):
+            for ids in windows.split(batch):
                 model(input_ids=ids.to(device), use_cache=False)
     finally:
         for hook in hooks:

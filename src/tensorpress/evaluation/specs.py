@@ -47,6 +47,17 @@ class BaseTask(BaseModel):
     def check_files(self, where: str) -> None:
         """Refuse files without the columns that the task reads; ``where`` begins the error."""
 
+    def runs_in(self, compute: str) -> str:
+        """The dtype in which models run, ``compute`` being that of the study."""
+        return compute
+
+
+class WeightsTask(BaseTask):
+    """A task that runs no model: what the study's models run in is nothing to it."""
+
+    def runs_in(self, compute: str) -> str:
+        return "float32"
+
 
 class Perplexity(BaseTask):
     """Perplexity and bits per byte on non-overlapping windows of a corpus."""
@@ -60,13 +71,16 @@ class Perplexity(BaseTask):
     batch: int = Field(16, ge=1, description="windows of one forward pass")
     characters: int | None = Field(None, ge=1, description="leading characters read; null: all")
     bos: bool = Field(False, description="each window begins with the BOS token")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of weights and activations; losses are summed in float64"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of weights and activations; null: compute.dtype"
     )
 
     @property
     def corpora(self) -> dict[str, str]:
         return {"text": self.corpus}
+
+    def runs_in(self, compute: str) -> str:
+        return self.dtype or compute
 
 
 class Cloze(BaseTask):
@@ -168,7 +182,7 @@ class Speed(BaseTask):
     repeats: int = Field(5, ge=1, description="rounds of dense then compressed; medians count")
 
 
-class Ngram(BaseTask):
+class Ngram(WeightsTask):
     """Kneser-Ney n-gram over the model's own tokens: what a model must beat."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.ngram"
@@ -266,7 +280,7 @@ class Restoration(SuperWeightSearch):
     seed: int = Field(0, ge=0, description="of the random entries")
 
 
-class Heterogeneity(BaseTask):
+class Heterogeneity(WeightsTask):
     """Spectra, subspace overlaps and sharing penalties of an uncompressed model's weights."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.heterogeneity"
@@ -280,7 +294,7 @@ class Heterogeneity(BaseTask):
     )
 
 
-class Prediction(BaseTask):
+class Prediction(WeightsTask):
     """The loss that moments and gradients predict for a run, without evaluating it."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.prediction"

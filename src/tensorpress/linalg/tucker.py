@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensorpress.linalg.gram import leading_right, spectrum
+from tensorpress.linalg.gram import gram, leading_right
 
 SWEEPS = 20
 TOLERANCE = 1e-5
@@ -55,7 +55,9 @@ def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
 
 def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
     """All squared singular values of a mode's unfolding, largest first, float64."""
-    return spectrum(unfold(tensor, mode), joint=True)[1]
+    # without vectors, which of a wide mode take several times the room of the tensor
+    products = gram(unfold(tensor, mode), joint=True)
+    return torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
 
 
 def hosvd(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -103,7 +104,10 @@ class Spec(MethodSpec):
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """What each choice's method makes of its modules; ``spec`` holds the choices of this layer."""
     return [
@@ -115,7 +119,7 @@ def decompose(
 
 
 def _made(
-    choice: Choice, weights: dict[str, Tensor], layer: LayerShape, moments: dict[str, Tensor]
+    choice: Choice, weights: Mapping[str, Tensor], layer: LayerShape, moments: Mapping[str, Tensor]
 ) -> list[Factors]:
     import torch
 
@@ -128,7 +132,8 @@ def _made(
         (module,) = choice.modules
         whole = DenseSlices(**sizes_of(layer.modules[module])).fill(weight=stacked(weights[module]))
         return [Factors(choice.modules, rounded(whole, **choice.settings, scales=torch.bfloat16))]
-    own = {module: weights[module] for module in choice.modules}
     spec = spec_class(choice.method)(method=choice.method, **choice.settings)
-    held = {module: moments[module] for module in own} if spec.needs_moments else None
-    return load(choice.method).decompose(own, within, spec, held)
+    # both are read as they are asked for, and ``within`` names no other modules
+    return load(choice.method).decompose(
+        weights, within, spec, moments if spec.needs_moments else None
+    )

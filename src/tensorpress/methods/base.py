@@ -1,7 +1,6 @@
 """What every method file shares: its settings (``Spec``) and what ``decompose`` gives back.
 
-Planning imports method files to validate settings, so nothing here or at the top of a method file
-imports torch.
+Planning imports method files, so nothing here or at the top of one imports torch.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
+from tensorpress.methods.cost import Cost, most
 from tensorpress.storage import stored_tensors
 
 if TYPE_CHECKING:
@@ -204,6 +204,10 @@ class MethodSpec(BaseModel):
         of the weights decide, it is the largest that ``decompose`` may store.
         """
         raise TypeError(f"{type(self).__name__} does not define layouts")
+
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        """What decomposing a layout takes at most; a method that takes far less says so."""
+        return most([layer.modules[module] for module in layout.modules])
 
     def check_group(self, group: str) -> None:
         """Raise ``TensorpressError`` if the method is not made for ``group``."""

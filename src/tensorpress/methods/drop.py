@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from tensorpress.layers import LayerShape
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
+from tensorpress.methods.cost import Cost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,9 +21,15 @@ class Spec(MethodSpec):
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "zero", sizes_of(s)) for m, s in layer.group(group).items()]
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        return Cost(0)
+
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Store nothing for every weight (Gromov et al. 2024 drop whole layers so)."""
     return [

@@ -7,12 +7,14 @@ transformers, and torchao's prototype does int8 rows alone without a CUDA librar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from tensorpress.layers import LayerShape
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked, with_layouts
+from tensorpress.methods.cost import Cost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +46,19 @@ class Spec(MethodSpec):
             for module, shape in layer.group(group).items()
         ]
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        shape = layer.modules[layout.modules[0]]
+        stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)
+        inner, each = shape.in_features, shape.out_features * shape.in_features
+        held = int(2.5 * shape.numel) + 2 * each + 5 * inner**2
+        return Cost(stored, held, shape.slices * inner * (each + 2 * inner**2))
+
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Codes of every weight and bfloat16 scales, which every storage dtype holds exactly.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,9 +20,13 @@ from tensorpress.methods.base import (
     stacked,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BATCH_VALUES = 2**24
+"""Values of a batch of matrices or of their moments: 128 MiB in float64."""
 
 
 class Spec(WhitenedSpec):
@@ -52,23 +58,64 @@ class Spec(WhitenedSpec):
         each = shape.slices * (shape.out_features + shape.in_features)
         return self.budget.largest(limit, lambda rank: rank * each, shape.numel, module)
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        shape, rank = layer.modules[layout.modules[0]], layout.settings["rank"]
+        out, inner = shape.out_features, shape.in_features
+        both, side = out + inner, min(out, inner)
+        if self.needs_moments and out > inner:
+            side = inner
+        held = VECTORS * side**2 + out * inner + 2 * rank * both
+        if self.needs_moments:
+            held += 3 * inner**2 + 2 * out * inner
+        batch = min(shape.slices, _step(out, inner))
+        products = shape.slices * (2 * out * inner * side + eigen_products(side))
+        return Cost(shape.slices * rank * both, int(batch * held), products)
+
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Factors ``left (S, out, k)``, ``right (S, k, in)`` (Eckart & Young; SVD-LLM if whitened).
 
     For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
     error bounds from below.
     """
-    from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
+    from tensorpress.oom import halving, values_at_once
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
-        rank = layout.settings["rank"]
-        left, right, squares = truncated_svd(stack, rank)
-        if moments is not None:
-            left, right = weighted_svd(stack, stacked(moments[layout.modules[0]]), rank)
-        store = layout.build().fill(left=left.float(), right=right.float())
-        factors.append(bounded(layout.modules, store, {"rank": squares.sum(0)}, spec))
+        moment = None if moments is None else stacked(moments[layout.modules[0]])
+        with stack.device:
+            store = layout.build()
+        values = values_at_once(stack.device, BATCH_VALUES)
+        step = min(len(stack), _step(stack.shape[1], stack.shape[2], values))
+        squares = halving("svd", partial(_fill, store, stack, moment), step, stack.device)
+        factors.append(bounded(layout.modules, store, {"rank": squares}, spec))
     return factors
+
+
+def _fill(store: Any, stack: Tensor, moment: Tensor | None, step: int) -> Tensor:
+    """Give the store its factors; the sum of all squared spectra.
+
+    ``step`` slices of ``stack (S, out, in)`` go through float64 together.
+    """
+    import torch
+
+    from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
+
+    rank, spectra = store.settings["rank"], []
+    for first in range(0, len(stack), step):
+        some = slice(first, first + step)
+        left, right, squares = truncated_svd(stack[some], rank)
+        if moment is not None:
+            left, right = weighted_svd(stack[some], moment[some], rank)
+        store.left[some], store.right[some] = left, right
+        spectra.append(squares)
+    return torch.cat(spectra).sum(0)
+
+
+def _step(out: int, inner: int, values: int = BATCH_VALUES) -> int:
+    return max(1, values // (inner * max(out, inner)))

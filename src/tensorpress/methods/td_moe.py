@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -21,6 +22,7 @@ from tensorpress.methods.base import (
     stacked,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +85,19 @@ class Spec(MethodSpec):
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(m, shape) for m, shape in layer.group(group).items()]
+
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        shape, sizes = layer.modules[layout.modules[0]], layout.settings
+        expert = sizes["slice_rank"] or shape.slices
+        ranks = TuckerRanks(expert, sizes["out_rank"], sizes["in_rank"])
+        largest = max(shape.slices, shape.out_features, shape.in_features)
+        held = VECTORS * largest**2 + shape.numel
+        if self.needs_moments:
+            inputs = shape.slices * shape.in_features**2
+            held += 3 * shape.numel + inputs
+        products = 3 * shape.numel * largest + 3 * eigen_products(largest)
+        stored = ranks.values(shape, self.experts == "compress")
+        return Cost(stored, int(held), products)
 
     def _layout(self, module: str, shape: ModuleShape) -> Layout:
         if self.ranks is not None:
@@ -175,7 +190,10 @@ def choose_ranks(stack: Tensor, shape: ModuleShape, spec: Spec) -> TuckerRanks:
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """HOSVD of each projection's ``(E, out, in)`` stack by its Gram matrices.
 
@@ -183,33 +201,40 @@ def decompose(
     by their inverses after: of the inputs that the experts receive, and of the outputs that
     their weights make of these.
     """
+    factors = []
+    for layout, stacks in with_layouts(weights, layer, spec):
+        module = layout.modules[0]
+        moment = None if moments is None else stacked(moments[module])
+        factors.append(_joint(layout, stacks.pop(), layer.modules[module], spec, moment))
+    return factors
+
+
+def _joint(
+    layout: Layout, stack: Tensor, shape: ModuleShape, spec: Spec, moment: Tensor | None
+) -> Factors:
     from tensorpress.linalg.tucker import hosvd, mode_spectrum
 
-    factors = []
-    for layout, (stack,) in with_layouts(weights, layer, spec):
-        module = layout.modules[0]
-        shape = layer.modules[module]
-        moment = None if moments is None else stacked(moments[module])
-        (root_in, undo_in), (root_out, undo_out) = expert_roots(stack, moment, spec)
-        white = stack if moment is None else root_out @ stack.double() @ root_in
-        if spec.ranks is None and spec.rank_choice == "predicted_error":
-            layout = layout_of(module, shape, spec, choose_ranks(white, shape, spec))
-        names = {1: "out_rank", 2: "in_rank"}
-        if spec.experts == "compress":
-            names[0] = "slice_rank"
-        ranks = {mode: layout.settings[name] for mode, name in names.items()}
-        core, bases, spectra = hosvd(white, ranks, ordered=spec.nested)
-        values = {"left": bases[1], "right": bases[2], "core": core}
-        if moment is not None:
-            values["left"] = undo_out @ bases[1].double()
-            values["right"] = undo_in @ bases[2].double()
-            spectra = {mode: mode_spectrum(stack, mode) for mode in spectra}
-        if spec.experts == "compress":
-            values["mix"] = bases[0]
-        store = layout.build().fill(**{name: value.float() for name, value in values.items()})
-        named = {names[mode]: squares for mode, squares in spectra.items()}
-        factors.append(bounded(layout.modules, store, named, spec))
-    return factors
+    (root_in, undo_in), (root_out, undo_out) = expert_roots(stack, moment, spec)
+    white = stack if moment is None else root_out @ stack.double() @ root_in
+    if spec.ranks is None and spec.rank_choice == "predicted_error":
+        layout = layout_of(layout.modules[0], shape, spec, choose_ranks(white, shape, spec))
+    names = {1: "out_rank", 2: "in_rank"}
+    if spec.experts == "compress":
+        names[0] = "slice_rank"
+    ranks = {mode: layout.settings[name] for mode, name in names.items()}
+    core, bases, spectra = hosvd(white, ranks, ordered=spec.nested)
+    del white
+    values = {"left": bases[1], "right": bases[2], "core": core}
+    if moment is not None:
+        values["left"] = undo_out @ bases[1].double()
+        values["right"] = undo_in @ bases[2].double()
+        spectra = {mode: mode_spectrum(stack, mode) for mode in spectra}
+    del stack  # the factors may be as large, and are copied into the store
+    if spec.experts == "compress":
+        values["mix"] = bases[0]
+    store = layout.build().fill(**{name: value.float() for name, value in values.items()})
+    named = {names[mode]: squares for mode, squares in spectra.items()}
+    return bounded(layout.modules, store, named, spec)
 
 
 def expert_roots(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -19,11 +21,15 @@ from tensorpress.methods.base import (
     stacked,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tensorpress.linalg.weighted_train import Train
+
+TAIL_SIDE = 1024
+"""Largest side of an unfolding whose whole spectrum is taken (``gram.tail_bounds``)."""
 
 
 class TrainSpec(WhitenedSpec):
@@ -53,6 +59,17 @@ class TrainSpec(WhitenedSpec):
         modes = TTShape.balanced(shape.in_features, shape.out_features, self.order)
         rank = self.rank_of(modes, dense, where, shape.slices)
         return tt_settings(shape, modes, tt_ranks(modes.modes, rank))
+
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        return self.train_cost(layout.settings)
+
+    def train_cost(self, settings: dict[str, Any]) -> Cost:
+        """What trains of the slices take, made one by one."""
+        shape, rank = modes_of(settings), max(settings["ranks"])
+        dense = math.prod(shape.modes)
+        held = (6 if self.needs_moments else 4) * dense + 2 * TAIL_SIDE**2
+        products = settings["slices"] * dense * self.order * (6 * rank + TAIL_SIDE)
+        return Cost(settings["slices"] * shape.values(rank), held, products)
 
 
 class Spec(TrainSpec):
@@ -84,6 +101,13 @@ class Spec(TrainSpec):
             for module, shape in layer.group(group).items()
         ]
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        shape, cost = layer.modules[layout.modules[0]], super().cost(layout, layer)
+        if self.error is not None:
+            # all slices at once, and the eigenvectors of their most square unfoldings
+            cost = Cost(shape.numel, int((6 + VECTORS) * shape.numel), 20 * cost.products)
+        return cost if self.shape == "balanced" else replace(cost, products=100 * cost.products)
+
 
 def tt_settings(shape: ModuleShape, modes: TTShape, ranks: Sequence[int]) -> dict[str, Any]:
     """Settings of the ``TTMatrix`` of these modes and ranks."""
@@ -96,7 +120,10 @@ def tt_settings(shape: ModuleShape, modes: TTShape, ranks: Sequence[int]) -> dic
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """TT-SVD of every matrix (Oseledets 2011) with the bounds of its unfoldings."""
     factors = []

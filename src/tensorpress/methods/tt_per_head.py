@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tensorpress.layers import LayerShape
 from tensorpress.methods.base import Factors, Layout, with_layouts
+from tensorpress.methods.cost import Cost
 from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
@@ -27,9 +29,15 @@ class Spec(TrainSpec):
             found.append(per_head(module, shape, "tt_matrix", settings))
         return found
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        return self.train_cost(layout.settings["settings"])
+
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """TT-SVD of each head's slice; the bounds are those of all heads together."""
     factors = []

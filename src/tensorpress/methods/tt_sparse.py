@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,6 +12,7 @@ from tensorpress.analysis.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
+from tensorpress.methods.cost import Cost
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
 if TYPE_CHECKING:
@@ -59,6 +62,12 @@ class Spec(TrainSpec):
             found.append(Layout((module,), "tt_sparse", {**settings, "outliers": counts}))
         return found
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        cost = self.train_cost(layout.settings)
+        # the inliers in float32 and, for their share, all in float64
+        held = cost.held + 2 * layer.modules[layout.modules[0]].numel
+        return replace(cost, stored=cost.stored + sum(layout.settings["outliers"]), held=held)
+
     def kept(self, shape: ModuleShape) -> int:
         """Entries of one matrix that are kept for their size."""
         return max(1, int(self.outliers * shape.out_features * shape.in_features))
@@ -74,7 +83,10 @@ class Spec(TrainSpec):
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Saten's split: TT-SVD of the matrix without its outliers, and these added to it."""
 

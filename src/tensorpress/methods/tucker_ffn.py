@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,7 @@ from tensorpress.methods.base import (
     sizes_of,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products, tucker_held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,9 +71,24 @@ class Spec(WhitenedSpec):
         settings = {**sizes, "out_rank": ranks["out"], "in_rank": ranks["in"]}
         return Layout(modules, "tucker_slices", settings)
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        sizes = layout.settings
+        slices, ranks = sizes["slices"], (sizes["out_rank"], sizes["in_rank"])
+        sides = (sizes["out_features"], sizes["in_features"])
+        values = slices * math.prod(sides)
+        stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
+        held = tucker_held(max(sides), min(sides)) + values
+        if self.needs_moments:
+            held += 3 * values + VECTORS * sides[1] ** 2
+        products = values * sum(sides) + 2 * sum(map(eigen_products, sides))
+        return Cost(stored + slices * math.prod(ranks), int(held), products)
+
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Partial Tucker on (out, in), one core slice per projection; down stands alone.
 
@@ -85,6 +103,7 @@ def decompose(
     factors = []
     for layout, stacks in with_layouts(weights, layer, spec):
         tensor = torch.cat(stacks)
+        stacks.clear()  # the copy stands in their place
         ranks = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
         bounds = tucker_bounds(tensor, ranks)
         if moments is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,7 @@ from tensorpress.methods.base import (
     sizes_of,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products, tucker_held
 from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head, side_of
 
 if TYPE_CHECKING:
@@ -51,6 +54,17 @@ class Spec(WhitenedSpec):
             found.append(per_head(module, shape, "tucker_matrix", inner))
         return found
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        inner = layout.settings["settings"]
+        sides, heads = (inner["out_features"], inner["in_features"]), inner["slices"]
+        ranks = (inner["out_rank"], inner["in_rank"])
+        stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
+        held = tucker_held(max(sides), min(sides)) + 2 * heads * math.prod(sides)
+        if self.needs_moments:
+            held += VECTORS * inner["in_features"] ** 2
+        products = heads * 2 * eigen_products(max(sides))
+        return Cost(heads * (stored + math.prod(ranks)), int(held), products)
+
     def _ranks(self, heads: ModuleShape, module: str, shape: ModuleShape) -> dict[str, int]:
         out_size, in_size = heads.out_features, heads.in_features
         sides = (out_size, in_size) if side_of(module) == "out" else (in_size, out_size)
@@ -71,7 +85,10 @@ class Spec(WhitenedSpec):
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Partial Tucker of each head's matrix on both of its modes; whitened on the input mode."""
     import torch
@@ -85,13 +102,14 @@ def decompose(
         module, inner = layout.modules[0], layout.settings["settings"]
         heads = head_slices(stack[0], layer, module)
         ranks = {0: inner["out_rank"], 1: inner["in_rank"]}
+        each_moment = None if moments is None else head_moments(moments[module], layer, module)
         lefts, cores, rights = [], [], []
         for index, matrix in enumerate(heads):
-            if moments is None:
+            if each_moment is None:
                 core, bases = partial_tucker(matrix, ranks)
                 right = bases[1]
             else:
-                root, inverse = roots(head_moments(moments[module], layer, module)[index])
+                root, inverse = roots(each_moment[index])
                 core, bases = partial_tucker(matrix.double() @ root, ranks)
                 right = inverse @ bases[1].double()
             lefts.append(bases[0].float())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +18,7 @@ from tensorpress.methods.base import (
     require_rank,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 from tensorpress.methods.heads import MODULES, side_of
 
 if TYPE_CHECKING:
@@ -114,6 +117,16 @@ class Spec(MethodSpec):
             },
         )
 
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        sizes, head_dim = layout.settings, layer.head_dim
+        ranks = (sizes["hidden_rank"], sizes["head_dim_rank"], sizes["stack_rank"] or 1)
+        flat = sizes["heads"] * head_dim
+        hidden = sizes["out_features"] * sizes["in_features"] // flat
+        values = sizes["slices"] * hidden * flat
+        stored = sizes["heads"] * math.prod(ranks) + hidden * ranks[0] + head_dim * ranks[1]
+        held = int(VECTORS * hidden**2) + values
+        return Cost(stored + 16, held, 4 * values * hidden + eigen_products(hidden))
+
     def stream_side(self, module: str) -> str:
         """The side of the matrix that is mode 0: the residual stream's, unless ``published``."""
         heads_side = side_of(module)
@@ -131,7 +144,10 @@ def stacks(layer: LayerShape, gqa: GroupedQuery) -> list[tuple[str, ...]]:
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Partial Tucker of ``(stack, hidden, heads, head_dim)`` on all modes but the heads.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from tensorpress.methods.base import (
     require_rank,
     with_layouts,
 )
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 from tensorpress.methods.heads import MODULES, side_of
 from tensorpress.methods.tucker_qkvo import GroupedQuery
 
@@ -43,6 +45,13 @@ class Spec(MethodSpec):
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in self._stacks(layer)]
+
+    def cost(self, layout: Layout, layer: LayerShape) -> Cost:
+        hidden, width = layout.settings["hidden"], sum(layout.settings["widths"])
+        # side by side in float32, squared in float64
+        held = int(VECTORS * hidden**2) + 3 * hidden * width
+        products = 2 * hidden**2 * width + eigen_products(hidden)
+        return Cost(layout.settings["rank"] * (hidden + width), held, products)
 
     def _stacks(self, layer: LayerShape) -> list[tuple[str, ...]]:
         if layer.heads == layer.kv_heads:
@@ -90,7 +99,10 @@ class Spec(MethodSpec):
 
 
 def decompose(
-    weights: dict[str, Tensor], layer: LayerShape, spec: Spec, moments: dict[str, Tensor] | None
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """The basis that captures most of all projections side by side, and each one's core.
 

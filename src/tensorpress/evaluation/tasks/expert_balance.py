@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.routing import effective_experts
+from tensorpress.evaluation.routing import BATCH, effective_experts
 from tensorpress.evaluation.specs import ExpertBalance
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 
@@ -14,7 +14,12 @@ def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
     """Effective experts (exponential of the assignment entropy) per layer, and the least."""
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
-    counts = effective_experts(load_model(job.run_directory, job.device), windows, job.device)
+    counts = job.run(
+        "expert_balance",
+        job.model(job.run_directory),
+        lambda model, device, batch: effective_experts(model, windows, device, batch),
+        BATCH,
+    )
     rows = [
         EvalRow("effective_experts", count, None, windows.numel(), layer=layer)
         for layer, count in enumerate(counts)

@@ -8,7 +8,7 @@ from tensorpress.evaluation.continuations import greedy_continuations
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Generation
 from tensorpress.keys import key
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 PROMPTS = (
@@ -25,15 +25,16 @@ def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
 
     The prompt is the row's ``subject``, the continuation its ``text``.
     """
-    continuations = greedy_continuations(
-        load_model(job.run_directory, job.device),
-        load_tokenizer(job.run_directory),
-        PROMPTS,
-        spec.new_tokens,
+    tokenizer = load_tokenizer(job.run_directory)
+    continuations = job.run(
+        "generation",
+        job.model(job.run_directory),
+        lambda model, device, batch: greedy_continuations(
+            model, tokenizer, PROMPTS, spec.new_tokens, batch, device
+        ),
         len(PROMPTS),
-        job.device,
     )
-    version = f"greedy, up to {spec.new_tokens} tokens, float32"
+    version = f"greedy, up to {spec.new_tokens} tokens, {job.dtype}"
     protocol = key(version=version, prompts=PROMPTS)
     rows = []
     for prompt, made in zip(PROMPTS, continuations, strict=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tensorpress.analysis.geometry import (
     DELTAS,
@@ -28,7 +29,7 @@ from tensorpress.evaluation.protocols import Protocol, text_protocol
 from tensorpress.evaluation.specs import Geometry
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.table import family_of
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 SUBJECTS = (*POINTS, *DELTAS)
@@ -43,7 +44,7 @@ def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
     protocol = text_protocol(
-        job, "text", window=spec.window, dtype="float32", max_windows=spec.max_windows
+        job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )
     measured = _measure(job, spec, windows)
     rows = []
@@ -68,17 +69,19 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
                 stored[layer, index, places] = points[name]
 
         def meet(places: slice, layer: int, points: Points) -> None:
-            dense = stored[layer, :, places].to(job.device)
+            dense = stored[layer, :, places].to(points["layer_input"].device)
             before = with_deltas(dict(zip(POINTS, dense, strict=True)))
             after = with_deltas(points)
             for index, name in enumerate(SUBJECTS):
                 measured[layer, index, :, places] = compare(before[name], after[name])
 
         for directory, consume in ((job.dense, record), (job.run_directory, meet)):
+
+            def work(model: PreTrainedModel, device: torch.device, batch: int) -> None:
+                stream_points(model, family, windows, batch, device, consume)  # noqa: B023
+
             # no name for the model: the first is gone before the second comes
-            stream_points(
-                load_model(directory, job.device), family, windows, spec.batch, job.device, consume
-            )
+            job.run("geometry", job.model(directory), work, spec.batch)
     return measured
 
 

@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lm_eval
+import torch
 from lm_eval.api.instance import Instance
+from transformers import PreTrainedModel
 
 from tensorpress.evaluation.answers import contains, token_f1
-from tensorpress.evaluation.continuations import greedy_continuations
+from tensorpress.evaluation.continuations import Continuation, greedy_continuations
 from tensorpress.evaluation.harness import language_model
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import question_items
 from tensorpress.evaluation.specs import HotpotQA
 from tensorpress.keys import key
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 NEW_TOKENS = 15
-VERSION = f'"QUESTION The answer is", greedy, {NEW_TOKENS} tokens, float32'
+VERSION = f'"QUESTION The answer is", greedy, {NEW_TOKENS} tokens'
 
 
 def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
@@ -32,21 +35,26 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
     items = question_items(Path(spec.path), spec.items, "path")
     prompts = [f"{item['question'].strip()} The answer is" for item in items]
     answers = [item["answer"].strip() for item in items]
-    language = language_model(job, spec.batch)
-    continuations = greedy_continuations(
-        language.model, language.tokenizer, prompts, NEW_TOKENS, spec.batch, job.device
-    )
-    pairs = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
+    tokenizer = load_tokenizer(job.run_directory)
     requests = [
         Instance("loglikelihood", {}, (prompt, f" {answer}"), 0)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
+
+    def work(
+        model: PreTrainedModel, device: torch.device, batch: int
+    ) -> tuple[list[Continuation], list[tuple[float, bool]]]:
+        made = greedy_continuations(model, tokenizer, prompts, NEW_TOKENS, batch, device)
+        return made, language_model(model, tokenizer, batch).loglikelihood(requests)
+
+    continuations, likelihoods = job.run("hotpotqa", job.model(job.run_directory), work, spec.batch)
+    pairs = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
     measured = {
         "contains": [float(contains(*pair)) for pair in pairs],
         "f1": [token_f1(*pair) for pair in pairs],
-        "answer_log_probability": [nats for nats, _ in language.loglikelihood(requests)],
+        "answer_log_probability": [nats for nats, _ in likelihoods],
     }
-    version = f"{VERSION}, lm-eval {lm_eval.__version__}"
+    version = f"{VERSION}, {job.dtype}, lm-eval {lm_eval.__version__}"
     protocol = key(version=version, items=items)
     return [
         EvalRow(metric, statistics.fmean(values), _stderr(values), len(items), version, protocol)

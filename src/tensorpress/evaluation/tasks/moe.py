@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tensorpress.analysis.moe import (
     agreement,
@@ -30,7 +31,7 @@ from tensorpress.evaluation.mixture import (
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import MoeDiagnostics
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 
@@ -44,12 +45,16 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
     mixture = Mixture.of(checkpoint)
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
+
+    def work(model: PreTrainedModel, device: torch.device, batch: int) -> list[LayerView]:
+        return observe(model, mixture, windows, batch, device)
+
     # no name for the dense model: it is gone before the compressed one comes
-    dense = observe(load_model(job.dense, job.device), mixture, windows, spec.batch, job.device)
-    model = load_model(job.run_directory, job.device)
-    compressed = observe(model, mixture, windows, spec.batch, job.device)
+    dense = job.run("moe", job.model(job.dense), work, spec.batch, spill=False)
+    model = job.model(job.run_directory)
+    compressed = job.run("moe", model, work, spec.batch, spill=False)
     protocol = text_protocol(
-        job, "text", window=spec.window, dtype="float32", max_windows=spec.max_windows
+        job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )
     rows = []
     for layer, before, after in zip(mixture.layers, dense, compressed, strict=True):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     """Perplexity with its standard error over windows, and bits per byte of the same tokens."""
+    job = replace(job, dtype=spec.runs_in(job.dtype))
     protocol = text_protocol(
         job,
         "text",
         window=spec.window,
-        dtype=spec.dtype,
+        dtype=job.dtype,
         max_windows=spec.max_windows,
         characters=spec.characters,
         bos=spec.bos,
@@ -27,8 +28,12 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     tokenizer = load_tokenizer(job.run_directory)
     text = job.text("text")[: spec.characters]
     windows = token_windows(tokenizer, text, spec.window, spec.max_windows, spec.bos)
-    model = load_model(job.run_directory, job.device, getattr(torch, spec.dtype))
-    result = perplexity(model, tokenizer, windows, spec.batch, job.device)
+    result = job.run(
+        "perplexity",
+        job.model(job.run_directory),
+        lambda model, device, batch: perplexity(model, tokenizer, windows, batch, device),
+        spec.batch,
+    )
     words, same = protocol.words, protocol.id
     return [
         EvalRow(

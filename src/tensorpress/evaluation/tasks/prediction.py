@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import torch
-from safetensors.torch import load_file
 
 from tensorpress import paths
 from tensorpress.analysis.damage import damage_nats, sensitivity
@@ -17,7 +16,7 @@ from tensorpress.families.table import family_of
 from tensorpress.loading import load_model, matrices
 from tensorpress.manifest import MANIFEST
 from tensorpress.methods.base import stacked
-from tensorpress.moments import tokens_of
+from tensorpress.moments import load_moments, tokens_of
 from tensorpress.rows import EvalRow
 
 
@@ -32,20 +31,19 @@ def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
     replaced = json.loads(manifest.read_text(encoding="utf-8"))["modules"]
     dense = Checkpoint.open(job.dense)
     family = family_of(dense.config, str(job.dense))
-    model = load_model(job.run_directory, job.device)
+    model = load_model(job.run_directory, job.device, spill=False)
     rows, total = [], 0.0
     for layer in sorted({each["layer"] for each in replaced}):
         if layer == family.layer_count(dense.config):
             continue  # the embedding has no inputs to have moments of
         file = paths.moments(job.moments, layer)
-        sites = load_file(file, device=str(job.device))
+        sites = load_moments(file, job.device)
         tokens = tokens_of(file)
         shape = family.layer_shape(dense.config, layer)
         for module in (each["module"] for each in replaced if each["layer"] == layer):
             weight = dense.weights(family, layer, shape, [module])[module]
-            change = matrices(model, family, layer, module) - stacked(
-                weight.to(job.device, torch.float32)
-            )
+            rebuilt = matrices(model, family, layer, module).to(job.device)
+            change = rebuilt - stacked(weight.to(job.device, torch.float32))
             damage = damage_nats(change, sensitivity(sites, module, tokens))
             total += damage
             rows.append(EvalRow("predicted_damage", damage, layer=layer, subject=module))

@@ -41,14 +41,14 @@ def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
     family = family_of(dense.config, str(job.dense))
     replaced = _replaced(job)
     places = _places(job, spec, family, dense.config)
-    model = load_model(job.run_directory, job.device)
+    model = load_model(job.run_directory, job.device, spill=False)
     rows = [EvalRow("super_weights", len(places))]
     for each in replaced:
         layer, module, made_by = each["layer"], each["module"], _label(each)
         shape = family.layer_shape(dense.config, layer)
         stored = dense.weights(family, layer, shape, [module])[module]
         weight = stacked(stored.to(job.device, torch.float32))
-        rebuilt = matrices(model, family, layer, module)
+        rebuilt = matrices(model, family, layer, module).to(weight.device)
         given = [(p.row, p.column) for p in places if (p.layer, p.module) == (layer, module)]
         share = each["stack_bits"] / _dense_bits(each, replaced)
         rows.append(EvalRow("stored_share", share, layer=layer, subject=module, text=made_by))
@@ -104,10 +104,14 @@ def _places(
 ) -> tuple[SuperWeight, ...]:
     """The super weights given, or those that the finder sees in the dense model."""
     if spec.super_weights is None:
-        model = load_model(job.dense, job.device)
         ids = load_tokenizer(job.dense)(spec.prompt, return_tensors="pt")["input_ids"]
-        search = find_super_weights(
-            model, family, ids.to(job.device), spec.threshold, spec.iterations
+        search = job.run(
+            "restoration",
+            job.model(job.dense),
+            lambda model, device, _: find_super_weights(
+                model, family, ids.to(device), spec.threshold, spec.iterations
+            ),
+            spill=False,
         )
         return tuple(peak.place for peak in search.found)
     for place in spec.super_weights:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.peak_memory import peak_bytes, random_prompt
 from tensorpress.evaluation.specs import Speed
-from tensorpress.loading import load_model
+from tensorpress.oom import with_fallback
+from tensorpress.placement import place
 from tensorpress.rows import EvalRow
 
 MIB = 2**20
@@ -26,13 +27,30 @@ MIB = 2**20
 def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
     """Tokens per second of both models, their ratios, and peak memory above an idle process."""
     directories = {"dense": job.dense, "compressed": job.run_directory}
-    models = {name: load_model(path, job.device) for name, path in directories.items()}
-    prompt = random_prompt(models["dense"], spec.batch, spec.prompt_tokens, job.device)
+    models = {name: job.model(path) for name, path in directories.items()}
+    return with_fallback(
+        "speed",
+        lambda device, batch: _compare(job, spec, models, device, batch),
+        job.device,
+        spec.batch,
+        lambda device: [place(model, device) for model in models.values()],
+    )
+
+
+def _compare(
+    job: EvaluationJob,
+    spec: Speed,
+    models: Mapping[str, PreTrainedModel],
+    device: torch.device,
+    batch: int,
+) -> list[EvalRow]:
+    prompt = random_prompt(models["dense"], batch, spec.prompt_tokens, device)
     works: dict[str, Callable[[PreTrainedModel], float]] = {
-        "prefill": lambda model: _prefill_speed(model, prompt),
-        "decode": lambda model: _decode_speed(model, prompt, spec.new_tokens),
+        "prefill": lambda model: prefill_speed(model, prompt),
+        "decode": lambda model: decode_speed(model, prompt, spec.new_tokens),
     }
-    version = f"batch {spec.batch}, prompt {spec.prompt_tokens}, {_machine(job.device)}"
+    parts = [f"batch {batch}", f"prompt {spec.prompt_tokens}", machine(device)]
+    version = ", ".join([*parts, *[job.dtype] * (job.dtype != "float32")])
     rows = []
     for work, measure in works.items():
         speeds: dict[str, list[float]] = {name: [] for name in models}
@@ -47,21 +65,23 @@ def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
         ]
         ratio = medians["compressed"] / medians["dense"]
         rows.append(EvalRow(f"{work}_speedup", ratio, None, spec.repeats, version))
-    for name, path in directories.items():
-        peak = peak_bytes(path, spec.batch, spec.prompt_tokens, job.device)
+    for name, path in (("dense", job.dense), ("compressed", job.run_directory)):
+        peak = peak_bytes(path, batch, spec.prompt_tokens, device, job.dtype)
         rows.append(EvalRow(f"peak_memory_mib_{name}", peak / MIB, None, 1, version))
     return rows
 
 
 @torch.inference_mode()
-def _prefill_speed(model: PreTrainedModel, prompt: Tensor) -> float:
+def prefill_speed(model: PreTrainedModel, prompt: Tensor) -> float:
+    """Tokens per second of one forward pass over ``prompt (batch, tokens)``."""
     start = _now(prompt.device)
     model(input_ids=prompt, use_cache=False)
     return prompt.numel() / (_now(prompt.device) - start)
 
 
 @torch.inference_mode()
-def _decode_speed(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> float:
+def decode_speed(model: PreTrainedModel, prompt: Tensor, new_tokens: int) -> float:
+    """New tokens per second, one after the other behind a prompt that is not timed."""
     state = model(input_ids=prompt, use_cache=True)
     token = state.logits[:, -1:].argmax(-1)
     start = _now(prompt.device)
@@ -77,7 +97,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _machine(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """What the numbers were measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"

@@ -19,7 +19,7 @@ from tensorpress.analysis.super_weights import (
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import SuperWeights, SuperWeightSearch
 from tensorpress.families.table import family_of
-from tensorpress.loading import load_model, load_tokenizer, matrices
+from tensorpress.loading import load_tokenizer, matrices
 from tensorpress.rows import EvalRow
 
 BLOCKS = 32
@@ -34,13 +34,20 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     ``largest_weight``, ``input_peak`` and ``output_peak``. Of the layers with a super weight or,
     without any, of that with the largest entry: ``block_maximum`` and, close by, ``magnitude``.
     """
-    model = load_model(job.run_directory, job.device)
+    model = job.model(job.run_directory)
     config = model.config.to_dict()
     kind = config["model_type"].removeprefix("tensorpress_")  # compressed models have types of own
     family = family_of({"model_type": kind}, str(job.run_directory))
     ids = load_tokenizer(job.run_directory)(spec.prompt, return_tensors="pt")["input_ids"]
-    search = find_super_weights(model, family, ids.to(job.device), spec.threshold, spec.iterations)
-    version = f"above {spec.threshold:g}, prompt of {ids.shape[1]} tokens, float32"
+    search = job.run(
+        "super_weights",
+        model,
+        lambda model, device, _: find_super_weights(
+            model, family, ids.to(device), spec.threshold, spec.iterations
+        ),
+        spill=False,
+    )
+    version = f"above {spec.threshold:g}, prompt of {ids.shape[1]} tokens, {job.dtype}"
 
     layers = range(family.layer_count(config))
     down = {peak.place.layer: peak for peak in search.peaks}

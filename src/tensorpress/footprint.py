@@ -1,0 +1,277 @@
+"""Peak memory and time of every kind of job, from shapes alone: what the rules ask for. Torch-free.
+
+Upper bounds of the resident memory on a machine without a GPU, against which docs/scale.md sets
+what jobs took. Bytes of tensors are counted; the constants are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from tensorpress.artifacts import (
+    AdviceArtifact,
+    CalibrationArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    RecoveryArtifact,
+    RunArtifact,
+)
+from tensorpress.families.base import Family
+from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.cost import most
+from tensorpress.params import EmbeddedModel
+from tensorpress.storage import SHARD_BYTES, VALUE_BITS
+
+PROCESS = 450 * 10**6
+"""Python with torch, transformers and the BLAS at work."""
+RUNNING = 900 * 10**6
+"""The same with what runs and measures a model."""
+SUMS = 150 * 10**6
+"""Blocks in float64 while errors are summed (``decomposition.SUMMED_VALUES``)."""
+TRAINING = 4 * 10**9
+"""An embedded model's training."""
+ENGINE = 500 * 10**6
+"""The two Snakemakes around a job on a cluster, which a scheduler counts as part of it."""
+FLOAT, DOUBLE = 4, 8
+START = 300
+"""Seconds that any job is granted beside its work: a cold start, a busy file system."""
+READ = 50e6
+"""Bytes a second from a shared file system."""
+PRODUCTS = 5e9
+"""Multiplications a second of one slow core."""
+MODEL_PRODUCTS = 1e12
+"""The same where a model runs: a large one has a GPU, a small one is done soon anyway."""
+TOKENS, WAIT = 10**6, 3600
+"""What a task may read, and the seconds it is granted beside that."""
+SITES = ("attention.q", "attention.o", "ffn.up", "ffn.down", "experts.up", "experts.down")
+"""Modules whose inputs are those of all others of their layer."""
+
+
+class Model(Protocol):
+    """What is known of a model without its weights; ``shapes`` ends with the outer layer."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``."""
+
+    @property
+    def family(self) -> Family:
+        """Names and sizes."""
+
+    @property
+    def shapes(self) -> Sequence[LayerShape]:
+        """Of every layer."""
+
+    def __hash__(self) -> int:
+        """Sums over the shapes are kept by model."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a job takes at most."""
+
+    peak_bytes: int
+    seconds: float
+    largest_set: int = 0
+    """Values of the largest factor set that it makes."""
+
+    @property
+    def mem_mb(self) -> int:
+        """What to ask a scheduler for: peak and what surrounds it in 10^6 bytes, rounded up."""
+        return -(-(self.peak_bytes + ENGINE) // 10**6)
+
+    @property
+    def runtime(self) -> int:
+        """Minutes, rounded up."""
+        return math.ceil((START + self.seconds) / 60)
+
+
+_known: dict[tuple[str, int], Footprint] = {}
+
+
+def fetch(model: ModelArtifact) -> Footprint:
+    """A copy and a check tensor by tensor, or the training of a small model."""
+    if isinstance(model.spec, EmbeddedModel):
+        return Footprint(TRAINING, 3600)
+    stored = stored_bytes(model.config)
+    peak = PROCESS + SUMS + stored * _largest_tensor(model)
+    return Footprint(peak, 4 * stored * values_of(model) / READ)
+
+
+def calibrate(made: CalibrationArtifact) -> Footprint:
+    """The model, the moments of all its layers in float64 and then float32, and one batch."""
+    settings, values = made.settings, values_of(made.model)
+    moments = sum(_moments(shape) for shape in made.model.shapes)
+    weights = values * VALUE_BITS[made.dtype] // 8
+    batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
+    products = settings.tokens * (3 * values + moments)
+    peak = RUNNING + weights + (DOUBLE + FLOAT) * moments + batch
+    return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
+
+
+def advise(made: AdviceArtifact) -> Footprint:
+    """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
+    model, peak, products = made.calibration.model, 0, 0
+    for shape in model.shapes[:-1]:
+        costs = [most([module]) for module in shape.modules.values()]
+        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
+        peak = max(peak, weights + 2 * FLOAT * _moments(shape) + held)
+        products += len(made.spec.methods) * sum(cost.products for cost in costs)
+    return Footprint(PROCESS + peak, products / PRODUCTS)
+
+
+def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
+    """One group of one layer; layers of equal shape take the same."""
+    model = made.model
+    kind = layer if made.spec.needs_number else model.kinds[layer]
+    if (made.id, kind) not in _known:
+        stored = stored_bytes(model.config)
+        _known[made.id, kind] = of_group(made.spec, model.shapes[layer], made.group, stored)
+    return _known[made.id, kind]
+
+
+def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
+    """A decomposition of a group from weights of ``stored`` bytes a value, layout by layout.
+
+    In float32: all factors before, the last ones once more, the weights, beside them those before
+    while they are read. Then the moment, what the method holds, and its factors once in float64.
+    """
+    modules = shape.group(group)
+    peak = done = before = last = products = largest = 0
+    for layout in spec.layouts(shape, group):
+        own, cost = [modules[module] for module in layout.modules], spec.cost(layout, shape)
+        weights, factors = FLOAT * sum(each.numel for each in own), FLOAT * cost.stored
+        moment = FLOAT * _moment(own[0]) if spec.needs_moments else 0
+        reading = before + stored * own[0].out_features * own[0].in_features
+        working = moment + DOUBLE * cost.held + 2 * factors
+        peak = max(peak, done + last + weights + max(reading, working))
+        done, before, last = done + factors, weights, factors
+        largest, products = max(largest, cost.stored), products + cost.products
+    # then the errors: one module's weights, and one of its matrices rebuilt
+    most_values = max(each.numel for each in modules.values())
+    matrix = max(each.out_features * each.in_features for each in modules.values())
+    peak = max(peak, done + FLOAT * (most_values + 2 * matrix) + SUMS)
+    read = 2 * stored * sum(each.numel for each in modules.values())
+    return Footprint(PROCESS + peak, read / READ + products / PRODUCTS, largest)
+
+
+def of_step(
+    model: Model, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
+) -> Iterator[Footprint]:
+    """The decompositions that a step of a recipe needs on some layers."""
+    everything = {module: None for shape in model.shapes for module in shape.modules}
+    wanted, stored = set(expand_modules(modules, everything)), stored_bytes(model.config)
+    for shape in (model.shapes[layer] for layer in (*layers, -1)):
+        for group in GROUPS:
+            if wanted & set(shape.group(group)):
+                yield of_group(spec, shape, group, stored)
+
+
+def assemble(run: RunArtifact) -> Footprint:
+    """A compressed checkpoint."""
+    sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
+    return of_assembly(run.model, max(sets, default=0), run.dtype, run.rounding is not None)
+
+
+def of_assembly(model: Model, factors: int, dtype: str, rounded: bool) -> Footprint:
+    """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
+    stored, value = stored_bytes(model.config), VALUE_BITS[dtype] // 8
+    size = values_of(model) * (stored + value)
+    one = max(
+        factors * (FLOAT + value),
+        factors * FLOAT * 6 * rounded,  # codes are made from several copies
+        _largest_tensor(model) * (stored + value),
+        max(2 * _gate_and_up(shape) * stored for shape in model.shapes),
+    )
+    return Footprint(PROCESS + min(SHARD_BYTES, size) + one, 2 * size / READ)
+
+
+def recover(made: RecoveryArtifact) -> Footprint:
+    """The model, its adapters with gradients and two averages, and what a batch leaves behind."""
+    model, spec = made.model, made.spec
+    modules = [module for shape in model.shapes for module in shape.modules.values()]
+    adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
+    tokens, values = spec.batch * spec.window, values_of(model)
+    weights = values * VALUE_BITS[made.dtype] // 8
+    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(model, tokens, kept=True)
+    products = 3 * values * tokens * spec.accumulation * spec.steps
+    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
+
+
+def evaluate(made: EvaluationArtifact) -> Footprint:
+    """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
+    model = made.run.model
+    values = values_of(model) * (2 if made.dense else 1)
+    weights = values * VALUE_BITS[made.dtype] // 8
+    tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
+    moments = FLOAT * max(map(_moments, model.shapes)) if made.moments else 0
+    peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)
+    return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
+
+
+@cache
+def values_of(model: Model) -> int:
+    """Values of a whole model, all but its vectors, an untied head assumed."""
+    shapes = [module for shape in model.shapes for module in shape.modules.values()]
+    routers = sum(shape.hidden_size * _experts(shape) for shape in model.shapes)
+    return sum(module.numel for module in shapes) + _embedding(model).numel + routers
+
+
+def stored_bytes(config: Mapping[str, Any]) -> int:
+    """Bytes of a value in a checkpoint, as far as its config says so."""
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
+
+
+def _embedding(model: Model) -> ModuleShape:
+    return model.shapes[-1].modules["embedding"]
+
+
+@cache
+def _largest_tensor(model: Model) -> int:
+    """Values of the embedding, or of attention's matrices where they are one tensor."""
+    modules = [module for shape in model.shapes[:-1] for module in shape.modules.values()]
+    matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
+    return max(_embedding(model).numel, matrix, *map(_gate_and_up, model.shapes))
+
+
+def _gate_and_up(shape: LayerShape) -> int:
+    """Values of the experts' fused matrices."""
+    experts = shape.modules.get("experts.up")
+    return 2 * experts.numel if experts else 0
+
+
+def _experts(shape: LayerShape) -> int:
+    return shape.modules["experts.up"].slices if "experts.up" in shape.modules else 0
+
+
+def _moment(module: ModuleShape) -> int:
+    return module.slices * module.in_features**2
+
+
+def _moments(shape: LayerShape) -> int:
+    """Values of the second moments of all inputs of a layer."""
+    return sum(_moment(module) for name, module in shape.modules.items() if name in SITES)
+
+
+def _activations(model: Model, tokens: int, kept: bool) -> int:
+    """Bytes of logits and of inputs and outputs of matrices: of one layer, or of all if kept."""
+    layers, logits = _widths(model), _embedding(model).out_features * (4 if kept else 2)
+    return FLOAT * tokens * (logits + 2 * (sum(layers) if kept else max(layers)))
+
+
+@cache
+def _widths(model: Model) -> list[int]:
+    """Inputs and outputs of a layer's matrices that a token passes, layer by layer."""
+    top_k = model.family.size(model.config, "top_k") or 1
+    return [
+        sum(min(m.slices, top_k) * (m.out_features + m.in_features) for m in s.modules.values())
+        for s in model.shapes[:-1]
+    ]

@@ -1,0 +1,62 @@
+"""What jobs guard against: folders that cannot be written, clocks moved back, damaged artifacts.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.atomic import discard
+from tensorpress.errors import TensorpressError
+
+_STAMP = ".snakemake_timestamp"
+"""What holds the time of a folder that Snakemake made."""
+_SUFFIXES = ("", ".safetensors", ".parquet")
+"""Of files and folders that one job makes, under one name."""
+
+
+def check_writable(artifacts: Iterable[str]) -> None:
+    """Refuse to begin where what is missing could not be saved in the end."""
+    missing = {path.parent for path in map(Path, artifacts) if not path.exists()}
+    for folder in sorted({*missing, paths.LOGS}):
+        while not folder.exists():
+            folder = folder.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise TensorpressError(
+                f"{folder}: a read-only folder is not allowed; allowed: one that can be written"
+            )
+
+
+def settle(inputs: Iterable[Path]) -> None:
+    """Date inputs from the future to now, as a clock that was moved back leaves them behind.
+
+    Snakemake fails a job whose output is older than its inputs, ancient or not.
+    """
+    for path in inputs:
+        dated = path / _STAMP if (path / _STAMP).exists() else path
+        # not through links: Snakemake looks at the link, and what it leads to may be DVC's
+        if dated.lstat().st_mtime > time.time():
+            with suppress(PermissionError):  # another user's
+                os.utime(dated, follow_symlinks=False)
+
+
+def set_aside(damaged: Path, inputs: Iterable[Path]) -> Path | None:
+    """Discard the input that ``damaged`` is (part of), so that the next run makes it anew.
+
+    What its job made beside it goes too: Snakemake would not write over a read-only file of DVC's.
+    Returns the input. A file that is none of them is left alone: it is the user's.
+    """
+    artifact = next((path for path in inputs if path in (damaged, *damaged.parents)), None)
+    if artifact is None:
+        return None
+    name = artifact.name.removesuffix(".safetensors").removesuffix(".parquet")
+    for suffix in _SUFFIXES:
+        with suppress(FileNotFoundError):  # there is none, or another job was faster
+            discard(artifact.with_name(name + suffix))
+    return artifact

@@ -1,0 +1,48 @@
+"""What decomposing a layout takes, from shapes alone: for planning, so an upper bound. Torch-free.
+
+Values are counted, not bytes: those of factors are float32, all others float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tensorpress.layers import ModuleShape
+
+VECTORS = 4.5
+"""Matrices in the room that all eigenvectors of one take: itself, LAPACK's copy and work, them."""
+EIGENVALUES = 2.5
+"""The same without vectors."""
+EIGEN_PRODUCTS = 10
+"""Multiplications of ``n x n`` eigenvectors over n^3."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one layout: values of its factors, values held beside weights and factors, products."""
+
+    stored: int
+    held: int = 0
+    products: int = 0
+
+
+def eigen_products(side: int) -> int:
+    """Multiplications of a Gram matrix's eigenvectors."""
+    return EIGEN_PRODUCTS * side**3
+
+
+def tucker_held(largest: int, other: int) -> float:
+    """What the bases of a Tucker decomposition hold: eigenvectors, or the bounds' eigenvalues.
+
+    The largest mode's eigenvectors are of what the others have left.
+    """
+    return max(VECTORS * other**2, EIGENVALUES * largest**2)
+
+
+def most(shapes: Sequence[ModuleShape]) -> Cost:
+    """Where a method says nothing: dense factors, a few copies and the largest eigenproblem."""
+    values = sum(shape.numel for shape in shapes)
+    side = max(max(shape.out_features, shape.in_features) for shape in shapes)
+    held = 3 * values + int(VECTORS * side**2)
+    return Cost(values, held, values * side + eigen_products(side))
