@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -18,9 +18,10 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape, group_of
-from tensorpress.moments import Moments, site_of
+from tensorpress.moments import Moments
 from tensorpress.oom import with_fallback
 from tensorpress.placement import is_spilled, place
+from tensorpress.sites import VALUES_AT_ONCE, passes, site_of
 
 
 class _RecordingSlices(DenseSlices):
@@ -54,8 +55,11 @@ def calibrate(
     batch: int,
     device: torch.device,
     gradients: bool = True,
-) -> list[dict[str, Tensor]]:
+    values_at_once: int = VALUES_AT_ONCE,
+) -> Iterator[dict[str, Tensor]]:
     """Moments of every layer over ``windows (n, window)``: what ``save_moments`` writes.
+
+    The text is passed over once for so many layers as have ``values_at_once`` values of moments.
 
     Experts see the tokens that the router really sends them. ``gradients``: of the summed
     next-token loss by the outputs of every module, which takes a backward pass. The model's hooks
@@ -75,16 +79,22 @@ def calibrate(
             moment.clear()
         _stream(model, windows.split(size), where, gradients)
 
-    with_fallback("calibrate", run, device, batch, partial(place, model))
-    found = [moment.tensors(shape) for moment, shape in zip(moments, shapes, strict=True)]
-    for layer, tensors in enumerate(found):
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            dtype = str(model.dtype).removeprefix("torch.")
-            raise TensorpressError(
-                f"compute.dtype: {dtype} is not allowed: moments of layer {layer} are not finite; "
-                "allowed: a dtype of more range, bfloat16 or float32"
-            )
-    return found
+    for layers in passes(shapes, values_at_once):
+        for layer, moment in enumerate(moments):
+            moment.open = layer in layers
+        with_fallback("calibrate", run, device, batch, partial(place, model))
+        for layer in layers:
+            yield _finite(moments[layer].tensors(shapes[layer]), layer, model.dtype)
+            moments[layer].clear()
+
+
+def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise TensorpressError(
+            f"compute.dtype: {str(dtype).removeprefix('torch.')} is not allowed: moments of layer "
+            f"{layer} are not finite; allowed: a dtype of more range, bfloat16 or float32"
+        )
+    return tensors
 
 
 def _stream(

@@ -26,6 +26,7 @@ from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import most
 from tensorpress.params import EmbeddedModel
+from tensorpress.sites import moment_values, passes
 from tensorpress.storage import SHARD_BYTES, VALUE_BITS
 
 PROCESS = 450 * 10**6
@@ -49,8 +50,6 @@ MODEL_PRODUCTS = 1e12
 """The same where a model runs: a large one has a GPU, a small one is done soon anyway."""
 TOKENS, WAIT = 10**6, 3600
 """What a task may read, and the seconds it is granted beside that."""
-SITES = ("attention.q", "attention.o", "ffn.up", "ffn.down", "experts.up", "experts.down")
-"""Modules whose inputs are those of all others of their layer."""
 
 
 class Model(Protocol):
@@ -105,13 +104,15 @@ def fetch(model: ModelArtifact) -> Footprint:
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:
-    """The model, the moments of all its layers in float64 and then float32, and one batch."""
+    """The model, the moments of a pass in float64 and of a layer in float32, and one batch."""
     settings, values = made.settings, values_of(made.model)
-    moments = sum(_moments(shape) for shape in made.model.shapes)
+    moments = [moment_values(shape) for shape in made.model.shapes]
+    parts = passes(made.model.shapes)
+    held = DOUBLE * max(sum(moments[i] for i in part) for part in parts) + FLOAT * max(moments)
     weights = values * VALUE_BITS[made.dtype] // 8
     batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
-    products = settings.tokens * (3 * values + moments)
-    peak = RUNNING + weights + (DOUBLE + FLOAT) * moments + batch
+    products = settings.tokens * (3 * values * len(parts) + sum(moments))
+    peak = RUNNING + weights + held + batch
     return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
 
 
@@ -122,7 +123,7 @@ def advise(made: AdviceArtifact) -> Footprint:
         costs = [most([module]) for module in shape.modules.values()]
         weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
         held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
-        peak = max(peak, weights + 2 * FLOAT * _moments(shape) + held)
+        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
         products += len(made.spec.methods) * sum(cost.products for cost in costs)
     return Footprint(PROCESS + peak, products / PRODUCTS)
 
@@ -211,7 +212,7 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     values = values_of(model) * (2 if made.dense else 1)
     weights = values * VALUE_BITS[made.dtype] // 8
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
-    moments = FLOAT * max(map(_moments, model.shapes)) if made.moments else 0
+    moments = FLOAT * max(map(moment_values, model.shapes)) if made.moments else 0
     peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)
     return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
 
@@ -254,11 +255,6 @@ def _experts(shape: LayerShape) -> int:
 
 def _moment(module: ModuleShape) -> int:
     return module.slices * module.in_features**2
-
-
-def _moments(shape: LayerShape) -> int:
-    """Values of the second moments of all inputs of a layer."""
-    return sum(_moment(module) for name, module in shape.modules.items() if name in SITES)
 
 
 def _activations(model: Model, tokens: int, kept: bool) -> int:

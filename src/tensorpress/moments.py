@@ -1,8 +1,4 @@
-"""Second moments of module inputs: running sums, and their files.
-
-Modules that read the same activations (q, k and v; gate and up) share one moment, kept under
-the first of them, its *site*.
-"""
+"""Second moments of module inputs: running sums, and their files."""
 
 from __future__ import annotations
 
@@ -17,23 +13,8 @@ from torch import Tensor
 from tensorpress import paths
 from tensorpress.atomic import replacing
 from tensorpress.layers import LayerShape
+from tensorpress.sites import site_of
 from tensorpress.tensorfile import open_tensors, save_tensors
-
-SITES = {
-    "attention.q": ("attention.q", "attention.k", "attention.v"),
-    "attention.o": ("attention.o",),
-    "ffn.gate": ("ffn.gate", "ffn.up"),
-    "ffn.down": ("ffn.down",),
-    "experts.gate": ("experts.gate", "experts.up"),
-    "experts.down": ("experts.down",),
-}
-"""Site -> modules that read its activations; without a gate, ``ffn.gate`` names up's input."""
-
-
-def site_of(module: str) -> str:
-    """The site whose moment is that of the inputs of ``module``."""
-    return next(site for site, readers in SITES.items() if module in readers)
-
 
 GRADIENT = "gradient"
 
@@ -42,9 +23,11 @@ class Moments:
     """Running sums in float64: ``x x^T (in, in)`` per site and slice, with token counts.
 
     And of the squared gradients ``(out,)`` of the loss by the outputs of each module and slice.
+    Nothing is added while it is not ``open``.
     """
 
     def __init__(self) -> None:
+        self.open = True
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._gradients: dict[tuple[str, int], Tensor] = {}
@@ -57,6 +40,8 @@ class Moments:
 
     def add(self, site: str, index: int, x: Tensor) -> None:
         """Add activations ``(..., in)`` that reach slice ``index`` of ``site``."""
+        if not self.open:
+            return
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         product = (rows.mT @ rows).double()
         place = (site, index)
@@ -65,6 +50,8 @@ class Moments:
 
     def add_gradient(self, module: str, index: int, gradient: Tensor) -> None:
         """Add gradients ``(..., out)`` of the loss by outputs of a slice of ``module``."""
+        if not self.open:
+            return
         rows = gradient.detach().reshape(-1, gradient.shape[-1])
         squares = rows.float().square().sum(0).double()
         place = (module, index)
@@ -135,7 +122,7 @@ class InputMoments(Mapping[str, Tensor]):
         return len(self.modules)
 
 
-def save_moments(layers: list[dict[str, Tensor]], tokens: int, directory: Path) -> None:
+def save_moments(layers: Iterable[dict[str, Tensor]], tokens: int, directory: Path) -> None:
     """Write one safetensors file a layer into ``directory``, with the token count."""
     with replacing(directory) as temporary:
         temporary.mkdir()

@@ -70,7 +70,7 @@ def study(model: Path, case: tuple, device: torch.device, folder: Path) -> Study
     family = family_of(config, "test")
     shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
     windows = token_windows(load_tokenizer(model), tiny_text(), 64, 8)
-    moments = calibrate(load_model(model, CPU), family, shapes, windows, 4, device)
+    moments = list(calibrate(load_model(model, CPU), family, shapes, windows, 4, device))
     save_moments(moments, windows.numel(), folder / "moments")
     spec = load(method).Spec(method=method, **settings)
     file = paths.moments(folder / "moments", 1) if spec.needs_moments else None
@@ -127,9 +127,9 @@ def test_a_model_that_fits_only_in_part(
         assert is_spilled(spread)
         found = spread(input_ids=IDS.to(CUDA)).logits.cpu()
         torch.testing.assert_close(found, whole(input_ids=IDS).logits, rtol=1e-3, atol=1e-4)
-    expected = calibrate(whole, family, shapes, IDS, 1, CPU)
+    expected = list(calibrate(whole, family, shapes, IDS, 1, CPU))
     partly = load_model(directory, CPU)
-    moments = calibrate(partly, family, shapes, IDS, 1, CUDA)
+    moments = list(calibrate(partly, family, shapes, IDS, 1, CUDA))
     assert is_spilled(partly)
     for layer, tensors in enumerate(expected):
         for name, value in tensors.items():

@@ -14,8 +14,6 @@ from workspace import Workspace
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of ``faults.every_stage`` after an undisturbed run."""
-    if "H5F" in os.environ:
-        return Path(os.environ["H5F"])
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reference"
     with FileLock(folder.with_suffix(".lock")):

@@ -17,8 +17,8 @@ from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import FAMILIES, family_of
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
-from tensorpress.moments import site_of
 from tensorpress.registry import METHODS, load
+from tensorpress.sites import site_of
 
 CPU = torch.device("cpu")
 LAYER = 1
@@ -154,7 +154,7 @@ def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
     ids = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = network(input_ids=ids).logits
-    moments = calibrate(network, family, shapes, ids, 2, CPU)
+    moments = list(calibrate(network, family, shapes, ids, 2, CPU))
     with torch.inference_mode():
         torch.testing.assert_close(network(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
     for shape, layer in zip(shapes, moments, strict=True):

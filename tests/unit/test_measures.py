@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from workspace import SHARED, tiny_text, tiny_tokenizer
+from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.table import family_of
 from tensorpress.layers import GROUPS
 from tensorpress.loading import load_model
+from tensorpress.sites import moment_values, passes
 from tensorpress.storage import StoredTensor, bits_saved
 
 CPU = torch.device("cpu")
@@ -133,13 +134,35 @@ def test_items_are_reproducible_and_true() -> None:
         cloze_items("too short", 4, 10, 5, seed=0)
 
 
-def moments(directory: Path, batch: int) -> list[dict[str, torch.Tensor]]:
+def moments(directory: Path, batch: int, at_once: int = 10**6) -> list[dict[str, torch.Tensor]]:
     checkpoint = Checkpoint.open(directory)
     family = family_of(checkpoint.config, "test")
     count = family.layer_count(checkpoint.config)
     shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
     windows = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
-    return calibrate(load_model(directory, CPU), family, shapes, windows, batch, CPU)
+    model = load_model(directory, CPU)
+    return list(calibrate(model, family, shapes, windows, batch, CPU, values_at_once=at_once))
+
+
+@pytest.mark.parametrize("kind", ["llama", "moe"])
+def test_moments_do_not_depend_on_the_passes_they_take(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    directory = request.getfixturevalue(f"{kind}_directory")
+    for once, split in zip(moments(directory, 2), moments(directory, 2, at_once=1), strict=True):
+        assert once.keys() == split.keys()
+        assert all(torch.equal(value, split[name]) for name, value in once.items())
+
+
+def test_a_pass_takes_the_layers_that_fit() -> None:
+    config = tiny_llama(layers=5).config.to_dict()
+    family = family_of(config, "test")
+    shapes = [family.layer_shape(config, layer) for layer in range(5)]
+    each = 3 * 32**2 + 48**2
+    assert moment_values(shapes[0]) == each
+    assert passes(shapes, 2 * each) == [range(0, 2), range(2, 4), range(4, 5)]
+    assert passes(shapes, 1) == [range(layer, layer + 1) for layer in range(5)]
+    assert passes(shapes) == [range(5)]
 
 
 def test_moments_are_those_of_the_inputs(llama_directory: Path) -> None:

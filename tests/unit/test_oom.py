@@ -116,8 +116,8 @@ def test_calibration_counts_nothing_twice(kind: str, request: pytest.FixtureRequ
     family = family_of(checkpoint.config, "test")
     count = family.layer_count(checkpoint.config)
     shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
-    whole = calibrate(load_model(directory, CPU), family, shapes, WINDOWS, 4, CPU)
-    again = calibrate(tight(load_model(directory, CPU), 1), family, shapes, WINDOWS, 4, CPU)
+    whole = list(calibrate(load_model(directory, CPU), family, shapes, WINDOWS, 4, CPU))
+    again = list(calibrate(tight(load_model(directory, CPU), 1), family, shapes, WINDOWS, 4, CPU))
     for layer, tensors in enumerate(whole):
         for name, value in tensors.items():
             torch.testing.assert_close(again[layer][name], value, rtol=1e-4, atol=1e-6)

@@ -139,10 +139,10 @@ def test_calibration_of_a_spread_model(
     family = family_of(checkpoint.config, "test")
     count = family.layer_count(checkpoint.config)
     shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
-    expected = calibrate(load_model(directory, CPU), family, shapes, IDS, 1, CPU)
+    expected = list(calibrate(load_model(directory, CPU), family, shapes, IDS, 1, CPU))
     model = load_model(directory, CPU)
     monkeypatch.setattr(calibration, "place", lambda model, device: spread(model, tmp_path))
-    found = calibrate(model, family, shapes, IDS, 1, CPU)
+    found = list(calibrate(model, family, shapes, IDS, 1, CPU))
     assert is_spilled(model)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()

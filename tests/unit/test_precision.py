@@ -34,7 +34,7 @@ def moments(directory: Path, dtype: str) -> list[dict[str, torch.Tensor]]:
     count = family.layer_count(checkpoint.config)
     shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
     model = load_model(directory, CPU, getattr(torch, dtype))
-    return calibrate(model, family, shapes, WINDOWS, 2, CPU)
+    return list(calibrate(model, family, shapes, WINDOWS, 2, CPU))
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import stacked
-from tensorpress.moments import GRADIENT, site_of
+from tensorpress.moments import GRADIENT
+from tensorpress.sites import site_of
 
 
 @dataclass(frozen=True)
