@@ -55,7 +55,8 @@ def test_read_only_results(done: Workspace, reference: Path) -> None:
         folder.chmod(0o555)
     run = [*bound_by_modes(), "snakemake", "--cores", "1"]
     said = one_line(done.run(*run, check=False))
-    assert "results: a read-only folder is not allowed" in said
+    assert ": a read-only folder is not allowed" in said
+    assert not finished(done)
     planned = done.run(*run, "-n")
     assert "report" in planned.stdout + planned.stderr
     for folder in (done.folder / "results", *folders):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorpress.atomic import is_partial, replacing
+from tensorpress.atomic import discard, is_partial, replacing
 from tensorpress.errors import TensorpressError
 
 
@@ -49,8 +49,19 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".partial-1-x").mkdir()
+    (tmp_path / ".partial-2-other-x").mkdir()  # may be at work
     with replacing(tmp_path / "x") as temporary:
         temporary.write_text("1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".partial-2-other-x", "x"]
+
+
+def test_what_was_discarded_is_a_leftover(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("damaged")
+    discard(tmp_path / "x")
+    (left,) = tmp_path.iterdir()
+    assert is_partial(left)
+    with replacing(tmp_path / "x") as temporary:
+        temporary.mkdir()
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
