@@ -108,10 +108,13 @@ def add(table: Table, job: str, data: Tensor, theirs: Side, ours: Side, products
 
 
 def least_products(values: float, steps: Sequence[tuple[int, int]]) -> float:
-    """Multiplications of half a Gram matrix and of a projection for each (size, rank) in turn."""
+    """Multiplications of half a Gram matrix and of a projection for each (size, rank) in turn.
+
+    Where little is cut off, reflections of that project with fewer than the rank.
+    """
     total = 0.0
     for size, rank in steps:
-        total += values * (size / 2 + rank)
+        total += values * (size / 2 + min(rank, size - rank**2 / size))
         values *= rank / size
     return total
 

@@ -59,18 +59,23 @@ def _relation(
 
 
 def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
-    """Execute a notebook with papermill and write it as one self-contained HTML page."""
+    """Execute a notebook with papermill and write it as one self-contained HTML page.
+
+    A notebook is given those of the parameters that it has.
+    """
     # slow imports that queries do without
     import nbconvert
     import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    taken = papermill.inspect_notebook(notebook)
+    given = {name: value for name, value in parameters.items() if name in taken}
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
-                notebook, executed, dict(parameters), kernel_name="python3", progress_bar=False
+                notebook, executed, given, kernel_name="python3", progress_bar=False
             )
         except PapermillExecutionError as error:
             raise TensorpressError(

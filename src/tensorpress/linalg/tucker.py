@@ -102,11 +102,15 @@ def _reflected(tensor: Tensor, mode: int, left_out: Tensor) -> tuple[Tensor, Ten
     basis = torch.eye(size, dtype=back.dtype, device=back.device)[:, count:] - reflectors @ back
 
     lead, rest = math.prod(tensor.shape[:mode]), math.prod(tensor.shape[mode + 1 :])
-    stack = tensor.reshape(lead, size, rest)
-    turned = project_modes(tensor, {mode: reflectors}).reshape(lead, count, rest)
-    weights = back.mT.to(tensor.dtype).expand(lead, -1, -1)
-    product = torch.baddbmm(stack[:, count:], weights, turned, alpha=-1)
-    return product.reshape(*tensor.shape[:mode], size - count, *tensor.shape[mode + 1 :]), basis
+    core = tensor.new_empty(*tensor.shape[:mode], size - count, *tensor.shape[mode + 1 :])
+    # matrix by matrix, so that a processor's cache holds what is read twice
+    stacks = (tensor.reshape(lead, size, rest), core.view(lead, size - count, rest))
+    if rest == 1:
+        stacks = (stacks[0].transpose(0, 2), stacks[1].transpose(0, 2))  # one wide matrix
+    turn, turn_back = reflectors.mT.to(tensor.dtype), back.mT.to(tensor.dtype)
+    for matrix, reflected in zip(*stacks, strict=True):
+        torch.addmm(matrix[count:], turn_back, turn @ matrix, alpha=-1, out=reflected)
+    return core, basis
 
 
 def sequential_hosvd(
