@@ -66,6 +66,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["bash", folder / "down.sh", folder], check=False, timeout=120)
+        # with a configuration but no daemon every start of Snakemake asks for it in vain, for 9 s
+        for name in ("slurm.conf", "gres.conf"):
+            Path("/etc/slurm", name).unlink(missing_ok=True)
         kill_survivors(tmp_path_factory.getbasetemp())
 
 
