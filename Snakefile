@@ -7,7 +7,7 @@ ancient() because modification times say nothing.
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from tensorpress import footprint, guards, paths, records
+from tensorpress import footprint, guards, paths, records, status
 from tensorpress.errors import TensorpressError
 from tensorpress.plan import Plan
 from tensorpress.secrets import redacted

@@ -98,9 +98,8 @@ def jobs(plan: Plan) -> Iterator[tuple[str, str, str, int]]:
     for model in plan.models.values():
         yield "fetch_model", model.id, "", footprint.fetch(model).peak_bytes
     for each in plan.used_decompositions:
-        made, name = each.decomposition, f"{each.decomposition.id}-{each.layer:03d}"
-        foreseen = footprint.decompose(made, each.layer).peak_bytes
-        yield "decompose", name, made.method_name, foreseen
+        foreseen = footprint.decompose(each.decomposition, each.layer).peak_bytes
+        yield "decompose", each.job_name, each.decomposition.method_name, foreseen
     for run in plan.runs.values():
         yield "assemble", run.id, run.label, footprint.assemble(run).peak_bytes
 

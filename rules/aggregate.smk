@@ -1,7 +1,5 @@
 """One table of all metrics, one of all decompositions, one of the jobs behind them."""
 
-from tensorpress.status import live_jobs
-
 
 rule stage_aggregate:
     input:
@@ -25,6 +23,8 @@ rule aggregate:
         "../envs/report.yaml"
     params:
         recipe_runs=plan.recipe_runs,
-        jobs=lambda w: [j for j in live_jobs(plan) if j.stage not in ("aggregate", "reports")],
+        jobs=lambda w: [
+            j for j in status.live_jobs(plan) if j.stage not in ("aggregate", "reports")
+        ],
     script:
         "../workflow_scripts/aggregate.py"

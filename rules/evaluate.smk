@@ -24,8 +24,7 @@ rule evaluate:
         paths.benchmark("evaluate", "{evaluation}")
     conda:
         "../envs/evaluate.yaml"
-    # a comparison of speeds wants the machine for itself
-    threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].dense else 1
+    threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].spec.measures_time else 1
     resources:
         gpu=1,
         mem_mb=lambda w, attempt: evaluating(w).mem_mb * attempt,

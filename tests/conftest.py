@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import weakref
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from planted import at, planted
+from study import whole_study
 from workspace import ROOT, SHARED, Workspace, save_tiny, tiny_llama, tiny_moe, tiny_text
 
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.loading import load_model
 
-pytest.register_assert_rewrite("faults")  # its asserts show their values, as those of tests do
+# their asserts show their values, as those of tests do
+pytest.register_assert_rewrite("faults", "untrusted")
 
 # several processes share the cores, and OpenMP threads that wait for each other starve
 torch.set_num_threads(1)
@@ -39,6 +43,30 @@ def llama_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def moe_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tiny_moe(), tmp_path_factory.mktemp("models") / "moe")
+
+
+@pytest.fixture(scope="session")
+def planted_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama whose layer 1 has a super weight."""
+    return save_tiny(planted(at(1, 7, 30)), tmp_path_factory.mktemp("planted") / "model")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tables of the study with every kind of row."""
+    return whole_study(lead=0.1).written(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def copy(llama_directory: Path, tmp_path: Path) -> Path:
+    """A tiny Llama to change."""
+    return shutil.copytree(llama_directory, tmp_path / "model")
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """What code that may not run would write."""
+    return tmp_path / "marker"
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from workspace import Workspace, save_tiny, tiny_llama, tiny_params
 
-from tensorpress import paths
-
 MEASURED = ("seconds",)
 """Columns that no two runs share."""
 UNKEYED = {"logs", "records", "benchmarks", "reports"}
@@ -82,11 +80,7 @@ def copy_of(reference: Path, folder: Path, *without: str) -> Workspace:
 
 def finished(workspace: Workspace) -> Counter[str]:
     """Jobs that came to their end since the last call, by rule."""
-    logs = list((workspace.folder / paths.LOGS).rglob("*.log"))
-    ended = [log for log in logs if log.read_text().endswith("finished\n")]
-    for log in logs:
-        log.unlink()
-    return Counter(log.relative_to(workspace.folder / paths.LOGS).parts[0] for log in ended)
+    return workspace.ran(to_the_end=True)
 
 
 def assert_completes(

@@ -189,13 +189,17 @@ class Workspace:
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run("snakemake", "--cores", "2", *arguments, check=check)
 
-    def ran(self) -> Counter[str]:
-        """Jobs that ran since the last call, by rule, read from the logs that each leaves."""
-        logs = list((self.folder / "results/logs").rglob("*.log"))
-        counts = Counter(log.relative_to(self.folder / "results/logs").parts[0] for log in logs)
+    def ran(self, *, to_the_end: bool = False) -> Counter[str]:
+        """Jobs that ran since the last call, by rule, read from the logs that each leaves.
+
+        ``to_the_end``: without those that failed or were killed.
+        """
+        folder = self.folder / "results/logs"
+        logs = list(folder.rglob("*.log"))
+        kept = [g for g in logs if not to_the_end or g.read_text().endswith("finished\n")]
         for log in logs:
             log.unlink()
-        return counts
+        return Counter(log.relative_to(folder).parts[0] for log in kept)
 
     def planned(self, *arguments: str) -> Counter[str]:
         """Jobs that ``snakemake -n`` would run, by rule, without the target rules."""

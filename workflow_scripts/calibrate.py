@@ -11,6 +11,7 @@ with job(snakemake) as device:
     from tensorpress.evaluation.windows import token_windows
     from tensorpress.loading import load_model, load_tokenizer
     from tensorpress.moments import save_moments
+    from tensorpress.oom import CPU
 
     calibration = snakemake.params.calibration
     settings, model = calibration.settings, calibration.model
@@ -18,10 +19,10 @@ with job(snakemake) as device:
     tokenizer = load_tokenizer(Path(snakemake.input.model))
     count = -(-settings.tokens // settings.window)
     windows = token_windows(tokenizer, text, settings.window, count)
-    shapes = [model.family.layer_shape(model.config, i) for i in range(model.layer_count)]
+    shapes = model.shapes[:-1]  # the outer one has no inputs
     # calibration brings it to the device, after it has replaced modules
     dtype = getattr(torch, calibration.dtype)
-    network = load_model(Path(snakemake.input.model), torch.device("cpu"), dtype)
+    network = load_model(Path(snakemake.input.model), CPU, dtype)
     layers = calibrate(
         network, model.family, shapes, windows, settings.batch, device, settings.gradients
     )

@@ -20,7 +20,7 @@ with job(snakemake) as device:
         "method": made.spec.method,
         "group": made.group,
     }
-    shapes = made.model.family.layer_shape(made.model.config, layer).modules
+    shapes = made.model.shapes[layer].modules
 
     def run(device, _):
         """Factors and rows, from the weights on."""

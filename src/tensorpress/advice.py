@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tensorpress import paths
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.assembly import is_tied
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoint import Checkpoint, LayerWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
@@ -54,8 +54,7 @@ def advise(
     found: list[Choice] = []
     for layer in tqdm(range(family.layer_count(checkpoint.config)), desc="advise", unit="layer"):
         shape = family.layer_shape(checkpoint.config, layer)
-        stored = checkpoint.weights(family, layer, shape, shape.modules)
-        weights = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
+        weights = dict(LayerWeights(checkpoint, family, layer, shape, tuple(shape.modules), device))
         file = paths.moments(moments_directory, layer)
         sites = load_moments(file, device)
         found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)

@@ -11,7 +11,7 @@ from tensorpress import paths
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
-from tensorpress.layers import LayerShape
+from tensorpress.layers import LayerShape, modules_of
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import Calibration, Corpus, Lora, Model, Report, Rounding
@@ -54,18 +54,21 @@ class ModelArtifact:
     @cached_property
     def shapes(self) -> tuple[LayerShape, ...]:
         """Shapes of all layers, and last of the outer one, which has the embedding."""
-        layers = range(self.layer_count + 1)
-        return tuple(self.family.layer_shape(self.config, layer) for layer in layers)
+        return self.family.layer_shapes(self.config)
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """For each of ``shapes`` the first that is equal to it: most layers are alike."""
         return tuple(self.shapes.index(shape) for shape in self.shapes)
 
+    def kind(self, layer: int, spec: MethodSpec) -> int:
+        """The first layer that a method cannot tell from this one."""
+        return layer if spec.needs_number else self.kinds[layer]
+
     @cached_property
     def modules(self) -> tuple[str, ...]:
         """Modules that at least one layer has."""
-        return tuple({module: None for shape in self.shapes for module in shape.modules})
+        return modules_of(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ class Placement:
     layer: int
     modules: tuple[str, ...]
     decomposition: DecompositionArtifact
+
+    @property
+    def job_name(self) -> str:
+        """What the job that makes the factors is called: a job makes those of one layer."""
+        return f"{self.decomposition.id}-{self.layer:03d}"
 
     @property
     def factors(self) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress import formats
-from tensorpress.checkpoint import INDEX
 from tensorpress.custom_code import REFERENCES, sealed_files
 from tensorpress.formats.base import STORES
+from tensorpress.weightfiles import INDEX
 
 REMOTE_CODE = "modeling_tensorpress"
 PREFIX = "tensorpress_"

@@ -60,7 +60,6 @@ def calibrate(
     """Moments of every layer over ``windows (n, window)``: what ``save_moments`` writes.
 
     The text is passed over once for so many layers as have ``values_at_once`` values of moments.
-
     Experts see the tokens that the router really sends them. ``gradients``: of the summed
     next-token loss by the outputs of every module, which takes a backward pass. The model's hooks
     stay in place, so it must not be used for anything else. It is brought to ``device``, where it

@@ -64,8 +64,14 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obj
         console = Console(width=40 * max(len(columns), 1))
     table = Table(*columns, title=title)
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*map(_cell, row))
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _sizes(options: argparse.Namespace) -> None:

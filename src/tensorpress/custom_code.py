@@ -48,7 +48,7 @@ def check_code(
     """
     where = f"models.{name}"
     architecture(config, where)
-    if trusted or not (_references([config, tokenizer])):
+    if trusted or not _references([config, tokenizer]):
         return
     missing = [c for c in (_missing_model(config), _missing_tokenizer(tokenizer)) if c]
     if missing:
@@ -118,7 +118,9 @@ def sealed_files(folder: Path) -> list[str]:
     listed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     for name, fingerprint in listed.items():
         if not (folder / name).is_file() or file_fingerprint(folder / name) != fingerprint:
-            raise TensorpressError(f"{folder}: {name} is not the code that was fetched")
+            raise TensorpressError(
+                f"{folder}: {name} is not the code that was fetched; allowed: what {SEAL} lists"
+            )
     return list(listed)
 
 

@@ -11,5 +11,5 @@ class DamagedFile(TensorpressError):
     """A file that does not hold what was once written; the job that meets an artifact moves it."""
 
     def __init__(self, path: Path, why: object) -> None:
-        super().__init__(f"{path}: damaged ({why})")
+        super().__init__(f"{path}: damaged ({' '.join(str(why).split())})")
         self.path = path

@@ -180,8 +180,9 @@ def _settle_code(target: Path, trusted: bool) -> None:
         return
     for path in (target / "config.json", target / "tokenizer_config.json"):
         config = read_config(path, str(target)) if path.is_file() else {}
-        if without_code(config) != config:
-            path.write_text(json.dumps(without_code(config), indent=1), encoding="utf-8")
+        plain = without_code(config)
+        if plain != config:
+            path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
 def _verify(name: str, directory: Path) -> None:

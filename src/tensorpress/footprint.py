@@ -67,6 +67,10 @@ class Model(Protocol):
     def shapes(self) -> Sequence[LayerShape]:
         """Of every layer."""
 
+    @property
+    def modules(self) -> Sequence[str]:
+        """Modules that at least one layer has."""
+
     def __hash__(self) -> int:
         """Sums over the shapes are kept by model."""
 
@@ -91,14 +95,11 @@ class Footprint:
         return math.ceil((START + self.seconds) / 60)
 
 
-_known: dict[tuple[str, int], Footprint] = {}
-
-
 def fetch(model: ModelArtifact) -> Footprint:
     """A copy and a check tensor by tensor, or the training of a small model."""
     if isinstance(model.spec, EmbeddedModel):
         return Footprint(TRAINING, 3600)
-    stored = stored_bytes(model.config)
+    stored = value_bytes(model.config)
     peak = PROCESS + SUMS + stored * _largest_tensor(model)
     return Footprint(peak, 4 * stored * values_of(model) / READ)
 
@@ -130,12 +131,13 @@ def advise(made: AdviceArtifact) -> Footprint:
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
     """One group of one layer; layers of equal shape take the same."""
+    return _of_kind(made, made.model.kind(layer, made.spec))
+
+
+@cache
+def _of_kind(made: DecompositionArtifact, layer: int) -> Footprint:
     model = made.model
-    kind = layer if made.spec.needs_number else model.kinds[layer]
-    if (made.id, kind) not in _known:
-        stored = stored_bytes(model.config)
-        _known[made.id, kind] = of_group(made.spec, model.shapes[layer], made.group, stored)
-    return _known[made.id, kind]
+    return of_group(made.spec, model.shapes[layer], made.group, value_bytes(model.config))
 
 
 def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
@@ -149,7 +151,7 @@ def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Fo
     for layout in spec.layouts(shape, group):
         own, cost = [modules[module] for module in layout.modules], spec.cost(layout, shape)
         weights, factors = FLOAT * sum(each.numel for each in own), FLOAT * cost.stored
-        moment = FLOAT * _moment(own[0]) if spec.needs_moments else 0
+        moment = FLOAT * own[0].moment_numel if spec.needs_moments else 0
         reading = before + stored * own[0].out_features * own[0].in_features
         working = moment + DOUBLE * cost.held + 2 * factors
         peak = max(peak, done + last + weights + max(reading, working))
@@ -167,8 +169,7 @@ def of_step(
     model: Model, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
 ) -> Iterator[Footprint]:
     """The decompositions that a step of a recipe needs on some layers."""
-    everything = {module: None for shape in model.shapes for module in shape.modules}
-    wanted, stored = set(expand_modules(modules, everything)), stored_bytes(model.config)
+    wanted, stored = set(expand_modules(modules, model.modules)), value_bytes(model.config)
     for shape in (model.shapes[layer] for layer in (*layers, -1)):
         for group in GROUPS:
             if wanted & set(shape.group(group)):
@@ -183,7 +184,7 @@ def assemble(run: RunArtifact) -> Footprint:
 
 def of_assembly(model: Model, factors: int, dtype: str, rounded: bool) -> Footprint:
     """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
-    stored, value = stored_bytes(model.config), VALUE_BITS[dtype] // 8
+    stored, value = value_bytes(model.config), VALUE_BITS[dtype] // 8
     size = values_of(model) * (stored + value)
     one = max(
         factors * (FLOAT + value),
@@ -225,7 +226,7 @@ def values_of(model: Model) -> int:
     return sum(module.numel for module in shapes) + _embedding(model).numel + routers
 
 
-def stored_bytes(config: Mapping[str, Any]) -> int:
+def value_bytes(config: Mapping[str, Any]) -> int:
     """Bytes of a value in a checkpoint, as far as its config says so."""
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
@@ -251,10 +252,6 @@ def _gate_and_up(shape: LayerShape) -> int:
 
 def _experts(shape: LayerShape) -> int:
     return shape.modules["experts.up"].slices if "experts.up" in shape.modules else 0
-
-
-def _moment(module: ModuleShape) -> int:
-    return module.slices * module.in_features**2
 
 
 def _activations(model: Model, tokens: int, kept: bool) -> int:

@@ -17,8 +17,6 @@ from tensorpress.errors import TensorpressError
 
 _STAMP = ".snakemake_timestamp"
 """What holds the time of a folder that Snakemake made."""
-_SUFFIXES = ("", ".safetensors", ".parquet")
-"""Of files and folders that one job makes, under one name."""
 
 
 def check_writable(artifacts: Iterable[str]) -> None:
@@ -55,8 +53,7 @@ def set_aside(damaged: Path, inputs: Iterable[Path]) -> Path | None:
     artifact = next((path for path in inputs if path in (damaged, *damaged.parents)), None)
     if artifact is None:
         return None
-    name = artifact.name.removesuffix(".safetensors").removesuffix(".parquet")
-    for suffix in _SUFFIXES:
+    for made in paths.made_with(artifact):
         with suppress(FileNotFoundError):  # there is none, or another job was faster
-            discard(artifact.with_name(name + suffix))
+            discard(made)
     return artifact

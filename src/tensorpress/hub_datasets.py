@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from tensorpress.errors import TensorpressError
-from tensorpress.secrets import redacted
+from tensorpress.secrets import one_line
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def explained(dataset: HubDataset, where: str) -> Iterator[None]:
         raise TensorpressError(
             f"{where}: dataset {dataset.path} is not in the cache and the hub does not give it; "
             f"connect once, or name a local file with path "
-            f"({' '.join(redacted(str(error)).split())[:200]})"
+            f"({one_line(error)[:200]})"
         ) from error
 
 

@@ -7,14 +7,14 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensorpress import guards
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.records import Record
-from tensorpress.secrets import redacted
+from tensorpress.secrets import one_line, redacted
 from tensorpress.slots import VISIBLE, gpu_slot
 from tensorpress.staging import lead_to
 
@@ -45,7 +45,7 @@ def job(snakemake: Any) -> Iterator[torch.device | None]:
         lead_to(inputs)
         guards.settle(inputs)
         gpus = snakemake.resources.get("gpu")  # 0 on sites without: the rule runs on the CPU
-        with gpu_slot(count=gpus) if gpus else _no_gpu() as slot:
+        with gpu_slot(count=gpus) if gpus else nullcontext() as slot:
             if slot is not None:
                 os.environ[VISIBLE] = slot
             device = None if gpus is None else _device(slot, int(snakemake.threads))
@@ -85,8 +85,7 @@ def _message(error: BaseException, log: Path) -> str:
     """One line on what ended a job."""
     if isinstance(error, TensorpressError):
         return redacted(str(error))
-    said = " ".join(redacted(str(error)).split())
-    return f"unexpected {type(error).__name__}: {said} (traceback in {log})"
+    return f"unexpected {type(error).__name__}: {one_line(error)} (traceback in {log})"
 
 
 def _device(slot: str | None, threads: int) -> torch.device:
@@ -102,8 +101,3 @@ def _gpu_name(device: torch.device | None) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
-
-
-@contextmanager
-def _no_gpu() -> Iterator[None]:
-    yield None

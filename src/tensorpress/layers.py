@@ -30,6 +30,11 @@ class ModuleShape:
         """Number of weights of all slices."""
         return self.slices * self.out_features * self.in_features
 
+    @property
+    def moment_numel(self) -> int:
+        """Values of the second moments of the inputs of all slices."""
+        return self.slices * self.in_features**2
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -51,6 +56,11 @@ class LayerShape:
 def group_of(module: str) -> str:
     """The group that ``module`` belongs to: ``attention.q`` -> ``attention``."""
     return module.split(".")[0]
+
+
+def modules_of(shapes: Iterable[LayerShape]) -> tuple[str, ...]:
+    """Modules that at least one of the layers has."""
+    return tuple({module: None for shape in shapes for module in shape.modules})
 
 
 def expand_modules(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from tensorpress.formats.model import factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
 from tensorpress.placement import place
+from tensorpress.secrets import one_line
 
 
 def load_model(
@@ -53,7 +54,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
     except (OSError, ValueError) as error:
         raise TensorpressError(
-            f"{directory}: no usable tokenizer ({' '.join(str(error).split())[:200]}); "
+            f"{directory}: no usable tokenizer ({one_line(error)[:200]}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
 

@@ -19,13 +19,13 @@ def containers(placements: Iterable[Placement]) -> dict[tuple[str, int], str]:
         if made.spec.nested:
             at = (made.model.name, made.group, placement.layer)
             together.setdefault(at, []).append(made)
-    known: dict[tuple[str, ...], dict[str, str]] = {}
+    known: dict[tuple[int, tuple[str, ...]], dict[str, str]] = {}
     found: dict[tuple[str, int], str] = {}
     for (_, group, layer), peers in together.items():
         model = peers[0].model
         kind = model.kinds[layer]
         # every pair is compared: once for all layers that are alike
-        alike = (str(kind), *(made.id for made in peers))
+        alike = (kind, tuple(made.id for made in peers))
         if alike not in known:
             known[alike] = _largest(peers, model.shapes[kind], group)
         found |= {(inner, layer): outer for inner, outer in known[alike].items()}

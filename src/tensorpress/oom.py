@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 CPU = torch.device("cpu")
-NAMES = ("ALLOC_FAILED", "can't allocate memory")
+SIGNS = ("ALLOC_FAILED", "can't allocate memory")
 """What the errors of CUDA's libraries and of the CPU's allocator say, which have no type."""
 
 ARRAYS = 16
@@ -27,7 +27,7 @@ warn: Say = logging.getLogger(__name__).warning
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether less work at once may avoid an error."""
-    told = isinstance(error, RuntimeError) and any(name in str(error) for name in NAMES)
+    told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
     return told or isinstance(error, torch.OutOfMemoryError)
 
 

@@ -31,7 +31,8 @@ from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
 from tensorpress.refusals import explain, line, listed
 from tensorpress.registry import METHODS, spec_class
-from tensorpress.secrets import check_no_token, redacted
+from tensorpress.secrets import check_no_token, one_line
+from tensorpress.storage import Dtype
 
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
@@ -45,7 +46,7 @@ else:
 class Storage(Section):
     """How weights and factors are stored; decides the bits of a value."""
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
 
 
 class Compute(Section):
@@ -54,9 +55,7 @@ class Compute(Section):
     Moments, losses and metrics are summed in float32 or float64 all the same.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of weights and activations"
-    )
+    dtype: Dtype = Field("float32", description="of weights and activations")
 
 
 class Calibration(Section):
@@ -192,14 +191,8 @@ class Params(Section):
     external: tuple[str, ...] = Field(
         (), description="folders outside of the project that paths here may lead into"
     )
-    models: dict[
-        Name,
-        Annotated[Model, Field(discriminator="source")],
-    ] = Field(min_length=1)
-    corpora: dict[
-        Name,
-        Annotated[Corpus, Field(discriminator="source")],
-    ]
+    models: dict[Name, Annotated[Model, Field(discriminator="source")]] = Field(min_length=1)
+    corpora: dict[Name, Annotated[Corpus, Field(discriminator="source")]]
     calibration: Calibration
     methods: dict[Name, AnyMethod]
     layer_sets: dict[Name, LayerSet]
@@ -273,8 +266,7 @@ def load(path: Path) -> Params:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        message = redacted(" ".join(str(error).split()))
-        raise TensorpressError(f"{path}: not YAML: {message}") from error
+        raise TensorpressError(f"{path}: not YAML: {one_line(error)}") from error
     return parse(raw, str(path))
 
 

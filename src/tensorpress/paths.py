@@ -15,6 +15,8 @@ RECORDS = RESULTS / "records"
 METRICS = RESULTS / "metrics.json"
 PLOTS = RESULTS / "plots"
 
+TENSORS, ROWS = ".safetensors", ".parquet"
+
 STAGES = (
     "fetch",
     "calibrate",
@@ -56,7 +58,7 @@ def calibration(identity: str) -> Path:
 
 def moments(directory: Path, layer: int) -> Path:
     """Second moments of one layer, inside a calibration directory."""
-    return directory / f"layer-{layer:03d}.safetensors"
+    return directory / f"{_layer(layer)}{TENSORS}"
 
 
 def advice(identity: str) -> Path:
@@ -66,12 +68,12 @@ def advice(identity: str) -> Path:
 
 def factors(identity: str, layer: int | str) -> Path:
     """Factors of one layer; ``layer`` may be a Snakemake wildcard."""
-    return stage("decompose") / identity / f"{_layer(layer)}.safetensors"
+    return stage("decompose") / identity / f"{_layer(layer)}{TENSORS}"
 
 
 def decomposition_rows(identity: str, layer: int | str) -> Path:
     """Errors, bounds, bits and time of one layer's decomposition."""
-    return stage("decompose") / identity / f"{_layer(layer)}.parquet"
+    return stage("decompose") / identity / f"{_layer(layer)}{ROWS}"
 
 
 def run(identity: str) -> Path:
@@ -81,7 +83,7 @@ def run(identity: str) -> Path:
 
 def storage_rows(identity: str) -> Path:
     """Bits and bytes of a compressed checkpoint."""
-    return stage("assemble") / f"{identity}.parquet"
+    return stage("assemble") / f"{identity}{ROWS}"
 
 
 def recovery(identity: str) -> Path:
@@ -91,32 +93,41 @@ def recovery(identity: str) -> Path:
 
 def recovery_rows(identity: str) -> Path:
     """Bits and bytes of a recovered checkpoint."""
-    return stage("recover") / f"{identity}.parquet"
+    return stage("recover") / f"{identity}{ROWS}"
 
 
 def evaluation_rows(identity: str) -> Path:
     """Metrics of one task on one run."""
-    return stage("evaluate") / f"{identity}.parquet"
+    return stage("evaluate") / f"{identity}{ROWS}"
 
 
 def results_table(identity: str) -> Path:
     """All metrics of all runs."""
-    return stage("aggregate") / identity / "results.parquet"
+    return stage("aggregate") / identity / f"results{ROWS}"
 
 
 def decompositions_table(identity: str) -> Path:
     """All errors of all decompositions."""
-    return stage("aggregate") / identity / "decompositions.parquet"
+    return stage("aggregate") / identity / f"decompositions{ROWS}"
 
 
 def jobs_table(identity: str) -> Path:
     """What every job behind the other tables cost."""
-    return stage("aggregate") / identity / "jobs.parquet"
+    return stage("aggregate") / identity / f"jobs{ROWS}"
 
 
 def report(identity: str) -> Path:
     """A rendered report."""
     return stage("reports") / f"{identity}.html"
+
+
+def made_with(artifact: Path) -> list[Path]:
+    """Where a job may have made files or a folder of one name: the artifact, and what goes with it.
+
+    Rows lie beside the factors or the checkpoint that they are of.
+    """
+    name = artifact.name.removesuffix(TENSORS).removesuffix(ROWS)
+    return [artifact.with_name(name + suffix) for suffix in ("", TENSORS, ROWS)]
 
 
 def benchmark(rule: str, name: str) -> Path:

@@ -163,7 +163,7 @@ class Plan:
         self, model: ModelArtifact, method: str, group: str, layer: int
     ) -> DecompositionArtifact:
         """What recipes ask for again and again is checked and identified once for equal layers."""
-        kind = layer if self.params.methods[method].needs_number else model.kinds[layer]
+        kind = model.kind(layer, self.params.methods[method])
         asked = (model.name, method, group, kind)
         if asked not in self._decomposed:
             self._decomposed[asked] = self._checked(model, method, group, model.shapes[kind])

@@ -129,7 +129,7 @@ class Record(BaseModel):
 
     def is_alive(self, is_driven: bool) -> bool:
         """Whether its process is there; on another host, whether a driver is at work."""
-        return psutil.pid_exists(self.pid) if self.host == socket.gethostname() else is_driven
+        return psutil.pid_exists(self.pid) if self.host == _host() else is_driven
 
 
 def read(rule: str, name: str) -> Record | None:

@@ -200,7 +200,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     try:
         return pq.read_table(path, page_checksum_verification=True).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedFile(path, " ".join(str(error).split())) from error
+        raise DamagedFile(path, error) from error
 
 
 def _field(name: str, hint: Any) -> pa.Field:

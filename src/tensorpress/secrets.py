@@ -32,6 +32,11 @@ def redacted(text: str) -> str:
     return _KEPT_PREFIX.sub(lambda m: next(filter(None, m.groups())) + HIDDEN, text)
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of other people's code says: it may quote an address with a password."""
+    return " ".join(redacted(str(error)).split())
+
+
 def check_no_token(raw: Any) -> None:
     """Refuse params with a secret in a key or a value: the error says where, not what."""
     text = repr(raw)

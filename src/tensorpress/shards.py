@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tensorpress.checkpoint import INDEX, SINGLE
 from tensorpress.storage import SHARD_BYTES, StoredTensor
+from tensorpress.weightfiles import INDEX, SINGLE
 
 
 class ShardWriter:

@@ -37,7 +37,7 @@ def moment_values(shape: LayerShape) -> int:
         for module in modules
         if module in shape.modules
     }
-    return sum(module.slices * module.in_features**2 for module in readers.values())
+    return sum(module.moment_numel for module in readers.values())
 
 
 def passes(shapes: Sequence[LayerShape], values: int = VALUES_AT_ONCE) -> list[range]:

@@ -18,7 +18,7 @@ from tensorpress.footprint import of_assembly, of_step
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.rounded import rounded
-from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, modules_of
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
@@ -91,24 +91,23 @@ class MetaModel:
     @cached_property
     def modules(self) -> tuple[str, ...]:
         """Modules that at least one layer has."""
-        return self.family.all_modules(self.config)
+        return modules_of(self.shapes)
 
     @cached_property
     def shapes(self) -> tuple[LayerShape, ...]:
         """Shapes of all layers, and last of the outer one."""
-        layers = range(self.layer_count + 1)
-        return tuple(self.family.layer_shape(self.config, layer) for layer in layers)
+        return self.family.layer_shapes(self.config)
 
     def home(self, layer: int, module: str) -> str:
         """Name of the tensor that holds a module's weight in the running model."""
-        shape = self.family.layer_shape(self.config, layer)
+        shape = self.shapes[layer]
         return self.family.weight_source(layer, module, shape, self.tensors).names[0]
 
     def stores(
         self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
     ) -> list[tuple[Layout, Format]]:
         """Layouts and empty factors of a group; equal layers share them."""
-        shape = self.family.layer_shape(self.config, layer)
+        shape = self.shapes[layer]
         key = (name, rounding, group, repr(shape), layer if spec.needs_number else None)
         if key not in self._built:
             try:
@@ -159,7 +158,7 @@ def _size(
         inside = None if layout.modules == ("embedding",) else layer
         stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
-            shape = model.family.layer_shape(model.config, layer).modules[module]
+            shape = model.shapes[layer].modules[module]
             outer = module == "embedding"
             dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
             home = model.home(layer, module)
@@ -216,7 +215,7 @@ def _placed(
         wanted = set(expand_modules(step.modules, model.modules))
         spec = params.methods[step.method]
         for layer in (*layers, model.layer_count):
-            shape = model.family.layer_shape(model.config, layer)
+            shape = model.shapes[layer]
             for group in GROUPS:
                 if wanted & set(shape.group(group)):
                     built = model.stores(step.method, spec, recipe.rounding, group, layer)
@@ -230,7 +229,7 @@ def _adapters(
 ) -> Iterator[StoredTensor]:
     """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
     for layer in range(model.layer_count):
-        shapes = model.family.layer_shape(model.config, layer).modules
+        shapes = model.shapes[layer].modules
         layers: dict[str, list[str]] = {}
         for module in shapes:
             alone = group_of(module) == "experts"
@@ -293,6 +292,6 @@ class _Products:
         """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
         if group_of(module) == "embedding":
             return
-        shape = self.model.family.layer_shape(self.model.config, layer).modules[module]
+        shape = self.model.shapes[layer].modules[module]
         times = self.top_k if group_of(module) == "experts" else 1
         self.stored += times * (store.products() - shape.out_features * shape.in_features)

@@ -26,7 +26,7 @@ from tensorpress.params import (
     LocalModel,
     Model,
 )
-from tensorpress.secrets import redacted
+from tensorpress.secrets import one_line
 from tensorpress.weightfiles import check_weights
 
 _WORDS = re.compile(r"[^\W\d_]{2,}")
@@ -123,7 +123,10 @@ def check_local(name: str, model: LocalModel) -> None:
     if model.trust_remote_code:
         missing = [f for f in code_files(where, *configs) if not (directory / f).is_file()]
         if missing:
-            raise TensorpressError(f"{where}: {directory} lacks {', '.join(missing)}")
+            raise TensorpressError(
+                f"{where}: {directory} lacks {', '.join(missing)}; "
+                "allowed: a folder with the code that its configs name"
+            )
         check_names((path.name for path in directory.glob("*.py")), where)
 
 
@@ -149,11 +152,11 @@ def hub_file(name: str, model: HubModel, filename: str) -> Path:
     except HfHubHTTPError as error:
         raise TensorpressError(
             f"{at}: the hub refuses {filename}; check repository and revision, "
-            f"and run 'hf auth login' for gated models ({_short(error)})"
+            f"and run 'hf auth login' for gated models ({one_line(error)[:200]})"
         ) from error
     except (OSError, HTTPError) as error:
         raise TensorpressError(
-            f"{at}: {filename} cannot be fetched ({_short(error)}); "
+            f"{at}: {filename} cannot be fetched ({one_line(error)[:200]}); "
             f"connect once, or download the model and use source: local with its path"
         ) from error
 
@@ -170,11 +173,6 @@ def hub_has(model: HubModel, filename: str) -> bool:
         return bool(file_exists(**at))
     except (OSError, HTTPError):
         return False
-
-
-def _short(error: Exception) -> str:
-    # addresses may hold a password or a signature
-    return " ".join(redacted(str(error)).split())[:200]
 
 
 def _directory(name: str, model: LocalModel) -> Path:

@@ -68,7 +68,8 @@ class Status(BaseModel):
 
 def live_jobs(plan: Plan) -> list[Job]:
     """The jobs that make a plan's live artifacts, in the order of the pipeline."""
-    tables = tuple(Path(table) for table in plan.live()["aggregate"])
+    live = plan.live()
+    tables = tuple(Path(table) for table in live["aggregate"])
     jobs = [
         *(Job("fetch_model", m.id, m.name, (paths.model(m.id),)) for m in plan.models.values()),
         *(Job("fetch_corpus", c.id, "", (paths.corpus(c.id),)) for c in plan.corpora.values()),
@@ -76,8 +77,8 @@ def live_jobs(plan: Plan) -> list[Job]:
           for c in plan.calibrations.values()),
         *(Job("advise", a.id, a.calibration.model.name, (paths.advice(a.id),))
           for a in plan.advices.values()),
-        *(Job("decompose", f"{made.id}-{p.layer:03d}", made.model.name, (p.factors, p.rows))
-          for p in plan.used_decompositions for made in [p.decomposition]),
+        *(Job("decompose", p.job_name, p.decomposition.model.name, (p.factors, p.rows))
+          for p in plan.used_decompositions),
         *(Job("assemble", r.id, r.model.name, (r.checkpoint, r.storage))
           for r in plan.runs.values()),
         *(Job("recover", r.id, r.model.name, (r.checkpoint, r.storage))
@@ -87,8 +88,8 @@ def live_jobs(plan: Plan) -> list[Job]:
         Job("aggregate", plan.table_id, "", tables),
         *(Job("report", r.id, r.spec.model, (paths.report(r.id),)) for r in plan.reports.values()),
     ]  # fmt: skip
-    live = {path for stage in plan.live().values() for path in stage}
-    return [job for job in jobs if str(job.outputs[0]) in live]
+    wanted = {path for stage in live.values() for path in stage}
+    return [job for job in jobs if str(job.outputs[0]) in wanted]
 
 
 def status(jobs: Sequence[Job]) -> Status:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tensorpress.formats.base import Format
@@ -14,6 +14,8 @@ SHARD_BYTES = 512 * 2**20
 """A shard that is being written is held in memory, and one more tensor; larger ones load no faster.
 """
 
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""In which weights and factors are stored and models run."""
 VALUE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from workspace import ROOT, SHARED
+from oracle import DATA, needs_golden
+from workspace import ROOT
 
 from tensorpress.params import load, parse
 from tensorpress.sizing import MetaModel, sizes
 
-GOLDEN = SHARED / "golden"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is missing")
-DATA = json.loads((GOLDEN / "golden.json").read_text()) if GOLDEN.is_dir() else {}
+pytestmark = needs_golden
 RECIPES = {
     "Tucker(MHA)": "tucker_attention",
     "TT(FFN)": "tt_ffn",

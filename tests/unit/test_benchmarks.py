@@ -12,22 +12,28 @@ from workspace import ROOT
 from tensorpress.registry import METHODS
 
 
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one of the benchmarks with its options."""
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, check=check, capture_output=True, text=True
+    )
+
+
+def table(*command: str) -> list[list[str]]:
+    """Cells of the rows that a benchmark prints; the first is empty."""
+    printed = run(*command).stdout.splitlines()
+    return [line.split("│") for line in printed if line.startswith("│")]
+
+
 def test_decompose_reaches_the_peers_errors() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/decompose.py", "--sizes", "small"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    rows = table("benchmarks/decompose.py", "--sizes", "small")
     assert [row[1].split()[0] for row in rows] == ["TT", "TT", "Tucker", "TD-MoE"]
     for row in rows:
         assert float(row[6]) <= 1 + 1e-6, row  # our error over theirs
 
 
 def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/gpu.py", "--size=small", "--layers=1", "--device=cpu"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run("benchmarks/gpu.py", "--size=small", "--layers=1", "--device=cpu")
     tables = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables]
     decomposed = {(row[0], row[1]): row for row in rows if row[1:2] in (["attention"], ["ffn"])}
@@ -46,30 +52,20 @@ def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_refuses_where_there_is_none() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run("benchmarks/gpu.py", check=False)
     assert done.returncode == 2
     assert "--device: cuda is not allowed; allowed: cpu" in done.stderr
 
 
 def test_forward_computes_the_same_product() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/forward.py", "--sizes", "small"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    rows = table("benchmarks/forward.py", "--sizes", "small")
     assert {row[1].strip() for row in rows} == {"tt_matrix", "low_rank"}
     for row in rows:
         assert float(row[9]) < 1e-5, row
 
 
 def test_dag_plans_every_method_layer_recipe_and_task() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/dag.py", "--size", "small"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    rows = table("benchmarks/dag.py", "--size", "small")
     jobs = {row[1].strip(): int(row[2]) for row in rows if row[2].strip()}
     assert jobs["decompose"] == 6 * 4
     assert jobs["assemble"] == 6 + 1  # the baseline is one too

@@ -28,12 +28,6 @@ from tensorpress.rows import DecompositionRow, EvalRow, ResultRow, read_rows, sc
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def copy(llama_directory: Path, tmp_path: Path) -> Path:
-    shutil.copytree(llama_directory, tmp_path / "model")
-    return tmp_path / "model"
-
-
 def shard(directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     names = sorted(tensors)

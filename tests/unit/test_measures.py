@@ -10,11 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stages import calibrated
 from torch import nn
 from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
 from tensorpress.evaluation.ngram import KneserNey, nll_nats
@@ -135,13 +134,8 @@ def test_items_are_reproducible_and_true() -> None:
 
 
 def moments(directory: Path, batch: int, at_once: int = 10**6) -> list[dict[str, torch.Tensor]]:
-    checkpoint = Checkpoint.open(directory)
-    family = family_of(checkpoint.config, "test")
-    count = family.layer_count(checkpoint.config)
-    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
     windows = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
-    model = load_model(directory, CPU)
-    return list(calibrate(model, family, shapes, windows, batch, CPU, values_at_once=at_once))
+    return calibrated(directory, windows, batch, values_at_once=at_once)
 
 
 @pytest.mark.parametrize("kind", ["llama", "moe"])

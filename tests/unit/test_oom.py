@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from stages import calibrated
 from test_assembly import compress
 from workspace import tiny_text
 
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Cloze, Geometry, Perplexity
 from tensorpress.evaluation.tasks import cloze, geometry, perplexity
-from tensorpress.families.table import family_of
 from tensorpress.job import _warn_into
 from tensorpress.linalg import truncated_svd
 from tensorpress.loading import load_model
@@ -112,12 +110,8 @@ def test_other_errors_are_passed_on() -> None:
 @pytest.mark.parametrize("kind", ["llama", "moe"])
 def test_calibration_counts_nothing_twice(kind: str, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue(f"{kind}_directory")
-    checkpoint = Checkpoint.open(directory)
-    family = family_of(checkpoint.config, "test")
-    count = family.layer_count(checkpoint.config)
-    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
-    whole = list(calibrate(load_model(directory, CPU), family, shapes, WINDOWS, 4, CPU))
-    again = list(calibrate(tight(load_model(directory, CPU), 1), family, shapes, WINDOWS, 4, CPU))
+    whole = calibrated(directory, WINDOWS, 4)
+    again = calibrated(directory, WINDOWS, 4, tight(load_model(directory, CPU), 1))
     for layer, tensors in enumerate(whole):
         for name, value in tensors.items():
             torch.testing.assert_close(again[layer][name], value, rtol=1e-4, atol=1e-6)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from stages import calibrated
 from test_assembly import compress
 from test_families import SIZES
 from test_recovery import LLAMA, MOE, recovered
@@ -18,7 +19,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress import calibration, placement
 from tensorpress.assembly import LayerFactors, assemble
-from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.table import family_of
 from tensorpress.formats.base import STORES
@@ -135,14 +135,10 @@ def test_calibration_of_a_spread_model(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = request.getfixturevalue(f"{kind}_directory")
-    checkpoint = Checkpoint.open(directory)
-    family = family_of(checkpoint.config, "test")
-    count = family.layer_count(checkpoint.config)
-    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
-    expected = list(calibrate(load_model(directory, CPU), family, shapes, IDS, 1, CPU))
+    expected = calibrated(directory, IDS, 1)
     model = load_model(directory, CPU)
     monkeypatch.setattr(calibration, "place", lambda model, device: spread(model, tmp_path))
-    found = list(calibrate(model, family, shapes, IDS, 1, CPU))
+    found = calibrated(directory, IDS, 1, model)
     assert is_spilled(model)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from stages import calibrated
 from test_assembly import compress
 from workspace import save_tiny, tiny_llama, tiny_params, tiny_text
 
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Generation, MoeDiagnostics, Perplexity, SuperWeights
 from tensorpress.evaluation.tasks import generation, moe, perplexity, super_weights
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_model
 from tensorpress.oom import CPU
 from tensorpress.params import Lora, parse
@@ -29,12 +27,7 @@ WINDOWS = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0)
 
 
 def moments(directory: Path, dtype: str) -> list[dict[str, torch.Tensor]]:
-    checkpoint = Checkpoint.open(directory)
-    family = family_of(checkpoint.config, "test")
-    count = family.layer_count(checkpoint.config)
-    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
-    model = load_model(directory, CPU, getattr(torch, dtype))
-    return list(calibrate(model, family, shapes, WINDOWS, 2, CPU))
+    return calibrated(directory, WINDOWS, 2, load_model(directory, CPU, getattr(torch, dtype)))
 
 
 @pytest.mark.parametrize("dtype", HALF)

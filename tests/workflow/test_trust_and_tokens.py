@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from untrusted import REVISION, update
 from workspace import Workspace, tiny_params
 
 MODELING = """
@@ -27,7 +28,6 @@ class Scaled(LlamaForCausalLM):
 class Tokenizer(PreTrainedTokenizerFast):
     pass
 """
-REVISION = "0123456789" * 4
 SECRETS = {
     "HF_TOKEN": "hf_" + "Qw4" * 11,
     "AWS_SECRET_ACCESS_KEY": "abcDEFghi/jkl+mnoPQRstuVWXyz0123456789AB",
@@ -35,10 +35,6 @@ SECRETS = {
 }
 STORED = "hf_" + "Er7" * 11
 """What ``hf auth login`` left in the home of the hub."""
-
-
-def update(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_a_model_with_code_of_its_own(workspace: Workspace) -> None:

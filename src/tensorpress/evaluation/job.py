@@ -53,18 +53,19 @@ class EvaluationJob:
         ``spill`` as in ``placement.place``: not where ``work`` reads weights.
         """
 
-        def say(line: str) -> None:
-            warn(line)
-            self.notes.append(line)
-
         return with_fallback(
             what,
             lambda device, size: work(model, device, size),
             self.device,
             batch,
             lambda device: place(model, device, spill),
-            say,
+            self.say,
         )
+
+    def say(self, line: str) -> None:
+        """Warn of what is done otherwise than asked for, and note it."""
+        warn(line)
+        self.notes.append(line)
 
     def noted(self, rows: Sequence[EvalRow]) -> list[EvalRow]:
         """The rows, with the notes in their versions."""

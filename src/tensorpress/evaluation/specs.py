@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.evaluation.local_tasks import STANDARD, question_items, standard_items
 from tensorpress.hub_datasets import HubDataset
+from tensorpress.storage import Dtype
 
 
 class BaseTask(BaseModel):
@@ -24,6 +25,8 @@ class BaseTask(BaseModel):
     entry: ClassVar[str]
     needs_dense: ClassVar[bool] = False
     """Whether the uncompressed model is measured beside the compressed one, in the same job."""
+    measures_time: ClassVar[bool] = False
+    """Whether other jobs beside it would falsify what is measured."""
     needs_moments: ClassVar[bool] = False
     """Whether the model's calibration is read, with gradients."""
     needs_experts: ClassVar[bool] = False
@@ -71,9 +74,7 @@ class Perplexity(BaseTask):
     batch: int = Field(16, ge=1, description="windows of one forward pass")
     characters: int | None = Field(None, ge=1, description="leading characters read; null: all")
     bos: bool = Field(False, description="each window begins with the BOS token")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of weights and activations; null: compute.dtype"
-    )
+    dtype: Dtype | None = Field(None, description="of weights and activations; null: compute.dtype")
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -174,6 +175,7 @@ class Speed(BaseTask):
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.speed"
     needs_dense: ClassVar[bool] = True
+    measures_time: ClassVar[bool] = True
 
     kind: Literal["speed"]
     batch: int = Field(4, ge=1)

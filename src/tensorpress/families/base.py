@@ -207,10 +207,9 @@ class Family:
         }
         return LayerShape(hidden, heads, kv_heads, head_dim, present, layer)
 
-    def all_modules(self, config: Config) -> tuple[str, ...]:
-        """Modules that at least one layer of the model has."""
-        layers = range(self.layer_count(config) + 1)
-        return tuple({m: None for i in layers for m in self.layer_shape(config, i).modules})
+    def layer_shapes(self, config: Config) -> tuple[LayerShape, ...]:
+        """Shapes of all layers, and last of the outer one, which has the embedding."""
+        return tuple(self.layer_shape(config, i) for i in range(self.layer_count(config) + 1))
 
     def weight_source(
         self, layer: int, module: str, shape: LayerShape, stored: Container[str]

@@ -98,9 +98,7 @@ def _by_qr(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return right.mT[..., :rank], values.square()
 
 
-def tail_bounds(
-    matrix: Float[Tensor, "m n"], rank: int, exact_side: int = 1024
-) -> tuple[float, float]:
+def tail_bounds(matrix: Float[Tensor, "m n"], rank: int, exact_side: int) -> tuple[float, float]:
     """Bounds of the squared tail after ``rank``: equal for small sides, bracketed for large ones.
 
     Beyond ``exact_side`` a randomised subspace (two power steps) captures nearly all that the

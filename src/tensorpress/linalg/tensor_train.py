@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.linalg.gram import leading_right, tail_bounds
-from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
+from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 
 PROJECTED_ROWS = 4096
 LONG_RUN = 16
@@ -92,7 +92,7 @@ def tt_bounds(tensor: Tensor, ranks: Sequence[int]) -> tuple[float, float]:
     tails = [(0.0, 0.0)]
     for k in range(1, tensor.ndim):
         unfolding = tensor.reshape(math.prod(tensor.shape[:k]), -1)
-        tails.append(tail_bounds(unfolding, ranks[k]))
+        tails.append(tail_bounds(unfolding, ranks[k], EXACT_SIDE))
     if not total:
         return 0.0, 0.0
     least, most = max(lower for lower, _ in tails), sum(upper for _, upper in tails)

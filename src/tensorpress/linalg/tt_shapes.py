@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+EXACT_SIDE = 1024
+"""Largest side of an unfolding of which the bounds take the whole spectrum."""
+
 
 @dataclass(frozen=True)
 class TTShape:

@@ -93,8 +93,7 @@ class Spec(MethodSpec):
         largest = max(shape.slices, shape.out_features, shape.in_features)
         held = VECTORS * largest**2 + shape.numel
         if self.needs_moments:
-            inputs = shape.slices * shape.in_features**2
-            held += 3 * shape.numel + inputs
+            held += 3 * shape.numel + shape.moment_numel
         products = 3 * shape.numel * largest + 3 * eigen_products(largest)
         stored = ranks.values(shape, self.experts == "compress")
         return Cost(stored, int(held), products)

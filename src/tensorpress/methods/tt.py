@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
-from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
+from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tensorpress.linalg.weighted_train import Train
-
-TAIL_SIDE = 1024
-"""Largest side of an unfolding whose whole spectrum is taken (``gram.tail_bounds``)."""
 
 
 class TrainSpec(WhitenedSpec):
@@ -67,8 +64,8 @@ class TrainSpec(WhitenedSpec):
         """What trains of the slices take, made one by one."""
         shape, rank = modes_of(settings), max(settings["ranks"])
         dense = math.prod(shape.modes)
-        held = (6 if self.needs_moments else 4) * dense + 2 * TAIL_SIDE**2
-        products = settings["slices"] * dense * self.order * (6 * rank + TAIL_SIDE)
+        held = (6 if self.needs_moments else 4) * dense + 2 * EXACT_SIDE**2
+        products = settings["slices"] * dense * self.order * (6 * rank + EXACT_SIDE)
         return Cost(settings["slices"] * shape.values(rank), held, products)
 
 

@@ -105,6 +105,6 @@ def _drifts(
 ) -> Iterator[Metric]:
     shape = mixture.family.layer_shape(checkpoint.config, layer)
     for module, matrix in matrices.items():
-        dense = checkpoint.weights(mixture.family, layer, shape, [module])[module]
+        dense = checkpoint.weight(mixture.family, layer, shape, module)
         for expert, weight in enumerate(dense):
             yield "drift", f"{module}.{expert}", drift(weight, matrix(expert).cpu()), 1

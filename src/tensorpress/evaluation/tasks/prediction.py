@@ -41,9 +41,9 @@ def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
         tokens = tokens_of(file)
         shape = family.layer_shape(dense.config, layer)
         for module in (each["module"] for each in replaced if each["layer"] == layer):
-            weight = dense.weights(family, layer, shape, [module])[module]
+            weight = dense.weight(family, layer, shape, module, torch.float32, job.device)
             rebuilt = matrices(model, family, layer, module).to(job.device)
-            change = rebuilt - stacked(weight.to(job.device, torch.float32))
+            change = rebuilt - stacked(weight)
             damage = damage_nats(change, sensitivity(sites, module, tokens))
             total += damage
             rows.append(EvalRow("predicted_damage", damage, layer=layer, subject=module))

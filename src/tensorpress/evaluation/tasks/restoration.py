@@ -46,8 +46,7 @@ def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
     for each in replaced:
         layer, module, made_by = each["layer"], each["module"], _label(each)
         shape = family.layer_shape(dense.config, layer)
-        stored = dense.weights(family, layer, shape, [module])[module]
-        weight = stacked(stored.to(job.device, torch.float32))
+        weight = stacked(dense.weight(family, layer, shape, module, torch.float32, job.device))
         rebuilt = matrices(model, family, layer, module).to(weight.device)
         given = [(p.row, p.column) for p in places if (p.layer, p.module) == (layer, module)]
         share = each["stack_bits"] / _dense_bits(each, replaced)

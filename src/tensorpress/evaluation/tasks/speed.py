@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,15 +27,19 @@ MIB = 2**20
 
 def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
     """Tokens per second of both models, their ratios, and peak memory above an idle process."""
-    directories = {"dense": job.dense, "compressed": job.run_directory}
-    models = {name: job.model(path) for name, path in directories.items()}
+    models = {name: job.model(path) for name, path in _directories(job).items()}
     return with_fallback(
         "speed",
         lambda device, batch: _compare(job, spec, models, device, batch),
         job.device,
         spec.batch,
         lambda device: [place(model, device) for model in models.values()],
+        job.say,
     )
+
+
+def _directories(job: EvaluationJob) -> dict[str, Path]:
+    return {"dense": job.dense, "compressed": job.run_directory}
 
 
 def _compare(
@@ -65,7 +70,7 @@ def _compare(
         ]
         ratio = medians["compressed"] / medians["dense"]
         rows.append(EvalRow(f"{work}_speedup", ratio, None, spec.repeats, version))
-    for name, path in (("dense", job.dense), ("compressed", job.run_directory)):
+    for name, path in _directories(job).items():
         peak = peak_bytes(path, batch, spec.prompt_tokens, device, job.dtype)
         rows.append(EvalRow(f"peak_memory_mib_{name}", peak / MIB, None, 1, version))
     return rows

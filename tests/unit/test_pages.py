@@ -1,0 +1,141 @@
+"""Pages of a study that was never run stand alone, and have no gaps where it has some."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from stages import ask
+from study import Study
+from workspace import ROOT
+
+from tensorpress import pages, wording
+from tensorpress.params import Report
+from tensorpress.reporting import render
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+TASKS = {
+    "geometry": "geometry",
+    "mismatch": "mismatch",
+    "moe": "experts",
+    "super_weights": "restoration",
+}
+"""What each notebook shows, where that is not perplexity."""
+
+
+def test_tables_show_numbers_for_reading() -> None:
+    frame = pd.DataFrame(
+        {
+            "recipe": ["<b>", None],
+            "layers": ["0,1,2,5", "7"],
+            "perplexity": [12345.678, math.nan],
+            "nats_lost": [-0.0001, 1.5],
+            "efficient": [True, False],
+        }
+    )
+    cells = [
+        [cell.text for cell in row.find_all(["th", "td"])]
+        for row in BeautifulSoup(pages.table_html(frame), "html.parser").find_all("tr")
+    ]
+    assert cells == [
+        ["recipe", "layers", "perplexity", "nats lost", "efficient"],
+        ["<b>", "0-2, 5", "12,346", "0.000", "yes"],
+        ["", "7", "", "1.500", ""],
+    ]
+
+
+def parameters(tables: dict[str, Path], notebook: str) -> dict[str, str]:
+    return {
+        "model": "dense",
+        "task": TASKS.get(notebook, "heldout"),
+        "queries": str(ROOT / "queries"),
+        **{name: str(path) for name, path in tables.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def rendered(
+    whole: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, BeautifulSoup]:
+    """Every page of the whole study."""
+    folder = tmp_path_factory.mktemp("pages")
+    names = get_args(Report.model_fields["notebook"].annotation)
+
+    def page(name: str) -> BeautifulSoup:
+        target = folder / f"{name}.html"
+        render(NOTEBOOKS / f"{name}.ipynb", parameters(whole, name), target)
+        return BeautifulSoup(target.read_text(encoding="utf-8"), "html.parser")
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(page, names), strict=True))
+
+
+def test_every_notebook_can_be_named(rendered: dict[str, BeautifulSoup]) -> None:
+    assert set(rendered) == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+
+
+def test_pages_stand_alone_and_hold_no_gaps(rendered: dict[str, BeautifulSoup]) -> None:
+    for name, page in rendered.items():
+        assert page.title.text == f"{name}: dense"
+        assert page.find("h1"), name
+        figures = page.find_all("img")
+        assert figures, name
+        assert all(f["src"].startswith("data:image/") and f["alt"] for f in figures), name
+        assert page.find("table", class_="sortable"), name
+        outside = page.find_all(lambda tag: str(tag.get("src", "")).startswith("http"))
+        assert not outside + page.find_all("link", href=True), name
+        for hidden in page(["style", "script"]):
+            hidden.extract()
+        words = page.body.get_text(" ").replace("(", " ").replace(")", " ").split()
+        assert not {"nan", "NaN", "None", "inf", "<NA>", "Traceback"} & set(words), name
+
+
+def test_the_verdict_page_says_what_the_query_says(
+    rendered: dict[str, BeautifulSoup], whole: dict[str, Path]
+) -> None:
+    rows = ask("verdict", whole)
+    expected = BeautifulSoup(wording.verdict(rows[~rows["with_recovery"]]), "html.parser").text
+    assert expected.startswith("Yes, at 20 and 30 %")
+    assert rendered["verdict"].find(class_="lead").text == expected
+    assert "the rank correlation (Spearman) with the measured loss is 1.000" in (
+        rendered["verdict"].get_text()
+    )
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The HTML that a page displays, in order."""
+    texts: list[str] = []
+    monkeypatch.setattr(pages, "display", lambda output: texts.append(output.data))
+    return texts
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted({path.stem for path in NOTEBOOKS.glob("*.ipynb")} - set(TASKS))
+)
+def test_a_study_that_lacks_nearly_all_still_has_pages(
+    notebook: str, tmp_path: Path, shown: list[str]
+) -> None:
+    study = Study()
+    study.baseline()
+    study.run("tt_ffn", "tt", 8, 0.5)
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                names.update(parameters(study.written(tmp_path), notebook))
+    text = BeautifulSoup("".join(shown), "html.parser").get_text(" ")
+    assert "nan" not in text.lower().split()
+    if notebook == "verdict":
+        assert "Undecided" in text
+        assert "Missing in this study: RTN-4, RTN-8, whitened SVD, drop." in text

@@ -1,0 +1,177 @@
+"""Tables of reports and words about them, from rows of a study that was never run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from scipy import stats
+from stages import ask, records
+from study import BASELINE, LAYERS, STDERR, Study
+
+from tensorpress import wording
+from tensorpress.reporting import MACROS
+
+
+def test_intervals_are_of_students_t(tmp_path: Path) -> None:
+    connection = duckdb.connect()
+    connection.execute(MACROS)
+    found = connection.sql("SELECT d, t95(d) FROM range(1, 200) AS r(d)").fetchall()
+    for degrees, quantile in found:
+        assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-3)
+    study = Study()
+    study.baseline()
+    losses = [0.1, 0.2, 0.4]
+    for seed, nats in enumerate(losses):
+        study.run("svd_lora", "svd+lora", 20, nats, seed=seed)
+    values = [BASELINE * math.exp(nats) for nats in losses]
+    low, high = stats.t.interval(0.95, 2, pd.Series(values).mean(), stats.sem(values))
+    (row,) = (
+        ask("perplexities", study.written(tmp_path))
+        .query("recipe == 'svd_lora'")
+        .to_dict("records")
+    )
+    assert row["runs"] == 3
+    assert row["perplexity"] == pytest.approx(sum(values) / 3)
+    assert (row["low"], row["high"]) == (
+        pytest.approx(low, rel=1e-3),
+        pytest.approx(high, rel=1e-3),
+    )
+    assert row["approach"] == "SVD"
+    # three runs of one recipe at one place are no sweep of layers
+    (line,) = ask("lines", study.written(tmp_path)).to_dict("records")
+    assert line["perplexity"] == row["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "methods", "approach"),
+    [
+        ("a", "tt", "tensor format"),
+        ("a", "dense+tucker_qkvo+int4+lora", "tensor format"),
+        ("a", "td_moe", "tensor format"),
+        ("a", "svd", "SVD"),
+        ("a_whitened", "svd-whitened+lora", "whitened SVD"),
+        ("a", "dense+int4", "RTN-4"),
+        ("a", "gptq", "GPTQ"),
+        ("a", "drop", "drop"),
+        ("a", "svd+int8", "other"),
+    ],
+)
+def test_approaches(recipe: str, methods: str, approach: str, tmp_path: Path) -> None:
+    study = Study()
+    study.run(recipe, methods, 10, 0.1)
+    (row,) = ask("perplexities", study.written(tmp_path)).to_dict("records")
+    assert row["approach"] == approach
+    assert row["recovered"] == methods.endswith("lora")
+
+
+def test_controls_stand_at_equal_bytes(whole: dict[str, Path]) -> None:
+    runs = [r for r in records("perplexities", whole) if r["recipe"] != "baseline"]
+    compared = records("controls", whole)
+    assert len(compared) == len(runs) > 30
+    for row in compared:
+        peers = [
+            r for r in runs
+            if r["bits_saved_percent"] >= row["bits_saved_percent"]
+            and r["recovered"] <= row["recovered"]
+        ]  # fmt: skip
+        for column, approach in (
+            ("rtn_4_perplexity", "RTN-4"),
+            ("rtn_8_perplexity", "RTN-8"),
+            ("whitened_svd_perplexity", "whitened SVD"),
+            ("drop_perplexity", "drop"),
+        ):
+            found = [r["perplexity"] for r in peers if r["approach"] == approach]
+            assert row[column] == min(found) if found else math.isnan(row[column])
+
+
+def test_recovery_is_put_beside_what_it_started_from(whole: dict[str, Path]) -> None:
+    rows = {row["recipe"]: row for row in records("recovery", whole)}
+    tt = rows["tt_ffn_lora"]
+    after = sum(BASELINE * math.exp(nats) for nats in (0.29, 0.30, 0.31)) / 3
+    share = 1 - math.log(after / BASELINE) / 0.6  # the same recipe without lora lost 0.6
+    assert tt["share_recovered_percent"] == pytest.approx(100 * share)
+    assert tt["before_bits_saved_percent"] == 12
+    # a run of more layers saves more and loses less
+    assert (tt["equal_bits_recipe"], tt["equal_bits_layers"]) == ("tt_ffn", "0,1,2")
+    assert (tt["alternative"], tt["standing"]) == ("svd_whitened", "behind")
+    assert tt["gap_nats"] == pytest.approx(math.log(after / BASELINE) - 0.12)
+    assert math.isnan(rows["tucker_ffn_lora"]["before_perplexity"])
+    words = wording.recovery(ask("recovery", whole))
+    assert "2 recovered runs, over 3 seeds each." in words
+    assert "takes back 50 % of the loss of 1 run " in words
+    assert "of 2 runs of tensor formats: 2 behind." in words
+
+
+def test_no_share_of_a_loss_within_noise(tmp_path: Path) -> None:
+    study = Study()
+    study.baseline()
+    study.run("tt", "tt", 12, 0.005)
+    study.run("tt_lora", "tt+lora", 11, 0.003, seed=0)
+    rows = ask("recovery", study.written(tmp_path))
+    assert rows["before_perplexity"].notna().all()
+    assert rows["share_recovered_percent"].isna().all()
+    assert "with a loss beyond noise" in wording.recovery(rows)
+
+
+def test_share_of_the_published_gap(whole: dict[str, Path], tmp_path: Path) -> None:
+    (row,) = records("head_axis", whole)
+    assert row["published_gap_nats"] == pytest.approx(0.65 - 0.15)
+    assert row["right_gap_nats"] == pytest.approx(0.35 - 0.15)
+    assert row["share_remaining"] == pytest.approx(0.4)
+    # linear propagation, by numerical derivatives
+    losses = {"right": 0.35, "published": 0.65, "svd": 0.15}
+
+    def share(**moved: float) -> float:
+        at = {**losses, **moved}
+        return (at["right"] - at["svd"]) / (at["published"] - at["svd"])
+
+    parts = []
+    for name, nats in losses.items():
+        half = 1.95996 * STDERR / (BASELINE * math.exp(nats))
+        slope = (share(**{name: nats + 1e-6}) - share(**{name: nats - 1e-6})) / 2e-6
+        parts.append(slope * half)
+    assert row["share_half_width"] == pytest.approx(math.hypot(*parts), rel=1e-4)
+    (words,) = wording.head_axis(pd.DataFrame([row]))
+    assert "<b>40 % ± 2 of the published gap remains.</b>" in words
+    errors = ask("head_axis_errors", whole)
+    assert len(errors) == 4 * LAYERS
+    (words,) = wording.head_axis_errors(errors)
+    assert "0.500 (0.500 to 0.500) times" in words
+    assert f"lower in {LAYERS} of {LAYERS} layers" in words
+
+
+def test_no_share_of_a_gap_within_noise(tmp_path: Path) -> None:
+    study = Study()
+    study.baseline()
+    study.run("attention", "tucker_qkvo", 8, 0.2)
+    study.run("attention_published", "tucker_qkvo", 8, 0.2)
+    (row,) = ask("head_axis", study.written(tmp_path)).to_dict("records")
+    assert row["svd_recipe"] is None or pd.isna(row["svd_recipe"])
+    assert "no gap to speak of" in wording.head_axis(pd.DataFrame([row]))[0]
+    study.run("svd_whitened", "svd-whitened", 9, 0.2)
+    (row,) = ask("head_axis", study.written(tmp_path)).to_dict("records")
+    assert math.isnan(row["share_remaining"])
+    assert "not beyond noise" in wording.head_axis(pd.DataFrame([row]))[0]
+
+
+def test_spearman_is_that_of_scipy(tmp_path: Path) -> None:
+    measured = [0.1, 0.2, 0.2, 0.4, 0.5, 0.3]
+    predicted = [0.3, 0.1, 0.2, 0.9, 0.9, 0.4]
+    study = Study()
+    study.baseline()
+    for index, (nats, guess) in enumerate(zip(measured, predicted, strict=True)):
+        study.run(f"svd_{index}", "svd", 10, nats)
+        for layer in (None, 1, 2):  # modules have rows of their own
+            study.add(
+                "predicted_damage", guess, kind="prediction", task="prediction",
+                recipe=f"svd_{index}", layer=layer,
+            )  # fmt: skip
+    rows = ask("prediction", study.written(tmp_path))
+    assert len(rows) == len(measured)
+    expected = stats.spearmanr(measured, predicted).statistic
+    assert rows["spearman"].tolist() == pytest.approx([expected] * len(measured))
+    assert f"(Spearman) with the measured loss is {expected:.3f}." in wording.prediction(rows)

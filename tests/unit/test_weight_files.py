@@ -1,0 +1,76 @@
+"""Weights are read from safetensors of the model's folder: no pickles, no ways out, no adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+from untrusted import fetch, hub, local, refusal
+from workspace import ROOT
+
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.errors import TensorpressError
+from tensorpress.fetching import fetch_model
+from tensorpress.loading import load_model
+from tensorpress.oom import CPU
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_pickles_are_refused_unopened_with_advice_that_works(
+    copy: Path, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = LlamaForCausalLM.from_pretrained(copy).state_dict()
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Malicious(marker)))
+    message = refusal(local(copy))
+    assert "models.m.path: pytorch_model.bin is not allowed" in message
+    with pytest.raises(TensorpressError, match=r"bin is not allowed"):
+        fetch_model("m", local(copy), tmp_path / "fetched", CPU)
+    assert not marker.exists()
+    torch.save(weights, copy / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path)
+    exec(message.partition(' -c "')[2].removesuffix('"'), {})
+    converted = load_model(fetch(local(tmp_path / "model-safetensors"), tmp_path / "f"), CPU)
+    assert all(torch.equal(value, weights[name]) for name, value in converted.state_dict().items())
+
+
+def test_nothing_of_ours_opens_pickles() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert "from_pretrained(" in text
+    assert not re.search(r"pickle\.load|import pickle|torch\.load|np\.load|allow_pickle", text)
+
+
+def test_pickles_of_the_hub(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(TensorpressError, match=r"models\.m\.repository: pytorch_model\.bin is not"):
+        fetch(hub(copy, "some/model", monkeypatch), tmp_path / "fetched")
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "weights.bin"])
+def test_an_index_may_not_lead_out(copy: Path, tmp_path: Path, shard: str) -> None:
+    shutil.copy(copy / "model.safetensors", tmp_path / "secret.safetensors")
+    (copy / "model.safetensors").unlink()
+    index = {"weight_map": {"lm_head.weight": shard}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"{shard!r} is not allowed" in refusal(local(copy))
+    with pytest.raises(TensorpressError, match="is not allowed"):
+        Checkpoint.open(copy)
+
+
+def test_adapters_are_refused(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    assert "adapter_config.json is not allowed" in refusal(local(copy))
