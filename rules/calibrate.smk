@@ -8,10 +8,6 @@ rule stage_calibrate:
         ancient(LIVE["calibrate"]),
 
 
-def calibrating(wildcards):
-    return footprint.calibrate(CALIBRATIONS[wildcards.calibration])
-
-
 rule calibrate:
     input:
         model=lambda w: ancient(paths.model(CALIBRATIONS[w.calibration].model.id)),
@@ -27,8 +23,9 @@ rule calibrate:
     threads: 2
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: calibrating(w).mem_mb * attempt,
-        runtime=lambda w, attempt: calibrating(w).runtime * attempt,
+        mem_mb=lambda w, attempt: attempt * footprint.calibrate(CALIBRATIONS[w.calibration]).mem_mb,
+        runtime=lambda w, attempt: attempt
+        * footprint.calibrate(CALIBRATIONS[w.calibration]).runtime,
     params:
         calibration=lambda w: CALIBRATIONS[w.calibration],
     script:

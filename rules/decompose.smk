@@ -6,11 +6,6 @@ rule stage_decompose:
         ancient(LIVE["decompose"]),
 
 
-def decomposing(wildcards):
-    made = plan.decompositions[wildcards.decomposition]
-    return footprint.decompose(made, int(wildcards.layer))
-
-
 rule decompose:
     input:
         model=lambda w: ancient(paths.model(plan.decompositions[w.decomposition].model.id)),
@@ -29,8 +24,10 @@ rule decompose:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: decomposing(w).mem_mb * attempt,
-        runtime=lambda w, attempt: decomposing(w).runtime * attempt,
+        mem_mb=lambda w, attempt: attempt
+        * footprint.decompose(plan.decompositions[w.decomposition], int(w.layer)).mem_mb,
+        runtime=lambda w, attempt: attempt
+        * footprint.decompose(plan.decompositions[w.decomposition], int(w.layer)).runtime,
     params:
         decomposition=lambda w: plan.decompositions[w.decomposition],
     script:

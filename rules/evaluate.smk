@@ -6,10 +6,6 @@ rule stage_evaluate:
         ancient(LIVE["evaluate"]),
 
 
-def evaluating(wildcards):
-    return footprint.evaluate(plan.evaluations[wildcards.evaluation])
-
-
 rule evaluate:
     input:
         run=lambda w: ancient(plan.evaluations[w.evaluation].run.checkpoint),
@@ -27,8 +23,10 @@ rule evaluate:
     threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].spec.measures_time else 1
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: evaluating(w).mem_mb * attempt,
-        runtime=lambda w, attempt: evaluating(w).runtime * attempt,
+        mem_mb=lambda w, attempt: attempt
+        * footprint.evaluate(plan.evaluations[w.evaluation]).mem_mb,
+        runtime=lambda w, attempt: attempt
+        * footprint.evaluate(plan.evaluations[w.evaluation]).runtime,
     params:
         evaluation=lambda w: plan.evaluations[w.evaluation],
     script:
