@@ -46,12 +46,15 @@ def weighted_svd(
     Wang et al. 2025), so nothing is inverted and a singular moment does no harm; a ridge of
     1e-8 of its mean eigenvalue lets directions that no token used follow the plain SVD.
     """
-    wide, second = matrix.double(), moment.double()
-    mean = second.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    identity = torch.eye(second.shape[-1], dtype=second.dtype, device=second.device)
-    second = second + torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean)) * identity
+    wide, second = matrix.double(), moment.to(torch.float64, copy=True)
+    diagonal = second.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    # in place: a moment is the largest thing here
+    diagonal += torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
     if wide.shape[-2] <= wide.shape[-1]:
-        _, vectors = torch.linalg.eigh(wide @ second @ wide.mT)
+        weighed = wide @ second @ wide.mT
+        del second, diagonal
+        _, vectors = torch.linalg.eigh(weighed)
         basis = vectors.flip(-1)[..., :rank]
     else:
         squares, vectors = torch.linalg.eigh(second)

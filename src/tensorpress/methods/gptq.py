@@ -50,7 +50,7 @@ class Spec(MethodSpec):
         shape = layer.modules[layout.modules[0]]
         stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)
         inner, each = shape.in_features, shape.out_features * shape.in_features
-        held = int(2.5 * shape.numel) + 2 * each + 5 * inner**2
+        held = int(2.5 * shape.numel) + 2 * each + 4 * inner**2
         return Cost(stored, held, shape.slices * inner * (each + 2 * inner**2))
 
 
@@ -122,12 +122,16 @@ def corrections(moment: Tensor, damping: float) -> Tensor:
     """
     import torch
 
-    wide = moment.double()
-    mean = float(wide.diagonal().mean())
-    identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    wide = moment.to(torch.float64, copy=True)
+    diagonal = wide.diagonal()
+    mean = float(diagonal.mean())
     if mean <= 0:
-        return identity
+        return torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    # in place where that is possible: a moment is the largest thing here
+    diagonal += damping * mean
     # the Cholesky factor of the moment with its rows and columns turned round, turned back
-    lower = torch.linalg.cholesky((wide + damping * mean * identity).flip(0, 1))
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    return upper / upper.diagonal()[:, None]
+    wide = torch.linalg.cholesky(wide.flip(0, 1)).flip(0, 1)
+    upper = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    torch.linalg.solve_triangular(wide, upper, upper=True, out=upper)
+    upper /= upper.diagonal().clone()[:, None]
+    return upper
