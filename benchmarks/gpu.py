@@ -36,7 +36,7 @@ from tensorpress.families.table import family_of
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
 from tensorpress.layers import LayerShape
-from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.methods.base import Factors, MethodSpec, stacked
 from tensorpress.registry import METHODS, load
 
 SMALL = {
@@ -203,7 +203,7 @@ def our_error(
 ) -> float:
     """Relative error of all matrices of the group together."""
     labels = {"model": "", "method_name": "", "method": spec.method, "group": group}
-    rows = measure(factors, weights, shape.modules, labels, 0, 0.0)
+    rows = measure(factors, lambda m: stacked(weights[m]), shape.modules, labels, 0, 0.0)
     norms = {module: float(weight.double().square().sum()) for module, weight in weights.items()}
     lost = sum(row.relative_error**2 * norms[row.module] for row in rows)
     return math.sqrt(lost / sum(norms.values()))

@@ -1,4 +1,4 @@
-"""Peak memory and seconds of fetch, decompose and assemble on a checkpoint of any size.
+"""Peak memory and seconds of all jobs up to assembly on a checkpoint of any size.
 
     python benchmarks/memory.py llama-2-7b /tmp/work --layers 2 --methods tt svd
     python benchmarks/memory.py qwen3-moe /tmp/work --layers 1 --methods td-moe
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import defaultdict
@@ -40,7 +41,23 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "td-moe": ("experts", {"method": "td_moe", "ratio": 0.4}),
     "svd-experts": ("experts", {"method": "svd", "budget": {"saved": 0.4}}),
     "drop": ("attention", {"method": "drop"}),
+    "dense-experts": ("experts", {"method": "dense"}),
+    # these read moments, so the model is calibrated: with few --layers
+    "tt-whitened": ("ffn", {"method": "tt", "order": 12, "rank": 64, "whiten": "input"}),
+    "tucker-ffn-whitened": (
+        "ffn",
+        {"method": "tucker_ffn", "ranks": {"out": 1024, "in": 1024}, "whiten": "input"},
+    ),
+    "svd-whitened": ("ffn", {"method": "svd", "rank": 1024, "whiten": "input"}),
+    "gptq": ("ffn", {"method": "gptq"}),
+    "tucker-per-head-whitened": (
+        "attention",
+        {"method": "tucker_per_head", "ranks": {"hidden": 64, "head_dim": 16}, "whiten": "input"},
+    ),
+    "td-moe-whitened": ("experts", {"method": "td_moe", "ratio": 0.4, "whiten": "both"}),
 }
+TOKENS, WINDOW = 2048, 256
+"""Of calibration: enough for moments that are not zero."""
 
 
 def main() -> None:
@@ -56,7 +73,7 @@ def main() -> None:
     made = chosen.folder / "inputs/model"
     if not made.exists():
         make_checkpoint(config, made, chosen.layers, chosen.dtype)
-    (chosen.folder / "inputs/text.txt").write_text("Nothing reads this text.\n")
+    (chosen.folder / "inputs/text.txt").write_text(text())
     for name in ("queries", "notebooks"):
         if not (chosen.folder / name).exists():
             (chosen.folder / name).symlink_to(ROOT / name)
@@ -67,6 +84,12 @@ def main() -> None:
     command = [sys.executable, "-m", "snakemake", *run, "--", "stage_assemble"]
     subprocess.run(command, check=True)
     print_table(Plan(params.parse(written)), f"{chosen.shape}, {chosen.layers or 'all'} layers")
+
+
+def text() -> str:
+    """Letters of no meaning, more than the calibration reads."""
+    drawn = random.Random(0)
+    return "".join(drawn.choices("abcdefghij klmnop qrstuv wxyz\n", k=40 * TOKENS))
 
 
 def study(methods: list[str], dtype: str) -> dict[str, Any]:
@@ -84,7 +107,13 @@ def study(methods: list[str], dtype: str) -> dict[str, Any]:
         "storage": {"dtype": dtype},
         "models": {"made": {"source": "local", "path": "inputs/model"}},
         "corpora": {"text": {"source": "file", "path": "inputs/text.txt"}},
-        "calibration": {"corpus": "text"},
+        "calibration": {
+            "corpus": "text",
+            "tokens": TOKENS,
+            "window": WINDOW,
+            "batch": 1,
+            "gradients": False,
+        },
         "methods": {name: METHODS[name][1] for name in methods},
         "layer_sets": {"all": "all"},
         "recipes": recipes,
@@ -97,6 +126,8 @@ def jobs(plan: Plan) -> Iterator[tuple[str, str, str, int]]:
     """Rule, name, what of, and foreseen bytes of every job."""
     for model in plan.models.values():
         yield "fetch_model", model.id, "", footprint.fetch(model).peak_bytes
+    for made in plan.calibrations.values():
+        yield "calibrate", made.id, "", footprint.calibrate(made).peak_bytes
     for each in plan.used_decompositions:
         foreseen = footprint.decompose(each.decomposition, each.layer).peak_bytes
         yield "decompose", each.job_name, each.decomposition.method_name, foreseen

@@ -76,7 +76,7 @@ def make(
     folder.mkdir(exist_ok=True)
     save_factors(factors, folder / "f.safetensors")
     labels = {"model": "m", "method_name": method, "method": method, "group": group}
-    rows = measure(factors, weights, shape.modules, labels, LAYER, seconds)
+    rows = measure(factors, weights.matrices, shape.modules, labels, LAYER, seconds)
     write_rows(rows, DecompositionRow, folder / "f.parquet")
     placement = LayerFactors(LAYER, modules, folder / "f.safetensors")
     storage = assemble(model, family, [placement], dtype, folder / "out", rounding)

@@ -34,7 +34,7 @@ with job(snakemake) as device:
             device,
             Path(larger[0]) if larger else None,
         )
-        return factors, measure(factors, weights, shapes, labels, layer, seconds)
+        return factors, measure(factors, weights.matrices, shapes, labels, layer, seconds)
 
     factors, rows = with_fallback("decompose", run, device)
     save_factors(factors, Path(snakemake.output.factors))

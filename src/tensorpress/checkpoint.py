@@ -92,8 +92,7 @@ class Checkpoint:
         What stands in the files in many tensors is put together one by one.
         """
         source = family.weight_source(layer, module, shape, self.files)
-        # each from a file opened anew: what was read counts as this process's memory until then
-        tensors = (self.read([name])[name] for name in source.names)
+        tensors = self._one_by_one(source.names)
         first = next(tensors)
         if len(source.names) == 1:
             weight: Tensor = source.take([first])
@@ -103,6 +102,21 @@ class Checkpoint:
         for matrix, tensor in zip(stack, chain([first], tensors), strict=True):
             matrix.copy_(tensor)
         return stack
+
+    def matrices(
+        self, family: Family, layer: int, shape: LayerShape, module: str
+    ) -> Iterator[Tensor]:
+        """The matrices ``(out, in)`` of a weight as stored, each read when its turn comes."""
+        source = family.weight_source(layer, module, shape, self.files)
+        tensors = self._one_by_one(source.names)
+        if len(source.names) == 1:
+            weight: Tensor = source.take(list(tensors))
+            tensors = iter(weight if weight.ndim == 3 else [weight])
+        yield from tensors
+
+    def _one_by_one(self, names: Iterable[str]) -> Iterator[Tensor]:
+        # each from a file opened anew: what was read counts as this process's memory until then
+        return (self.read([name])[name] for name in names)
 
     def verify(self) -> None:
         """Read every tensor once; a NaN or infinity raises ``TensorpressError`` naming it."""
@@ -134,6 +148,12 @@ class LayerWeights(Mapping[str, Tensor]):
             raise KeyError(module)
         where = (self.family, self.layer, self.shape, module)
         return self.checkpoint.weight(*where, torch.float32, self.device)
+
+    def matrices(self, module: str) -> Iterator[Tensor]:
+        """Each matrix ``(out, in)`` of a module by itself: never a stack, where files hold none."""
+        where = (self.family, self.layer, self.shape, module)
+        for matrix in self.checkpoint.matrices(*where):
+            yield matrix.to(self.device, torch.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.modules)

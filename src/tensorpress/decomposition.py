@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from tensorpress.factorfile import load_factors
 from tensorpress.families.base import Family
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.advised import Advice
-from tensorpress.methods.base import Factors, MethodSpec, bounded, stacked
+from tensorpress.methods.base import Factors, MethodSpec, bounded
 from tensorpress.moments import InputMoments
 from tensorpress.rows import DecompositionRow
 
@@ -32,13 +32,12 @@ def decompose_layer(
     moments_file: Path | None,
     device: torch.device,
     larger: Path | None = None,
-) -> tuple[list[Factors], float, Mapping[str, Tensor]]:
+) -> tuple[list[Factors], float, LayerWeights]:
     """Decompose one group of one layer, reading only that layer's tensors of the group.
 
     ``larger``: factors of larger ranks whose leading blocks are the wanted ones, if there are any.
-    Returns the factor sets (float32), the seconds that the method took, and the weights
-    (float32, canonical name -> ``(out, in)`` or ``(E, out, in)``) for ``measure``. Weights and
-    moments are read when they are asked for, so the seconds include reading them.
+    Returns the factor sets (float32), the seconds that the method took, and the weights, for
+    ``measure``. Weights and moments are read when they are asked for, so the seconds include that.
     """
     checkpoint = Checkpoint.open(model_directory)
     shape = family.layer_shape(checkpoint.config, layer)
@@ -75,7 +74,7 @@ def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> l
 
 def measure(
     factors: Sequence[Factors],
-    weights: Mapping[str, Tensor],
+    matrices: Callable[[str], Iterable[Tensor]],
     shapes: dict[str, ModuleShape],
     labels: dict[str, str],
     layer: int,
@@ -83,12 +82,16 @@ def measure(
 ) -> list[DecompositionRow]:
     """Relative Frobenius errors in float64, per module and per stack, with bits and bounds.
 
+    ``matrices(module)`` gives the module's weights ``(out, in)`` one by one (``LayerWeights``);
     ``labels`` holds the row's model, method_name, method and group. The first module of a
     stack carries the stack's stored values, the first row the job's seconds.
     """
     rows: list[DecompositionRow] = []
     for each in factors:
-        errors = {module: _errors(each, module, weights[module]) for module in each.modules}
+        errors = {
+            module: _errors(each, first, matrices(module))
+            for first, module in enumerate(each.modules)
+        }
         residual = sum(error for error, _ in errors.values())
         total = sum(norm for _, norm in errors.values())
         for index, module in enumerate(each.modules):
@@ -112,11 +115,9 @@ def measure(
     return rows
 
 
-def _errors(factors: Factors, module: str, weight: Tensor) -> tuple[float, float]:
-    """Squared norms of (reconstruction - weight) and weight, accumulated in float64."""
-    first = factors.modules.index(module)
-    stack = stacked(weight)
-    sums = [_squares(factors.store.dense(first + e), matrix) for e, matrix in enumerate(stack)]
+def _errors(factors: Factors, first: int, matrices: Iterable[Tensor]) -> tuple[float, float]:
+    """Squared norms of (slices from ``first`` on - matrices) and of matrices, in float64."""
+    sums = [_squares(factors.store.dense(first + e), matrix) for e, matrix in enumerate(matrices)]
     return sum(error for error, _ in sums), sum(norm for _, norm in sums)
 
 

@@ -153,7 +153,11 @@ def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Fo
         weights, factors = FLOAT * sum(each.numel for each in own), FLOAT * cost.stored
         moment = FLOAT * own[0].moment_numel if spec.needs_moments else 0
         reading = before + stored * own[0].out_features * own[0].in_features
-        working = moment + DOUBLE * cost.held + 2 * factors
+        working = DOUBLE * cost.held + 2 * factors
+        if cost.before is None:
+            working += moment
+        else:
+            working = max(working, moment + DOUBLE * cost.before)
         peak = max(peak, done + last + weights + max(reading, working))
         done, before, last = done + factors, weights, factors
         largest, products = max(largest, cost.stored), products + cost.products

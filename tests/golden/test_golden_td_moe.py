@@ -145,15 +145,14 @@ def whitened_rebuild(
 ) -> torch.Tensor:
     """What ``td_moe`` makes of a stack whose moments are the given ones."""
     from tensorpress.linalg.tucker import expand_modes, hosvd
-    from tensorpress.linalg.whitening import roots
+    from tensorpress.linalg.whitening import root_of
 
-    pairs = {2: roots(inner), 1: roots(outer)}
     names = {2: "input", 1: "output"}
-    chosen = {m: p for m, p in pairs.items() if spec.whiten in (names[m], "both")}
+    roots = {2: root_of(inner), 1: root_of(outer)}
+    roots = {mode: root for mode, root in roots.items() if spec.whiten in (names[mode], "both")}
     if spec.whiten_root == "published":
-        chosen = {mode: (inverse, root) for mode, (root, inverse) in chosen.items()}
-    white = expand_modes(stack.double(), {mode: root for mode, (root, _) in chosen.items()})
+        roots = {mode: root.inverse for mode, root in roots.items()}
+    white = td_moe.weighed(stack.double(), roots)
     core, bases, _ = hosvd(white, {1: spec.ranks.out, 2: spec.ranks.in_})
-    return expand_modes(
-        expand_modes(core, bases), {mode: inverse for mode, (_, inverse) in chosen.items()}
-    )
+    bases |= {mode: root.undo(bases[mode], 0) for mode, root in roots.items()}
+    return expand_modes(core, bases)

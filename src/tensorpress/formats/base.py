@@ -92,7 +92,10 @@ class Format(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(shape), requires_grad=False))
 
     def fill(self, **values: Tensor) -> Format:
-        """Set the values of all of ``state_dict`` (shape-checked) and return the module."""
+        """Set the values of all of ``state_dict`` (shape-checked) and return the module.
+
+        Tensors become the module's own; of a part of a larger one a copy does.
+        """
         own = self.state_dict()
         if own.keys() != values.keys():
             raise ValueError(f"{self.name}: factors {sorted(own)} != {sorted(values)}")
@@ -102,6 +105,8 @@ class Format(nn.Module):
             path, _, leaf = name.rpartition(".")
             owner = self.get_submodule(path)
             if leaf in dict(owner.named_parameters(recurse=False)):
-                value = nn.Parameter(value.detach().clone(), requires_grad=False)
+                whole = value.nbytes == value.untyped_storage().nbytes() and value.is_contiguous()
+                value = value.detach() if whole else value.detach().clone()
+                value = nn.Parameter(value, requires_grad=False)
             setattr(owner, leaf, value)
         return self

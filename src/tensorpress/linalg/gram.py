@@ -60,8 +60,17 @@ def spectrum(
     matrix: Float[Tensor, "*batch m n"], joint: bool = False
 ) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"]]:
     """All right singular vectors and squared singular values, largest first, float64."""
-    squares, vectors = torch.linalg.eigh(gram(matrix, joint))
+    squares, vectors = eigenpairs(gram(matrix, joint))
     return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
+
+
+def eigenpairs(
+    symmetric: Float[Tensor, "*batch n n"],
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n n"]]:
+    """Eigenvalues, smallest first, and vectors, which are written over the contiguous matrix."""
+    values = symmetric.new_empty(symmetric.shape[:-1])
+    # LAPACK works on columns; the transpose has them in one piece and the same values
+    return torch.linalg.eigh(symmetric.mT, out=(values, symmetric.mT))
 
 
 def leading_right(

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tensorpress.linalg.gram import leading_right
+from tensorpress.linalg.gram import eigenpairs, gram, leading_right
+from tensorpress.linalg.whitening import quadratic
 
 
 def balanced_factors_of(
@@ -46,18 +47,15 @@ def weighted_svd(
     Wang et al. 2025), so nothing is inverted and a singular moment does no harm; a ridge of
     1e-8 of its mean eigenvalue lets directions that no token used follow the plain SVD.
     """
-    wide, second = matrix.double(), moment.to(torch.float64, copy=True)
-    diagonal = second.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(-1, keepdim=True)
-    # in place: a moment is the largest thing here
-    diagonal += torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
+    wide, mean = matrix.double(), moment.diagonal(dim1=-2, dim2=-1).double().mean(-1)
+    ridge = torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
     if wide.shape[-2] <= wide.shape[-1]:
-        weighed = wide @ second @ wide.mT
-        del second, diagonal
-        _, vectors = torch.linalg.eigh(weighed)
-        basis = vectors.flip(-1)[..., :rank]
+        weighed = quadratic(wide, moment) + ridge[..., None, None] * gram(wide.mT)
+        basis = eigenpairs(weighed)[1].flip(-1)[..., :rank]
     else:
-        squares, vectors = torch.linalg.eigh(second)
+        second = moment.to(torch.float64, copy=True)
+        second.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
+        squares, vectors = eigenpairs(second)
         root = vectors * squares.clamp_min(0.0).sqrt()[..., None, :]
         right_basis, _ = leading_right(wide @ root, rank)
         # QR, not a division by singular values: these may vanish

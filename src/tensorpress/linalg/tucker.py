@@ -55,9 +55,12 @@ def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
 
 def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
     """All squared singular values of a mode's unfolding, largest first, float64."""
+    blocks, size = unfold(tensor, mode), tensor.shape[mode]
+    rows = blocks.shape[0] * blocks.shape[1]
     # without vectors, which of a wide mode take several times the room of the tensor
-    products = gram(unfold(tensor, mode), joint=True)
-    return torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
+    products = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, joint=True)
+    squares = torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
+    return torch.nn.functional.pad(squares, (0, size - len(squares)))
 
 
 def hosvd(

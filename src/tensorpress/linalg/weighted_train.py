@@ -11,7 +11,7 @@ from torch import Tensor
 from tensorpress.linalg.tensor_train import tt_bounds, tt_svd, tt_tensor
 from tensorpress.linalg.tt_error import tt_svd_within
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
-from tensorpress.linalg.whitening import mode_roots
+from tensorpress.linalg.whitening import Root, mode_roots
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ def train_matrix(weight: Tensor, shape: TTShape, rank: int, moment: Tensor | Non
     if moment is None:
         cores = _paired(tt_svd(tt_tensor(weight, shape), rank, overwrite=True), shape)
         return Train(cores, lower, upper)
-    pairs = mode_roots(moment, shape.in_modes)
-    white = _on_inputs(weight.double(), shape, [root for root, _ in pairs])
-    cores = _paired(tt_svd(tt_tensor(white, shape), rank), shape)
-    return Train(_undone(cores, pairs), lower, None)
+    roots = mode_roots(moment, shape.in_modes)
+    cores = _paired(tt_svd(_whitened(weight, shape, roots), rank, overwrite=True), shape)
+    return Train(_undone(cores, roots), lower, None)
 
 
 def trains_within(
@@ -69,8 +68,8 @@ def trains_within(
         if moments is None:
             trains.append(Train(cores, lower, min(upper, error)))
         else:
-            pairs = mode_roots(moments[index], shape.in_modes)
-            trains.append(Train(_undone(cores, pairs), lower, None))
+            roots = mode_roots(moments[index], shape.in_modes)
+            trains.append(Train(_undone(cores, roots), lower, None))
     return trains
 
 
@@ -78,14 +77,10 @@ def train_targets(
     stack: Float[Tensor, "S out in"], shape: TTShape, moments: Float[Tensor, "S in in"] | None
 ) -> Float[Tensor, "S ..."]:
     """Each matrix, whitened if there are moments, as a float64 tensor of the shape's modes."""
-    targets = []
-    for index, matrix in enumerate(stack):
-        wide = matrix.double()
-        if moments is not None:
-            pairs = mode_roots(moments[index], shape.in_modes)
-            wide = _on_inputs(wide, shape, [root for root, _ in pairs])
-        targets.append(tt_tensor(wide, shape))
-    return torch.stack(targets)
+    if moments is None:
+        return torch.stack([tt_tensor(matrix.double(), shape) for matrix in stack])
+    pairs = zip(stack, moments, strict=True)
+    return torch.stack([_whitened(w, shape, mode_roots(m, shape.in_modes)) for w, m in pairs])
 
 
 def _paired(cores: list[Tensor], shape: TTShape) -> list[Tensor]:
@@ -93,18 +88,15 @@ def _paired(cores: list[Tensor], shape: TTShape) -> list[Tensor]:
     return [core.reshape(core.shape[0], i, o, core.shape[-1]) for core, i, o in sizes]
 
 
-def _undone(cores: list[Tensor], pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def _undone(cores: list[Tensor], roots: list[Root]) -> list[Tensor]:
     """Cores of the matrix from those of the whitened one."""
-    return [
-        torch.einsum("rims,ij->rjms", core, inverse)
-        for core, (_, inverse) in zip(cores, pairs, strict=True)
-    ]
+    return [root.undo(core, 1) for core, root in zip(cores, roots, strict=True)]
 
 
-def _on_inputs(weight: Tensor, shape: TTShape, roots: list[Tensor]) -> Tensor:
-    """``weight @ (S_1 x ... x S_d)`` for roots of the input modes."""
+def _whitened(weight: Tensor, shape: TTShape, roots: list[Root]) -> Tensor:
+    """``tt_tensor`` of ``weight @ (S_1 x ... x S_d)`` for roots of the input modes, float64."""
     out = weight.shape[0]
     tensor = weight.reshape(out, *shape.in_modes)
     for mode, root in enumerate(roots, start=1):
-        tensor = torch.tensordot(tensor, root, dims=([mode], [0])).movedim(-1, mode)
-    return tensor.reshape(out, -1)
+        tensor = root.weigh(tensor, mode)
+    return tt_tensor(tensor.reshape(out, -1), shape)

@@ -3,43 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from tensorpress.linalg.gram import eigenpairs
+
 CLIP = 1e-3
+BLOCK_ROWS = 512
 
 
-def roots(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric ``S`` and ``S^-1`` with ``S S = moment``, float64, shape ``(n, n)``.
+@dataclass(frozen=True)
+class Root:
+    """``S = directions diag(values)`` with ``S S^T`` the moment, in float64.
 
-    Eigenvalues are clipped at ``CLIP`` of their mean (TD-MoE), so a moment of few tokens, or of
-    none, can be undone; of a zero moment both are the identity.
+    Not the symmetric root, which is ``S`` turned: a mode's truncation does not see the turn.
     """
-    wide = moment.double()
-    squares, vectors = torch.linalg.eigh(wide)
+
+    directions: Float[Tensor, "n r"]
+    values: Float[Tensor, " r"]
+
+    @property
+    def inverse(self) -> Root:
+        """The root of the inverse moment."""
+        return Root(self.directions, self.values.reciprocal())
+
+    def weigh(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """``tensor x_mode S^T``, float64: the mode's size becomes r."""
+        moved = tensor.double().movedim(mode, -1)
+        return (moved @ (self.directions * self.values)).movedim(-1, mode)
+
+    def undo(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """What ``weigh`` made this tensor of: the mode's size becomes n again."""
+        moved = tensor.double().movedim(mode, -1)
+        return ((moved / self.values) @ self.directions.mT).movedim(-1, mode)
+
+
+def root_of(moment: Float[Tensor, "n n"]) -> Root:
+    """The root whose eigenvalues are clipped at ``CLIP`` of their mean (TD-MoE).
+
+    So a moment of few tokens, or of none, can be undone; of a zero moment it is the identity.
+    """
+    squares, vectors = eigenpairs(moment.to(torch.float64, copy=True))
     mean = float(squares.mean())
     if mean <= 0:
-        identity = torch.eye(wide.shape[0], dtype=wide.dtype, device=wide.device)
-        return identity, identity
-    values = squares.clamp_min(CLIP * mean).sqrt()
-    return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT
+        return Root(torch.eye(len(vectors)).to(vectors), torch.ones_like(squares))
+    return Root(vectors, squares.clamp_min(CLIP * mean).sqrt())
 
 
-def mode_roots(moment: Tensor, modes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """``roots`` of one factor a mode, whose Kronecker product stands for ``moment (n, n)``.
+def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], rank: int = 0) -> Root:
+    """The root that weighs ``matrix``, on no more directions than its rows span.
+
+    Where these are fewer than its columns, and than the ``rank`` that is wanted, the eigenproblem
+    is as small as they are few: ``W = T Q^T`` has the weighed ``T (Q^T S)``.
+    """
+    rows = matrix.flatten(0, -2)
+    if not rank <= len(rows) < len(moment):
+        return root_of(moment)
+    span, _ = torch.linalg.qr(rows.double().mT)
+    inner = root_of(quadratic(span.mT, moment))
+    return Root(span @ inner.directions, inner.values)
+
+
+def quadratic(
+    matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"]
+) -> Float[Tensor, "*batch m m"]:
+    """``A M A^T`` in float64, of which only some rows of the moment stand in it at a time."""
+    wide = matrix.double()
+    total = wide.new_zeros(*wide.shape[:-1], wide.shape[-2])
+    parts = zip(wide.split(BLOCK_ROWS, -1), moment.split(BLOCK_ROWS, -2), strict=True)
+    for columns, rows in parts:
+        total += columns @ (rows.double() @ wide.mT)
+    return total
+
+
+def mode_roots(moment: Float[Tensor, "n n"], modes: Sequence[int]) -> list[Root]:
+    """``root_of`` one factor a mode, whose Kronecker product stands for ``moment``.
 
     Factor k is the partial trace of the moment over all other modes, scaled to mean one: exact
     where the moment is a Kronecker product, the best separate description of each mode where
     it is not. A tensor train whitened so keeps its ranks when the roots are undone.
     """
-    order = len(modes)
-    wide = moment.double().reshape(*modes, *modes)
+    order, folded = len(modes), moment.reshape(*modes, *modes)
     found = []
     for k in range(order):
         others = [m for m in range(order) if m != k]
-        labels = list(range(order)) + [order if m == k else m for m in range(order)]
-        factor = torch.einsum(wide, labels, [k, order]) if others else wide
-        mean = factor.diagonal().mean().clamp_min(1e-300)
-        found.append(roots(factor / mean))
+        labels = [*range(order), *(order if m == k else m for m in range(order))]
+        # diagonals are views: only they, not the moment, are brought to float64
+        diagonals = torch.einsum(folded, labels, [k, order, *others]).double()
+        factor = diagonals.flatten(2).sum(-1) if others else diagonals
+        found.append(root_of(factor / factor.diagonal().mean().clamp_min(1e-300)))
     return found

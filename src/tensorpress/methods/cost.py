@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tensorpress.layers import ModuleShape
 
-VECTORS = 4.5
-"""Matrices in the room that all eigenvectors of one take: itself, LAPACK's copy and work, them."""
+VECTORS = 3.5
+"""Matrices in the room that all eigenvectors of one take: itself, in their place, LAPACK's work."""
 EIGENVALUES = 2.5
 """The same without vectors."""
 EIGEN_PRODUCTS = 10
@@ -20,11 +20,15 @@ EIGEN_PRODUCTS = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layout: values of its factors, values held beside weights and factors, products."""
+    """Of one layout: values of its factors, values held beside weights and factors, products.
+
+    ``before``: values held while the moments still are, where these are gone when the rest is.
+    """
 
     stored: int
     held: int = 0
     products: int = 0
+    before: int | None = None
 
 
 def eigen_products(side: int) -> int:
@@ -32,12 +36,13 @@ def eigen_products(side: int) -> int:
     return EIGEN_PRODUCTS * side**3
 
 
-def tucker_held(largest: int, other: int) -> float:
+def tucker_held(largest: int, other: int, values: int) -> float:
     """What the bases of a Tucker decomposition hold: eigenvectors, or the bounds' eigenvalues.
 
-    The largest mode's eigenvectors are of what the others have left.
+    The largest mode's eigenvectors are of what the others have left, its eigenvalues those of the
+    smaller side of its unfolding.
     """
-    return max(VECTORS * other**2, EIGENVALUES * largest**2)
+    return max(VECTORS * other**2, EIGENVALUES * min(largest, values // largest) ** 2)
 
 
 def most(shapes: Sequence[ModuleShape]) -> Cost:

@@ -22,7 +22,8 @@ class Spec(MethodSpec):
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
 
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
-        return Cost(layer.modules[layout.modules[0]].numel)
+        values = layer.modules[layout.modules[0]].numel
+        return Cost(values, -values)  # the weights themselves become the factors
 
 
 def decompose(

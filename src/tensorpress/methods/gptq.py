@@ -50,7 +50,7 @@ class Spec(MethodSpec):
         shape = layer.modules[layout.modules[0]]
         stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)
         inner, each = shape.in_features, shape.out_features * shape.in_features
-        held = int(2.5 * shape.numel) + 2 * each + 4 * inner**2
+        held = int(0.75 * shape.numel) + each + inner**2 + 4 * BLOCK * inner
         return Cost(stored, held, shape.slices * inner * (each + 2 * inner**2))
 
 
@@ -97,41 +97,46 @@ def gptq(weight: Tensor, scales: Tensor, moment: Tensor, bits: int, damping: flo
 
     from tensorpress.formats.rounding import limit, nearest
 
-    order = moment.diagonal().argsort(descending=True, stable=True)
-    pull = corrections(moment[order][:, order], damping).to(weight.dtype)
-    # transposed, so that a column's values are adjacent
-    weight, scales = weight.mT[order], scales.mT[order]
+    # the last row of an inverse Cholesky factor is the one of all others: from last to first
+    order = moment.diagonal().argsort(stable=True)
+    pull = corrections(moment, order, damping)
+    weight = weight.mT[order]  # transposed, so that a column's values are adjacent
     codes = torch.empty_like(weight, dtype=torch.uint8)
-    columns = len(weight)
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
+    for stop in range(len(weight), 0, -BLOCK):
+        start = max(stop - BLOCK, 0)
+        rows = pull[start:stop, :stop].to(weight.dtype)
         errors = torch.empty_like(weight[start:stop])
-        for k in range(start, stop):
-            codes[k] = nearest(weight[k], scales[k], bits)
-            errors[k - start] = weight[k] - (codes[k].to(weight.dtype) - limit(bits)) * scales[k]
-            weight[k:stop] -= torch.outer(pull[k, k:stop], errors[k - start])
-        weight[stop:] -= pull[start:stop, stop:].mT @ errors
+        for k in reversed(range(start, stop)):
+            scale = scales[:, order[k]]
+            codes[k] = nearest(weight[k], scale, bits)
+            error = weight[k] - (codes[k].to(weight.dtype) - limit(bits)) * scale
+            weight[start : k + 1].addr_(rows[k - start, start : k + 1], error, alpha=-1)
+            errors[k - start] = error
+        weight[:start].addmm_(rows[:, :start].mT, errors, alpha=-1)
     return codes[order.argsort()].mT
 
 
-def corrections(moment: Tensor, damping: float) -> Tensor:
-    """How an error in column k is made up for: row k of the result, ones on the diagonal.
+def corrections(moment: Tensor, order: Tensor, damping: float) -> Tensor:
+    """How an error in column k, in ``order``, is made up for by those before it: row k, float64.
 
-    The rows, divided by their diagonal, of the upper triangular R with ``R^T R`` the inverse of the
-    damped moment. Since ``(R^-1) (R^-1)^T`` is the damped moment, R is got without that inverse.
+    The rows, divided by their diagonal, of the lower triangular R with ``R^T R`` the inverse of the
+    damped moment. That is the inverse of its Cholesky factor: no other inverse is formed, and all
+    stands in the room of one moment, which is the largest thing here.
     """
     import torch
 
-    wide = moment.to(torch.float64, copy=True)
-    diagonal = wide.diagonal()
-    mean = float(diagonal.mean())
+    wide = moment.new_empty(moment.shape, dtype=torch.float64)
+    for rows, some in zip(wide.split(BLOCK), order.split(BLOCK), strict=True):
+        rows.copy_(moment[some][:, order])
+    mean = float(wide.diagonal().mean())
     if mean <= 0:
         return torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    # in place where that is possible: a moment is the largest thing here
-    diagonal += damping * mean
-    # the Cholesky factor of the moment with its rows and columns turned round, turned back
-    wide = torch.linalg.cholesky(wide.flip(0, 1)).flip(0, 1)
-    upper = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    torch.linalg.solve_triangular(wide, upper, upper=True, out=upper)
-    upper /= upper.diagonal().clone()[:, None]
-    return upper
+    wide.diagonal().add_(damping * mean)
+    lower = torch.linalg.cholesky(wide.mT, out=wide.mT)
+    for start in range(0, len(lower), BLOCK):
+        own = slice(start, start + BLOCK)
+        inverse = torch.linalg.inv(lower[own, own])
+        lower[own, :start] = -inverse @ (lower[own, :start] @ lower[:start, :start])
+        lower[own, own] = inverse
+    lower /= lower.diagonal().clone()[:, None]
+    return lower

@@ -66,7 +66,9 @@ class Spec(WhitenedSpec):
             side = inner
         held = VECTORS * side**2 + out * inner + 2 * rank * both
         if self.needs_moments:
-            held += (1 if out <= inner else 3) * inner**2 + 2 * out * inner
+            held += rank * both
+            if out > inner:
+                held += 2 * inner**2 + 2 * out * inner
         batch = min(shape.slices, _step(out, inner))
         products = shape.slices * (2 * out * inner * side + eigen_products(side))
         return Cost(shape.slices * rank * both, int(batch * held), products)

@@ -27,6 +27,8 @@ from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tensorpress.linalg.whitening import Root
+
 
 class Ranks(BaseModel):
     """Explicit ranks; ``expert`` only where the expert mode is compressed."""
@@ -92,11 +94,14 @@ class Spec(MethodSpec):
         ranks = TuckerRanks(expert, sizes["out_rank"], sizes["in_rank"])
         largest = max(shape.slices, shape.out_features, shape.in_features)
         held = VECTORS * largest**2 + shape.numel
-        if self.needs_moments:
-            held += 3 * shape.numel + shape.moment_numel
         products = 3 * shape.numel * largest + 3 * eigen_products(largest)
         stored = ranks.values(shape, self.experts == "compress")
-        return Cost(stored, int(held), products)
+        if not self.needs_moments:
+            return Cost(stored, int(held), products)
+        # of the weighed stack, beside the other one while it is made
+        sides = shape.out_features**2 + shape.in_features**2
+        held, before = held + shape.numel // 2 + 2 * sides, int((VECTORS + 1) * sides)
+        return Cost(stored, int(held), 2 * products, before)
 
     def _layout(self, module: str, shape: ModuleShape) -> Layout:
         if self.ranks is not None:
@@ -200,58 +205,65 @@ def decompose(
     by their inverses after: of the inputs that the experts receive, and of the outputs that
     their weights make of these.
     """
-    factors = []
-    for layout, stacks in with_layouts(weights, layer, spec):
-        module = layout.modules[0]
-        moment = None if moments is None else stacked(moments[module])
-        factors.append(_joint(layout, stacks.pop(), layer.modules[module], spec, moment))
-    return factors
+    return [
+        _joint(layout, stacks.pop(), layer.modules[layout.modules[0]], spec, moments)
+        for layout, stacks in with_layouts(weights, layer, spec)
+    ]
 
 
 def _joint(
-    layout: Layout, stack: Tensor, shape: ModuleShape, spec: Spec, moment: Tensor | None
+    layout: Layout,
+    stack: Tensor,
+    shape: ModuleShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
 ) -> Factors:
     from tensorpress.linalg.tucker import hosvd, mode_spectrum
 
-    (root_in, undo_in), (root_out, undo_out) = expert_roots(stack, moment, spec)
-    white = stack if moment is None else root_out @ stack.double() @ root_in
-    if spec.ranks is None and spec.rank_choice == "predicted_error":
-        layout = layout_of(layout.modules[0], shape, spec, choose_ranks(white, shape, spec))
     names = {1: "out_rank", 2: "in_rank"}
     if spec.experts == "compress":
         names[0] = "slice_rank"
+    roots, plain = {}, {}
+    if moments is not None:
+        # the moments, as many values as the weights or more, are gone when this returns
+        roots = expert_roots(stack, stacked(moments[layout.modules[0]]), spec)
+        plain = {mode: mode_spectrum(stack, mode) for mode in names}
+        stack = weighed(stack, roots)
+    if spec.ranks is None and spec.rank_choice == "predicted_error":
+        layout = layout_of(layout.modules[0], shape, spec, choose_ranks(stack, shape, spec))
     ranks = {mode: layout.settings[name] for mode, name in names.items()}
-    core, bases, spectra = hosvd(white, ranks, ordered=spec.nested)
-    del white
+    core, bases, spectra = hosvd(stack, ranks, ordered=spec.nested)
+    del stack  # the factors may be as large
+    bases |= {mode: root.undo(bases[mode], 0) for mode, root in roots.items()}
     values = {"left": bases[1], "right": bases[2], "core": core}
-    if moment is not None:
-        values["left"] = undo_out @ bases[1].double()
-        values["right"] = undo_in @ bases[2].double()
-        spectra = {mode: mode_spectrum(stack, mode) for mode in spectra}
-    del stack  # the factors may be as large, and are copied into the store
     if spec.experts == "compress":
         values["mix"] = bases[0]
     store = layout.build().fill(**{name: value.float() for name, value in values.items()})
-    named = {names[mode]: squares for mode, squares in spectra.items()}
+    named = {names[mode]: plain.get(mode, squares) for mode, squares in spectra.items()}
     return bounded(layout.modules, store, named, spec)
 
 
-def expert_roots(
-    stack: Tensor, moment: Tensor | None, spec: Spec
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(root, inverse) of the input and of the output mode; identities where not whitened."""
+def expert_roots(stack: Tensor, moment: Tensor, spec: Spec) -> dict[int, Root]:
+    """Roots of the modes to be weighed: of the mean moment of all experts' inputs, or outputs."""
+    from tensorpress.linalg.whitening import quadratic, root_of
+
+    sums = {}
+    if spec.whiten in ("input", "both"):
+        sums[2] = sum(inputs.double() for inputs in moment)
+    if spec.whiten in ("output", "both"):
+        sums[1] = sum(quadratic(each, inputs) for each, inputs in zip(stack, moment, strict=True))
+    roots = {mode: root_of(total / len(stack)) for mode, total in sums.items()}
+    published = spec.whiten_root == "published"
+    return {mode: root.inverse if published else root for mode, root in roots.items()}
+
+
+def weighed(stack: Tensor, roots: Mapping[int, Root]) -> Tensor:
+    """The stack in its own dtype, modes multiplied by their roots, one expert at a time."""
     import torch
 
-    from tensorpress.linalg.whitening import roots
-
-    pairs = []
-    for side, name in ((2, "input"), (1, "output")):
-        if moment is None or spec.whiten not in (name, "both"):
-            identity = torch.eye(stack.shape[side], dtype=torch.float64, device=stack.device)
-            pairs.append((identity, identity))
-            continue
-        wide = stack.double()
-        each = moment.double() if name == "input" else wide @ moment.double() @ wide.mT
-        root, inverse = roots(each.mean(0))
-        pairs.append((inverse, root) if spec.whiten_root == "published" else (root, inverse))
-    return pairs[0], pairs[1]
+    white = torch.empty_like(stack)
+    for target, matrix in zip(white, stack, strict=True):
+        for mode, root in roots.items():
+            matrix = root.weigh(matrix, mode - 1)
+        target.copy_(matrix)
+    return white

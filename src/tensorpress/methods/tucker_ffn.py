@@ -77,9 +77,11 @@ class Spec(WhitenedSpec):
         sides = (sizes["out_features"], sizes["in_features"])
         values = slices * math.prod(sides)
         stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
-        held = tucker_held(max(sides), min(sides)) + values
+        held = tucker_held(max(sides), min(sides), values) + values
         if self.needs_moments:
-            held += 3 * values + VECTORS * sides[1] ** 2
+            # of a matrix that is wider than the rank only what its rows span
+            rooted = min(sides[1], max(slices * sides[0], ranks[1]))
+            held += 2 * values + VECTORS * rooted**2 + sides[1] * rooted
         products = values * sum(sides) + 2 * sum(map(eigen_products, sides))
         return Cost(stored + slices * math.prod(ranks), int(held), products)
 
@@ -98,7 +100,7 @@ def decompose(
     import torch
 
     from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
-    from tensorpress.linalg.whitening import roots
+    from tensorpress.linalg.whitening import root_for
 
     factors = []
     for layout, stacks in with_layouts(weights, layer, spec):
@@ -110,9 +112,9 @@ def decompose(
             core, bases = partial_tucker(tensor, ranks)
             right = bases[2]
         else:
-            root, inverse = roots(moments[layout.modules[0]])
-            core, bases = partial_tucker(tensor.double() @ root, ranks)
-            right = inverse @ bases[2].double()
+            root = root_for(tensor, moments[layout.modules[0]], ranks[2])
+            core, bases = partial_tucker(root.weigh(tensor), ranks)
+            right = root.undo(bases[2], 0)
         store = layout.build().fill(left=bases[1].float(), right=right.float(), core=core.float())
         upper = bounds[1] if moments is None else None
         factors.append(Factors(layout.modules, store, bounds[0], upper))

@@ -59,10 +59,14 @@ class Spec(WhitenedSpec):
         sides, heads = (inner["out_features"], inner["in_features"]), inner["slices"]
         ranks = (inner["out_rank"], inner["in_rank"])
         stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
-        held = tucker_held(max(sides), min(sides)) + 2 * heads * math.prod(sides)
+        each = math.prod(sides)
+        held = tucker_held(max(sides), min(sides), each) + 2 * heads * each
+        products = heads * 2 * (eigen_products(min(sides)) + each * max(sides))
         if self.needs_moments:
-            held += VECTORS * inner["in_features"] ** 2
-        products = heads * 2 * eigen_products(max(sides))
+            # of a head that is wider than the rank only what its rows span
+            rooted = min(sides[1], max(sides[0], ranks[1]))
+            held += VECTORS * rooted**2 + sides[1] * rooted
+            products += heads * (eigen_products(rooted) + sides[1] ** 2 * rooted)
         return Cost(heads * (stored + math.prod(ranks)), int(held), products)
 
     def _ranks(self, heads: ModuleShape, module: str, shape: ModuleShape) -> dict[str, int]:
@@ -95,7 +99,7 @@ def decompose(
 
     from tensorpress.linalg.bounds import joint
     from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
-    from tensorpress.linalg.whitening import roots
+    from tensorpress.linalg.whitening import root_for
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
@@ -109,9 +113,9 @@ def decompose(
                 core, bases = partial_tucker(matrix, ranks)
                 right = bases[1]
             else:
-                root, inverse = roots(each_moment[index])
-                core, bases = partial_tucker(matrix.double() @ root, ranks)
-                right = inverse @ bases[1].double()
+                root = root_for(matrix, each_moment[index], ranks[1])
+                core, bases = partial_tucker(root.weigh(matrix), ranks)
+                right = root.undo(bases[1], 0)
             lefts.append(bases[0].float())
             cores.append(core.float())
             rights.append(right.float())

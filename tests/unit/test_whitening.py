@@ -1,0 +1,68 @@
+"""Roots of second moments: what they weigh, what undoes it, and how small they may be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tensorpress.linalg.gram import eigenpairs
+from tensorpress.linalg.whitening import mode_roots, quadratic, root_for
+
+
+def moment_of(size: int, tokens: int = 400) -> Tensor:
+    """Of correlated inputs, no direction of which is so rare that it would be clipped."""
+    torch.manual_seed(0)
+    inputs = torch.randn(tokens, size) @ (
+        torch.eye(size) + torch.randn(size, size) / (2 * size**0.5)
+    )
+    return inputs.mT @ inputs / tokens
+
+
+def test_eigenpairs_are_written_over_the_matrix() -> None:
+    stack = torch.stack([moment_of(20), moment_of(20, 5)]).double()
+    kept = stack.clone()
+    values, vectors = eigenpairs(stack)
+    assert vectors.untyped_storage().data_ptr() == stack.untyped_storage().data_ptr()
+    torch.testing.assert_close((vectors * values[:, None]) @ vectors.mT, kept)
+
+
+@pytest.mark.parametrize("rows", [7, 30, 50])
+def test_a_root_weighs_as_the_moment_does_and_is_undone(rows: int) -> None:
+    moment = moment_of(30)
+    matrix = torch.randn(rows, 30)
+    root = root_for(matrix, moment, rank=5)
+    assert root.directions.shape == (30, min(rows, 30))
+    white, wide = root.weigh(matrix), matrix.double()
+    torch.testing.assert_close(white @ white.mT, wide @ moment.double() @ wide.mT)
+    torch.testing.assert_close(root.undo(white), wide)
+    torch.testing.assert_close(root.inverse.undo(root.inverse.weigh(matrix, 1), 1), wide)
+
+
+def test_a_rank_above_the_rows_takes_the_whole_root() -> None:
+    assert root_for(torch.randn(7, 30), moment_of(30), rank=8).directions.shape == (30, 30)
+
+
+@pytest.mark.parametrize("moment", [moment_of(30, 4), torch.zeros(30, 30)], ids=["few", "none"])
+def test_moments_of_few_tokens_can_be_undone(moment: Tensor) -> None:
+    for matrix in (torch.randn(7, 30), torch.randn(40, 30)):
+        root = root_for(matrix, moment)
+        torch.testing.assert_close(root.undo(root.weigh(matrix)), matrix.double())
+
+
+def test_quadratic_takes_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment, matrices = moment_of(30).expand(2, 30, 30), torch.randn(2, 7, 30)
+    expected = matrices.double() @ moment.double() @ matrices.double().mT
+    for rows in (30, 8):
+        monkeypatch.setattr("tensorpress.linalg.whitening.BLOCK_ROWS", rows)
+        torch.testing.assert_close(quadratic(matrices, moment), expected)
+
+
+def test_mode_roots_are_exact_for_a_kronecker_product() -> None:
+    factors = [moment_of(n) for n in (3, 4, 5)]
+    moment = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
+    found = [
+        (r.directions * r.values.square()) @ r.directions.mT for r in mode_roots(moment, (3, 4, 5))
+    ]
+    for square, factor in zip(found, factors, strict=True):
+        torch.testing.assert_close(square, factor.double() / factor.diagonal().mean())
