@@ -43,9 +43,11 @@ class Moments:
         if not self.open:
             return
         rows = x.detach().reshape(-1, x.shape[-1]).float()
-        product = (rows.mT @ rows).double()
-        place = (site, index)
-        self._sums[place] = self._sums[place] + product if place in self._sums else product
+        product, place = rows.mT @ rows, (site, index)
+        if place in self._sums:
+            self._sums[place] += product
+        else:
+            self._sums[place] = product.double()
         self._counts[place] += rows.shape[0]
 
     def add_gradient(self, module: str, index: int, gradient: Tensor) -> None:
@@ -66,21 +68,20 @@ class Moments:
         saved: dict[str, Tensor] = {}
         for site, reader in {site_of(name): name for name in shape.modules}.items():
             module = shape.modules[reader]
-            zero = torch.zeros(module.in_features, module.in_features, dtype=torch.float64)
             counts = [self._counts[site, i] for i in range(module.slices)]
-            means = [
-                (self._sums.get((site, i), zero) / max(count, 1)).float().cpu()
-                for i, count in enumerate(counts)
-            ]
-            saved[site] = torch.stack(means) if module.slices > 1 else means[0]
+            means = torch.zeros(module.slices, module.in_features, module.in_features)
+            for i, count in enumerate(counts):
+                if count:
+                    means[i] = self._sums[site, i] / count
+            saved[site] = means if module.slices > 1 else means[0]
             saved[f"{site}.tokens"] = torch.tensor(counts)
         for name, module in shape.modules.items() if self._gradients else ():
             zero = torch.zeros(module.out_features, dtype=torch.float64)
-            means = [
+            squares = [
                 (self._gradients.get((name, i), zero) / max(count, 1)).float().cpu()
                 for i, count in enumerate(saved[f"{site_of(name)}.tokens"].tolist())
             ]
-            saved[f"{name}.{GRADIENT}"] = torch.stack(means) if module.slices > 1 else means[0]
+            saved[f"{name}.{GRADIENT}"] = torch.stack(squares) if module.slices > 1 else squares[0]
         return saved
 
 
