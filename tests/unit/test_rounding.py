@@ -41,6 +41,8 @@ def test_values_move_by_half_a_step_at_most(bits: int, group: int | None) -> Non
     assert int(codes.max()) == 2 * rounding.limit(bits) < 2**bits
     again = rounding.dequantise(codes, scales, bits, group).view_as(values)
     steps = rounding.spread(scales, 54, group).view_as(values)
+    for row, expected in enumerate(steps):  # groups go on across rows
+        assert torch.equal(rounding.spread(scales, 9, group, 9 * row), expected)
     assert bool(((again - values).abs() <= steps / 2 * 1.0001).all())
     assert torch.equal(again.sign() * values.sign(), again.sign().abs())
 

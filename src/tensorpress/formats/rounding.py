@@ -41,9 +41,13 @@ def dequantise(codes: Tensor, scales: Tensor, bits: int, group: int | None) -> T
     return (steps * scales[:, None]).flatten()[: codes.numel()]
 
 
-def spread(scales: Tensor, count: int, group: int | None) -> Tensor:
-    """The scale of each of ``count`` values."""
-    return scales[:, None].expand(-1, group or count).flatten()[:count]
+def spread(scales: Tensor, count: int, group: int | None, start: int = 0) -> Tensor:
+    """The scale of each of ``count`` values from value ``start`` on."""
+    if group is None:
+        return scales.expand(count)
+    first = start // group
+    some = scales[first : -(-(start + count) // group), None]
+    return some.expand(-1, group).flatten()[start - first * group :][:count]
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

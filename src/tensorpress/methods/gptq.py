@@ -50,8 +50,9 @@ class Spec(MethodSpec):
         shape = layer.modules[layout.modules[0]]
         stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)
         inner, each = shape.in_features, shape.out_features * shape.in_features
-        held = int(0.75 * shape.numel) + each + inner**2 + 4 * BLOCK * inner
-        return Cost(stored, held, shape.slices * inner * (each + 2 * inner**2))
+        products = shape.slices * inner * (each + 2 * inner**2)
+        before = inner**2 + each + 4 * BLOCK * inner + shape.numel // 2
+        return Cost(stored, shape.numel, products, before)  # first the scales, of magnitudes
 
 
 def decompose(
@@ -72,14 +73,13 @@ def decompose(
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         scales = rounding.scales_of(stack, spec.bits, spec.group).bfloat16().float()
-        one_by_one = rounding.spread(scales, stack.numel(), spec.group).view_as(stack)
         # without moments all inputs weigh the same, and nothing can be made up for
         unknown = stack.new_zeros(1, 1, 1).expand(len(stack), stack.shape[2], stack.shape[2])
         moment = stacked(moments[layout.modules[0]]) if moments else unknown
-        codes = [
-            gptq(matrix, scale, inputs, spec.bits, spec.damping)
-            for matrix, scale, inputs in zip(stack, one_by_one, moment, strict=True)
-        ]
+        codes = []
+        for index, (matrix, inputs) in enumerate(zip(stack, moment, strict=True)):
+            each = rounding.spread(scales, matrix.numel(), spec.group, index * matrix.numel())
+            codes.append(gptq(matrix, each.view_as(matrix), inputs, spec.bits, spec.damping))
         packed = rounding.pack(torch.stack(codes).flatten(), spec.bits)
         store = layout.build().fill(weight_codes=packed, weight_scales=scales)
         factors.append(Factors(layout.modules, store))
