@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tensorpress.factorfile import load_factors
+from tensorpress.factorfile import factor_sets, load_factors
 from tensorpress.formats.base import Format
 from tensorpress.formats.rounded import rounded
 from tensorpress.params import Rounding
@@ -48,32 +48,46 @@ def write_manifest(
 
 def _entries(placed: Provenance, dtype: str, rounding: Rounding | None) -> list[dict[str, Any]]:
     rows = {row.module: row for row in read_rows([placed.rows], DecompositionRow)}
-    entries = []
-    for each in load_factors(placed.factors, placed.modules):
-        store = each.store
-        if rounding is not None:
-            store = rounded(store, rounding.bits, rounding.group, getattr(torch, dtype))
-        stored = stored_tensors(store, placed.layer, replaced=True).values()
-        for index, module in enumerate(each.modules):
-            if module not in placed.modules:
-                continue
-            slices = [index] if len(each.modules) > 1 else range(store.slices)
-            entries.append(
-                {
-                    "layer": placed.layer,
-                    "module": module,
-                    "method": placed.method,
-                    "settings": dict(placed.settings),
-                    "format": store.name,
-                    "ranks": ranks_of(store.settings),
-                    "relative_error": rows[module].relative_error,
-                    "rounding_error": _difference(store, each.store, slices),
-                    "stack": list(each.modules),
-                    "stack_bits": bits(stored, VALUE_BITS[dtype]),
-                    "dense_bits": VALUE_BITS[dtype] * rows[module].dense_values,
-                }
-            )
-    return entries
+    return [
+        entry
+        for modules in factor_sets(placed.factors)
+        if set(modules) & set(placed.modules)
+        for entry in _of_set(placed, modules, rows, dtype, rounding)
+    ]
+
+
+def _of_set(
+    placed: Provenance,
+    modules: tuple[str, ...],
+    rows: Mapping[str, DecompositionRow],
+    dtype: str,
+    rounding: Rounding | None,
+) -> list[dict[str, Any]]:
+    """Of the placed modules of one factor set, which is gone when this returns."""
+    (each,) = load_factors(placed.factors, modules)
+    store = each.store
+    if rounding is not None:
+        store = rounded(store, rounding.bits, rounding.group, getattr(torch, dtype))
+    stored = stored_tensors(store, placed.layer, replaced=True).values()
+    return [
+        {
+            "layer": placed.layer,
+            "module": module,
+            "method": placed.method,
+            "settings": dict(placed.settings),
+            "format": store.name,
+            "ranks": ranks_of(store.settings),
+            "relative_error": rows[module].relative_error,
+            "rounding_error": _difference(
+                store, each.store, [index] if len(modules) > 1 else range(store.slices)
+            ),
+            "stack": list(modules),
+            "stack_bits": bits(stored, VALUE_BITS[dtype]),
+            "dense_bits": VALUE_BITS[dtype] * rows[module].dense_values,
+        }
+        for index, module in enumerate(modules)
+        if module in placed.modules
+    ]
 
 
 def _difference(store: Format, exact: Format, slices: Iterable[int]) -> float:

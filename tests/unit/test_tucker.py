@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tensorpress.linalg.gram import leading_right
 from tensorpress.linalg.tucker import expand_modes, hosvd
 
 SHAPE = (5, 20, 24)
@@ -46,3 +47,13 @@ def test_an_exact_rank_is_recovered_without_order() -> None:
     tensor = left @ core @ right.mT
     made = hosvd(tensor, {1: 15, 2: 18}, ordered=False)
     assert error(tensor, *made[:2]) <= 1e-6 * float(tensor.norm())
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_vectors_beyond_the_rows_complete_the_basis(joint: bool) -> None:
+    matrix = torch.randn(2, 6, 40, generator=torch.Generator().manual_seed(0))
+    basis, squares = leading_right(matrix, 15, joint)
+    identity = torch.eye(15, dtype=torch.float64)
+    assert torch.allclose(basis.mT @ basis, identity.expand_as(basis.mT @ basis), atol=1e-12)
+    assert torch.allclose(matrix.double() @ basis @ basis.mT, matrix.double(), atol=1e-6)
+    assert squares.shape[-1] == (12 if joint else 6)

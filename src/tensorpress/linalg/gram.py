@@ -78,26 +78,28 @@ def leading_right(
 ) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch side"]]:
     """The ``rank`` leading right singular vectors and all squared singular values, float64.
 
-    Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``, unless more than m
-    vectors are wanted. ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows.
+    Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``; vectors beyond the m-th
+    only complete the basis. ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows.
     ``cut``: how many of the vectors will be kept, where that is not all that are asked for.
     """
     rows, columns = matrix.shape[-2:]
     kept = rank if cut is None else cut
     if joint and rows * len(matrix) < columns:
         return leading_right(matrix.flatten(0, 1), rank, cut=cut)
-    if joint or columns <= rows or rank > rows:
+    if joint or columns <= rows:
         basis, squares = spectrum(matrix, joint)
         energy, tail = squares.sum(-1), squares[..., kept:].sum(-1)
         if matrix.dtype != torch.float64 and bool((tail < SAFE_TAIL * energy).any()):
             return leading_right(matrix.double(), rank, joint, cut)
         squared_too_far = bool((tail < GRAM_LIMIT * energy).any())
-        if matrix.dtype == torch.float64 and squared_too_far and (joint or columns <= rows):
+        if matrix.dtype == torch.float64 and squared_too_far:
             return _by_qr(matrix.flatten(0, 1) if joint else matrix, rank)
         return basis[..., :rank], squares
-    left, squares = leading_right(matrix.mT, rank)
-    # QR, not a division by singular values: these may vanish
-    basis, _ = torch.linalg.qr(matrix.mT.double() @ left)
+    left, squares = leading_right(matrix.mT, min(rank, rows))
+    # QR, not a division by singular values: these may vanish. Its columns of zeros become
+    # vectors that are orthogonal to all others
+    turned = torch.nn.functional.pad(matrix.mT.double() @ left, (0, max(0, rank - rows)))
+    basis, _ = torch.linalg.qr(turned)
     return basis, squares
 
 
