@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from tensorpress.checkpoint import is_finite
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
@@ -88,7 +89,7 @@ def calibrate(
 
 
 def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+    if not all(map(is_finite, tensors.values())):
         raise TensorpressError(
             f"compute.dtype: {str(dtype).removeprefix('torch.')} is not allowed: moments of layer "
             f"{layer} are not finite; allowed: a dtype of more range, bfloat16 or float32"

@@ -122,8 +122,7 @@ class Checkpoint:
         """Read every tensor once; a NaN or infinity raises ``TensorpressError`` naming it."""
         for name in sorted(self.files):
             tensor = self.read([name])[name]
-            parts = tensor.reshape(-1).split(CHECKED_VALUES)
-            if tensor.is_floating_point() and not all(bool(p.isfinite().all()) for p in parts):
+            if not is_finite(tensor):
                 raise TensorpressError(
                     f"{self.directory}: tensor {name} has NaN or infinite values"
                 )
@@ -160,6 +159,12 @@ class LayerWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.modules)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    parts = tensor.reshape(-1).split(CHECKED_VALUES)
+    return all(bool(part.isfinite().all()) for part in parts)
 
 
 @contextmanager

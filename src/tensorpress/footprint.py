@@ -105,11 +105,13 @@ def fetch(model: ModelArtifact) -> Footprint:
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:
-    """The model, the moments of a pass in float64 and of a layer in float32, and one batch."""
-    settings, values = made.settings, values_of(made.model)
-    moments = [moment_values(shape) for shape in made.model.shapes]
-    parts = passes(made.model.shapes)
-    held = DOUBLE * max(sum(moments[i] for i in part) for part in parts) + FLOAT * max(moments)
+    """The model, moments of a pass in float64, of a layer and a batch in float32, and the batch."""
+    settings, values, shapes = made.settings, values_of(made.model), made.model.shapes
+    moments = [moment_values(shape) for shape in shapes]
+    parts = passes(shapes)
+    widest = max(each.in_features for shape in shapes for each in shape.modules.values())
+    held = DOUBLE * max(sum(moments[i] for i in part) for part in parts)
+    held += FLOAT * (max(moments) + widest**2)
     weights = values * VALUE_BITS[made.dtype] // 8
     batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
     products = settings.tokens * (3 * values * len(parts) + sum(moments))

@@ -63,16 +63,15 @@ class Moments:
         """``<site>``: E[x x^T] in float32, ``<site>.tokens``: tokens seen, per slice for experts.
 
         ``<module>.gradient``: E[g g] of the outputs, where gradients were added. An expert that
-        received no token has zero moments.
+        received no token has zero moments. The sums are given up one by one.
         """
         saved: dict[str, Tensor] = {}
         for site, reader in {site_of(name): name for name in shape.modules}.items():
             module = shape.modules[reader]
             counts = [self._counts[site, i] for i in range(module.slices)]
-            means = torch.zeros(module.slices, module.in_features, module.in_features)
+            means = torch.empty(module.slices, module.in_features, module.in_features)
             for i, count in enumerate(counts):
-                if count:
-                    means[i] = self._sums[site, i] / count
+                means[i] = self._sums.pop((site, i)) / count if count else 0.0
             saved[site] = means if module.slices > 1 else means[0]
             saved[f"{site}.tokens"] = torch.tensor(counts)
         for name, module in shape.modules.items() if self._gradients else ():
