@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
@@ -267,6 +266,11 @@ class _Build:
 
 def is_tied(config: dict[str, Any]) -> bool:
     """Whether input embedding and output head are one matrix, also where the config is silent."""
+    if "tie_word_embeddings" in config:
+        return bool(config["tie_word_embeddings"])
+    # takes longer than all else here to import, and most configs say it
+    from transformers import AutoConfig
+
     return bool(AutoConfig.for_model(**config).tie_word_embeddings)
 
 
