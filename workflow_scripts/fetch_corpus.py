@@ -5,7 +5,7 @@ from pathlib import Path
 from tensorpress.job import job
 
 with job(snakemake):
-    from tensorpress.fetching import fetch_corpus
+    from tensorpress.corpora import fetch_corpus
 
     corpus = snakemake.params.corpus
     fetch_corpus(corpus.name, corpus.spec, Path(snakemake.output[0]))

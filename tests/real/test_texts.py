@@ -11,10 +11,10 @@ import pytest
 import torch
 from workspace import SHARED
 
+from tensorpress.corpora import fetch_corpus
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Generation, HotpotQA, Perplexity, ZeroShot
 from tensorpress.evaluation.tasks import generation, hotpotqa, perplexity, zero_shot
-from tensorpress.fetching import fetch_corpus
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.params import Wikitext2Corpus
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from workspace import ROOT
 
 from tensorpress.checkpoint import INDEX, Checkpoint
+from tensorpress.corpora import fetch_corpus
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import family_of
-from tensorpress.fetching import fetch_corpus, fetch_model
+from tensorpress.fetching import fetch_model
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.svd import Spec, decompose
 from tensorpress.params import FileCorpus, LocalModel

@@ -15,6 +15,7 @@ import pytest
 import torch
 from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
+from tensorpress.corpora import fetch_corpus
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import specs
 from tensorpress.evaluation.job import EvaluationJob
@@ -23,7 +24,6 @@ from tensorpress.evaluation.specs import Ngram, Perplexity
 from tensorpress.evaluation.tasks import ngram
 from tensorpress.evaluation.tasks import perplexity as perplexity_task
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.fetching import fetch_corpus
 from tensorpress.hub_datasets import HubDataset, require
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.params import C4Corpus, Wikitext2Corpus, parse

@@ -1,0 +1,65 @@
+"""Fetch corpora into ``results/fetch``. Torch-free: most of such a job would be its import."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorpress.atomic import replacing
+from tensorpress.embedded import corpus as embedded_corpus
+from tensorpress.errors import TensorpressError
+from tensorpress.hub_datasets import column
+from tensorpress.params import C4Corpus, Corpus, EmbeddedCorpus, FileCorpus, Wikitext2Corpus
+from tensorpress.sources import existing_file
+from tensorpress.texts import C4_SPLIT, c4_documents, c4_text, wikitext2_rows, wikitext2_text
+
+
+def fetch_corpus(name: str, spec: Corpus, target: Path) -> None:
+    """Write the text of a corpus."""
+    readers = {"embedded": _prose, "file": _file, "wikitext2": _wikitext2, "c4": _c4}
+    text = readers[spec.source](name, spec)
+    if not text.strip():
+        raise TensorpressError(f"corpora.{name}: the text is empty")
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _prose(name: str, spec: Corpus) -> str:
+    assert isinstance(spec, EmbeddedCorpus)
+    return "\n\n".join(embedded_corpus.documents(spec.split))
+
+
+def _file(name: str, spec: Corpus) -> str:
+    assert isinstance(spec, FileCorpus)
+    with _readable(name, spec.path) as path:
+        return path.read_text(encoding="utf-8")
+
+
+def _wikitext2(name: str, spec: Corpus) -> str:
+    assert isinstance(spec, Wikitext2Corpus)
+    if spec.path is None:
+        return wikitext2_text(column(spec.dataset, spec.split, "text", f"corpora.{name}"))
+    with _readable(name, spec.path) as path:
+        return wikitext2_text(wikitext2_rows(path))
+
+
+def _c4(name: str, spec: Corpus) -> str:
+    assert isinstance(spec, C4Corpus)
+    if spec.path is None:
+        return c4_text(column(spec.dataset, C4_SPLIT, "text", f"corpora.{name}"))
+    with _readable(name, spec.path) as path:
+        return c4_text(c4_documents(path))
+
+
+@contextmanager
+def _readable(name: str, path: str) -> Iterator[Path]:
+    try:
+        yield existing_file(path, f"corpora.{name}.path")
+    except UnicodeDecodeError as error:
+        raise TensorpressError(f"corpora.{name}.path: {path} is not UTF-8") from error
+    except (ValueError, TypeError, KeyError, gzip.BadGzipFile) as error:
+        raise TensorpressError(
+            f'corpora.{name}.path: {path} is not allowed; allowed: JSON lines with a "text"'
+        ) from error
