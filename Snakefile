@@ -4,6 +4,8 @@ Paths carry keys (src/tensorpress/keys.py), so an artifact that exists is right;
 ancient() because modification times say nothing.
 """
 
+import gc
+
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
@@ -28,6 +30,7 @@ except TensorpressError as error:
     raise WorkflowError(redacted(str(error))) from None
 
 LIVE = plan.live()
+gc.freeze()  # a fifth of planning went into looking for garbage among modules
 RUN = records.this_run()  # jobs inherit it
 
 
