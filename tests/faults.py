@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from workspace import Workspace, save_tiny, tiny_llama, tiny_params
+from workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
 
 MEASURED = ("seconds",)
 """Columns that no two runs share."""
@@ -68,6 +68,18 @@ def make_reference(folder: Path) -> None:
     (folder / "inputs/train.txt").write_text("\n".join(lines), encoding="utf-8")
     workspace.snakemake("--cores", "1")
     assert finished(workspace) == JOBS
+
+
+def make_under_dvc(folder: Path) -> None:
+    """A project under DVC after a run by Snakemake; its remote lies beside it, or beside a copy."""
+    workspace = Workspace.create(folder)
+    shutil.rmtree(folder / ".dvc", ignore_errors=True)
+    workspace.run("dvc", "init", "-q", "-f")
+    workspace.run("dvc", "config", "core.analytics", "false")
+    workspace.run("dvc", "remote", "add", "-q", "-d", "local", "../remote")
+    workspace.commit("dvc")
+    workspace.snakemake()
+    assert workspace.ran() == EVERYTHING
 
 
 def copy_of(reference: Path, folder: Path, *without: str) -> Workspace:

@@ -231,15 +231,3 @@ EVERYTHING = Counter(
     report=1,
 )
 """Jobs of ``tiny_params`` from nothing, by rule."""
-
-
-def with_dvc(folder: Path, cache_type: str = "copy") -> Workspace:
-    """A workspace under DVC with a local-directory remote."""
-    workspace = Workspace.create(folder / "project")
-    shutil.rmtree(workspace.folder / ".dvc", ignore_errors=True)
-    workspace.run("dvc", "init", "-q", "-f")
-    workspace.run("dvc", "config", "core.analytics", "false")
-    workspace.run("dvc", "config", "cache.type", cache_type)
-    workspace.run("dvc", "remote", "add", "-q", "-d", "local", str(folder / "remote"))
-    workspace.commit("dvc")
-    return workspace

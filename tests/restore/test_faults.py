@@ -8,7 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from workspace import Workspace, with_dvc
+from faults import copy_of
+from workspace import Workspace
 
 
 def test_second_run_is_refused_while_one_is_going(workspace: Workspace) -> None:
@@ -28,9 +29,9 @@ def test_second_run_is_refused_while_one_is_going(workspace: Workspace) -> None:
     assert workspace.nothing_to_do()
 
 
-def test_dvc_commands_work_offline(tmp_path: Path) -> None:
-    workspace = with_dvc(tmp_path)
-    workspace.run("dvc", "repro", "-q")
+def test_dvc_commands_work_offline(made: Path, tmp_path: Path) -> None:
+    workspace = copy_of(made, tmp_path / "project")
+    workspace.run("tensorpress", "record")
     workspace.commit("X")
     shown = workspace.run("dvc", "metrics", "show").stdout
     assert "heldout_perplexity" in shown
