@@ -54,6 +54,10 @@ def every_method() -> dict:
     def recipe(model: str, steps: list, layers: list, tasks: list) -> dict:
         return {"models": [model], "steps": steps, "layers": layers, "tasks": tasks}
 
+    td_moe = [
+        {"modules": ["experts"], "method": "td-moe"},
+        {"modules": ["attention"], "method": "dense"},
+    ]
     params["recipes"] = {
         "drop": recipe("tiny", [{"modules": ["all"], "method": "drop"}], ["one"], ["heldout"]),
         "each_svd": recipe("tiny", [{"modules": ["ffn"], "method": "svd"}], ["each"], ["heldout"]),
@@ -122,13 +126,11 @@ def every_method() -> dict:
         ),
         "td_moe": recipe(
             "moe",
-            [
-                {"modules": ["experts"], "method": "td-moe"},
-                {"modules": ["attention"], "method": "dense"},
-            ],
-            ["one", "each"],
+            td_moe,
+            ["one"],
             ["heldout", "speed", "cloze", "last_word", "routing", "prediction"],
         ),
+        "each_td_moe": recipe("moe", td_moe, ["each"], ["heldout"]),
     }
     text = {"corpus": "text", "window": 64}
     params["tasks"] |= {
@@ -199,8 +201,8 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
         ),
         ("tiny", "advised", "0,1,2"),
         ("moe", "baseline", ""),
-        ("moe", "td_moe", "0"),
         ("moe", "td_moe", "1"),
+        *(("moe", "each_td_moe", str(layer)) for layer in range(2)),
     }
     assert all(r["value"] > 1 for r in perplexities)
     for row in rows:
