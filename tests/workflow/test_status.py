@@ -59,10 +59,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     workspace = Workspace.create(tmp_path_factory.mktemp("watched") / "project", params)
     before = status(workspace)
 
-    # assembling waits, so that it can be seen, and then fails
+    # assembling waits, so that it can be seen with nothing made, and then fails
     script = workspace.folder / "workflow_scripts/assemble.py"
     good = script.read_text(encoding="utf-8")
-    script.write_text(good + HELD, encoding="utf-8")
+    begin = "with job(snakemake):\n"
+    assert begin in good
+    script.write_text(good.replace(begin, begin + HELD), encoding="utf-8")
     driver = subprocess.Popen(
         ["snakemake", "--cores", "2", "--keep-going"], cwd=workspace.folder,
         env=workspace.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
