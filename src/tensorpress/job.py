@@ -75,7 +75,11 @@ def _collect_less() -> None:
     A quarter of the time of a job that loads a model went into it.
     """
     gc.set_threshold(10_000)
-    atexit.register(lambda: "torch" in sys.modules and gc.freeze())
+
+    @atexit.register
+    def _() -> None:
+        if "torch" in sys.modules:
+            gc.freeze()
 
 
 def _warn_into(log: Path) -> None:
