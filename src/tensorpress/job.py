@@ -75,11 +75,13 @@ def _collect_less() -> None:
     A quarter of the time of a job that loads a model went into it.
     """
     gc.set_threshold(10_000)
+    atexit.register(_freeze_with_torch)
 
-    @atexit.register
-    def _() -> None:
-        if "torch" in sys.modules:
-            gc.freeze()
+
+def _freeze_with_torch() -> None:
+    # not where duckdb is and no torch: its bindings call what is not freed a leak, on many lines
+    if "torch" in sys.modules:
+        gc.freeze()
 
 
 def _warn_into(log: Path) -> None:
