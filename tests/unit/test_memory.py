@@ -130,10 +130,10 @@ def stack_bytes(config: dict, settings: dict, group: str) -> int:
     [
         (LLAMA, {"method": "tt", "order": 4, "rank": 16}, "ffn", 8.6),
         (MOE, {"method": "td_moe", "ranks": {"out": 128, "in": 128}}, "experts", 3.6),
-        (MOE, {"method": "svd", "rank": 64}, "experts", 7.0),
-        (MOE, {"method": "dense"}, "experts", 3.6),
-        (LLAMA, {"method": "gptq"}, "ffn", 5.8),
-        (MOE, {"method": "td_moe", "ratio": 0.4, "whiten": "both"}, "experts", 4.0),
+        (MOE, {"method": "svd", "rank": 64}, "experts", 8.0),
+        (MOE, {"method": "dense"}, "experts", 4.0),
+        (LLAMA, {"method": "gptq"}, "ffn", 6.2),
+        (MOE, {"method": "td_moe", "ratio": 0.4, "whiten": "both"}, "experts", 4.2),
     ],
 )
 def test_jobs_are_bounded_and_foreseen(
