@@ -105,7 +105,7 @@ def fetch(model: ModelArtifact) -> Footprint:
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:
-    """The model, moments of a pass in float64, of a layer and a batch in float32, and the batch."""
+    """Model, batch, moments of a pass in float64, of a layer and the widest inputs in float32."""
     settings, values, shapes = made.settings, values_of(made.model), made.model.shapes
     moments = [moment_values(shape) for shape in shapes]
     parts = passes(shapes)

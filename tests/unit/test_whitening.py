@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tensorpress.linalg.gram import eigenpairs
 from tensorpress.linalg.whitening import mode_roots, quadratic, root_for
+from tensorpress.methods.cost import root_side
 
 
 def moment_of(size: int, tokens: int = 400) -> Tensor:
@@ -46,7 +47,7 @@ def test_a_rank_above_the_rows_takes_the_whole_root() -> None:
 @pytest.mark.parametrize("moment", [moment_of(30, 4), torch.zeros(30, 30)], ids=["few", "none"])
 def test_moments_of_few_tokens_can_be_undone(moment: Tensor) -> None:
     for matrix in (torch.randn(7, 30), torch.randn(40, 30)):
-        root = root_for(matrix, moment)
+        root = root_for(matrix, moment, rank=3)
         torch.testing.assert_close(root.undo(root.weigh(matrix)), matrix.double())
 
 
@@ -66,3 +67,9 @@ def test_mode_roots_are_exact_for_a_kronecker_product() -> None:
     ]
     for square, factor in zip(found, factors, strict=True):
         torch.testing.assert_close(square, factor.double() / factor.diagonal().mean())
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(7, 5), (7, 8), (30, 5), (50, 5)])
+def test_planning_knows_the_side_of_the_eigenproblem(rows: int, rank: int) -> None:
+    root = root_for(torch.randn(rows, 30), moment_of(30), rank)
+    assert len(root.values) == root_side(rows, 30, rank)

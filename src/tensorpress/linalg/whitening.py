@@ -12,7 +12,9 @@ from torch import Tensor
 from tensorpress.linalg.gram import eigenpairs
 
 CLIP = 1e-3
+"""Least eigenvalue over their mean."""
 BLOCK_ROWS = 512
+"""Of a moment, that stand in float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ def root_of(moment: Float[Tensor, "n n"]) -> Root:
     return Root(vectors, squares.clamp_min(CLIP * mean).sqrt())
 
 
-def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], rank: int = 0) -> Root:
+def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], rank: int) -> Root:
     """The root that weighs ``matrix``, on no more directions than its rows span.
 
-    Where these are fewer than its columns, and than the ``rank`` that is wanted, the eigenproblem
-    is as small as they are few: ``W = T Q^T`` has the weighed ``T (Q^T S)``.
+    Where the rows are fewer than the columns, the eigenproblem is only as large as they are many:
+    with ``W = T Q^T`` the weighed matrix is ``T (Q^T S)``. A ``rank`` above them takes the whole.
     """
     rows = matrix.flatten(0, -2)
     if not rank <= len(rows) < len(moment):

@@ -36,6 +36,11 @@ def eigen_products(side: int) -> int:
     return EIGEN_PRODUCTS * side**3
 
 
+def root_side(rows: int, columns: int, rank: int) -> int:
+    """Side of the eigenproblem of a moment that weighs a matrix (``whitening.root_for``)."""
+    return rows if rank <= rows < columns else columns
+
+
 def tucker_held(largest: int, other: int, values: int) -> float:
     """What the bases of a Tucker decomposition hold: eigenvectors, or the bounds' eigenvalues.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 128
-"""Columns whose corrections are collected before they reach all columns to the right."""
+"""Columns whose corrections are collected before they reach all columns still to come."""
 
 
 class Spec(MethodSpec):
@@ -97,7 +97,7 @@ def gptq(weight: Tensor, scales: Tensor, moment: Tensor, bits: int, damping: flo
 
     from tensorpress.formats.rounding import limit, nearest
 
-    # the last row of an inverse Cholesky factor is the one of all others: from last to first
+    # largest last, and rounded from the end: an inverse Cholesky factor's row reaches back
     order = moment.diagonal().argsort(stable=True)
     pull = corrections(moment, order, damping)
     weight = weight.mT[order]  # transposed, so that a column's values are adjacent

@@ -18,7 +18,7 @@ from tensorpress.methods.base import (
     sizes_of,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products, tucker_held
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products, root_side, tucker_held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,8 +79,7 @@ class Spec(WhitenedSpec):
         stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
         held = tucker_held(max(sides), min(sides), values) + values
         if self.needs_moments:
-            # of a matrix that is wider than the rank only what its rows span
-            rooted = min(sides[1], max(slices * sides[0], ranks[1]))
+            rooted = root_side(slices * sides[0], sides[1], ranks[1])
             held += 2 * values + VECTORS * rooted**2 + sides[1] * rooted
         products = values * sum(sides) + 2 * sum(map(eigen_products, sides))
         return Cost(stored + slices * math.prod(ranks), int(held), products)

@@ -18,7 +18,7 @@ from tensorpress.methods.base import (
     sizes_of,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products, tucker_held
+from tensorpress.methods.cost import VECTORS, Cost, eigen_products, root_side, tucker_held
 from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head, side_of
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Spec(WhitenedSpec):
         held = tucker_held(max(sides), min(sides), each) + 2 * heads * each
         products = heads * 2 * (eigen_products(min(sides)) + each * max(sides))
         if self.needs_moments:
-            # of a head that is wider than the rank only what its rows span
-            rooted = min(sides[1], max(sides[0], ranks[1]))
+            rooted = root_side(*sides, ranks[1])
             held += VECTORS * rooted**2 + sides[1] * rooted
             products += heads * (eigen_products(rooted) + sides[1] ** 2 * rooted)
         return Cost(heads * (stored + math.prod(ranks)), int(held), products)
