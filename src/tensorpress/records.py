@@ -48,7 +48,8 @@ class Record(BaseModel):
 
     ``name`` identifies the job within its rule, as in the name of its log. ``attempt`` counts from
     one since the job last succeeded. ``devices`` are the ids granted (``cpu`` where there is none,
-    nothing while the job waits for one), ``gpu`` is what CUDA calls the first. Times are UTC;
+    nothing while the job waits for one), ``gpu`` is what CUDA calls the first, ``dtype`` the
+    precision in which the job ran models. Times are UTC;
     ``wall_seconds`` runs from the grant and is not taken from the clock, which may be set.
     ``peak_rss_mb`` is of the job's own process, in 10^6 bytes.
     """
@@ -65,6 +66,7 @@ class Record(BaseModel):
     slurm_job: str | None = None
     devices: tuple[str, ...] = ()
     gpu: str | None = None
+    dtype: str | None = None
     started: datetime
     ended: datetime | None = None
     wall_seconds: float | None = None
@@ -87,11 +89,11 @@ class Record(BaseModel):
             started=datetime.now(UTC),
         )
 
-    def granted(self, slot: str | None, gpu: str | None) -> Record:
+    def granted(self, slot: str | None, gpu: str | None, dtype: str | None = None) -> Record:
         """The same job at work on the devices of a slot."""
         devices = tuple(slot.split(",")) if slot else CPU
         at_work = self.model_copy(
-            update={"devices": devices, "gpu": gpu, "started": datetime.now(UTC)}
+            update={"devices": devices, "gpu": gpu, "dtype": dtype, "started": datetime.now(UTC)}
         )
         at_work._began = time.monotonic()
         return at_work
