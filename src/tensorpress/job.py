@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import psutil  # type: ignore[import-untyped]
+
 from tensorpress import forkserver, guards
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.records import Record
@@ -41,6 +43,8 @@ class Request:
     gpus: int | None
     threads: int
     dtype: str | None = None
+    asked: float = 0.0
+    """When its script began, in seconds of the epoch."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +62,7 @@ def run_stage(
         snakemake.resources.get("gpu"),  # 0 on sites without: the rule runs on the CPU
         int(snakemake.threads),
         dtype,
+        psutil.Process().create_time(),
         arguments,
     )
     status = forkserver.call(perform, request) if needs_torch else None
@@ -100,7 +105,9 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
                 os.environ[VISIBLE] = slot
             granted = _granted(request, slot)
             dtype = granted.get("dtype")
-            record = record.granted(slot, _gpu_name(granted.get("device")), dtype and _name(dtype))
+            record = record.granted(
+                slot, _gpu_name(granted.get("device")), dtype and _name(dtype), request.asked
+            )
             record.write()
             yield granted
         _append(log, "finished\n")
