@@ -12,6 +12,7 @@ from snakemake.utils import min_version
 from tensorpress import footprint, forkserver, guards, paths, records, status
 from tensorpress.errors import TensorpressError
 from tensorpress.plan import Plan
+from tensorpress.request import Packed
 from tensorpress.secrets import redacted
 from tensorpress import params as tensorpress_params
 

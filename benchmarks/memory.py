@@ -23,13 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas
 import yaml
 from make_checkpoint import SHAPES, make_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from tensorpress import footprint, params, paths, records
+from tensorpress import footprint, params, records
 from tensorpress.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -138,19 +137,18 @@ def jobs(plan: Plan) -> Iterator[tuple[str, str, str, int]]:
 def print_table(plan: Plan, title: str) -> None:
     """The largest of each rule and method, and the mean seconds."""
     said = {(each.rule, each.name): each for each in records.read_all()}
-    found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for rule, name, what, foreseen in jobs(plan):
         record = said.get((rule, name))
         if record is None or record.peak_rss_mb is None or record.wall_seconds is None:
             continue
-        sampled = pandas.read_csv(paths.benchmark(rule, name), sep="\t")["max_rss"].max()
-        line = (record.peak_rss_mb, sampled * 2**20 / 1e6, foreseen / 1e6, record.wall_seconds)
+        line = (record.peak_rss_mb, foreseen / 1e6, record.wall_seconds)
         found[rule, what].append(line)
-    columns = ("rule", "of", "jobs", "peak MB", "sampled MB", "foreseen MB", "s per job")
+    columns = ("rule", "of", "jobs", "peak MB", "foreseen MB", "s per job")
     table = Table(*columns, title=title)
     for (rule, what), lines in found.items():
-        most = [f"{max(column):,.0f}" for column in list(zip(*lines, strict=True))[:3]]
-        seconds = sum(line[3] for line in lines) / len(lines)
+        most = [f"{max(column):,.0f}" for column in list(zip(*lines, strict=True))[:2]]
+        seconds = sum(line[2] for line in lines) / len(lines)
         table.add_row(rule, what, str(len(lines)), *most, f"{seconds:.1f}")
     Console(width=120).print(table)
 

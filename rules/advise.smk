@@ -14,8 +14,6 @@ rule advise:
         paths.advice("{advice}"),
     log:
         paths.LOGS / "advise/{advice}.log",
-    benchmark:
-        paths.benchmark("advise", "{advice}")
     conda:
         "../envs/compress.yaml"
     threads: 1
@@ -24,6 +22,6 @@ rule advise:
         mem_mb=lambda w, attempt: footprint.advise(plan.advices[w.advice]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.advise(plan.advices[w.advice]).runtime * attempt,
     params:
-        advice=lambda w: plan.advices[w.advice],
+        advice=lambda w: Packed.of(plan.advices[w.advice]),
     script:
         "../workflow_scripts/advise.py"

@@ -17,14 +17,12 @@ rule aggregate:
         jobs=paths.jobs_table(plan.table_id),
     log:
         paths.LOGS / f"aggregate/{plan.table_id}.log",
-    benchmark:
-        paths.benchmark("aggregate", plan.table_id)
     conda:
         "../envs/report.yaml"
     params:
-        recipe_runs=plan.recipe_runs,
-        jobs=lambda w: [
-            j for j in status.live_jobs(plan) if j.stage not in ("aggregate", "reports")
-        ],
+        recipe_runs=lambda w: Packed.of(plan.recipe_runs),
+        jobs=lambda w: Packed.of(
+            [j for j in status.live_jobs(plan) if j.stage not in ("aggregate", "reports")]
+        ),
     script:
         "../workflow_scripts/aggregate.py"

@@ -16,14 +16,12 @@ rule assemble:
         rows=paths.storage_rows("{run}"),
     log:
         paths.LOGS / "assemble/{run}.log",
-    benchmark:
-        paths.benchmark("assemble", "{run}")
     conda:
         "../envs/compress.yaml"
     resources:
         mem_mb=lambda w, attempt: footprint.assemble(plan.runs[w.run]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.assemble(plan.runs[w.run]).runtime * attempt,
     params:
-        run=lambda w: plan.runs[w.run],
+        run=lambda w: Packed.of(plan.runs[w.run]),
     script:
         "../workflow_scripts/assemble.py"

@@ -16,8 +16,6 @@ rule calibrate:
         directory(paths.calibration("{calibration}")),
     log:
         paths.LOGS / "calibrate/{calibration}.log",
-    benchmark:
-        paths.benchmark("calibrate", "{calibration}")
     conda:
         "../envs/compress.yaml"
     threads: 2
@@ -27,6 +25,7 @@ rule calibrate:
         runtime=lambda w, attempt: attempt
         * footprint.calibrate(CALIBRATIONS[w.calibration]).runtime,
     params:
-        calibration=lambda w: CALIBRATIONS[w.calibration],
+        calibration=lambda w: Packed.of(CALIBRATIONS[w.calibration]),
+        dtype=lambda w: CALIBRATIONS[w.calibration].dtype,
     script:
         "../workflow_scripts/calibrate.py"

@@ -17,8 +17,6 @@ rule decompose:
         rows=paths.decomposition_rows("{decomposition}", "{layer}"),
     log:
         paths.LOGS / "decompose/{decomposition}-{layer}.log",
-    benchmark:
-        paths.benchmark("decompose", "{decomposition}-{layer}")
     conda:
         "../envs/compress.yaml"
     threads: 1
@@ -29,6 +27,6 @@ rule decompose:
         runtime=lambda w, attempt: attempt
         * footprint.decompose(plan.decompositions[w.decomposition], int(w.layer)).runtime,
     params:
-        decomposition=lambda w: plan.decompositions[w.decomposition],
+        decomposition=lambda w: Packed.of(plan.decompositions[w.decomposition]),
     script:
         "../workflow_scripts/decompose.py"

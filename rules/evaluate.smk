@@ -16,8 +16,6 @@ rule evaluate:
         paths.evaluation_rows("{evaluation}"),
     log:
         paths.LOGS / "evaluate/{evaluation}.log",
-    benchmark:
-        paths.benchmark("evaluate", "{evaluation}")
     conda:
         "../envs/evaluate.yaml"
     threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].spec.measures_time else 1
@@ -28,6 +26,7 @@ rule evaluate:
         runtime=lambda w, attempt: attempt
         * footprint.evaluate(plan.evaluations[w.evaluation]).runtime,
     params:
-        evaluation=lambda w: plan.evaluations[w.evaluation],
+        evaluation=lambda w: Packed.of(plan.evaluations[w.evaluation]),
+        dtype=lambda w: plan.evaluations[w.evaluation].dtype,
     script:
         "../workflow_scripts/evaluate.py"

@@ -15,8 +15,6 @@ rule fetch_model:
         directory(paths.model("{model}")),
     log:
         paths.LOGS / "fetch_model/{model}.log",
-    benchmark:
-        paths.benchmark("fetch_model", "{model}")
     conda:
         "../envs/compress.yaml"
     # one thread after another would wait at every step, so trainings share the cores
@@ -26,7 +24,7 @@ rule fetch_model:
         mem_mb=lambda w, attempt: footprint.fetch(MODELS[w.model]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.fetch(MODELS[w.model]).runtime * attempt,
     params:
-        model=lambda w: MODELS[w.model],
+        model=lambda w: Packed.of(MODELS[w.model]),
     script:
         "../workflow_scripts/fetch_model.py"
 
@@ -36,14 +34,12 @@ rule fetch_corpus:
         paths.corpus("{corpus}"),
     log:
         paths.LOGS / "fetch_corpus/{corpus}.log",
-    benchmark:
-        paths.benchmark("fetch_corpus", "{corpus}")
     conda:
         "../envs/compress.yaml"
     resources:
         mem_mb=lambda w, attempt: 1000 * attempt,
         runtime=lambda w, attempt: 10 * attempt,
     params:
-        corpus=lambda w: CORPORA[w.corpus],
+        corpus=lambda w: Packed.of(CORPORA[w.corpus]),
     script:
         "../workflow_scripts/fetch_corpus.py"

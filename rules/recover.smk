@@ -16,8 +16,6 @@ rule recover:
         rows=paths.recovery_rows("{recovery}"),
     log:
         paths.LOGS / "recover/{recovery}.log",
-    benchmark:
-        paths.benchmark("recover", "{recovery}")
     conda:
         "../envs/compress.yaml"
     threads: 1
@@ -26,6 +24,7 @@ rule recover:
         mem_mb=lambda w, attempt: footprint.recover(plan.recoveries[w.recovery]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.recover(plan.recoveries[w.recovery]).runtime * attempt,
     params:
-        recovery=lambda w: plan.recoveries[w.recovery],
+        recovery=lambda w: Packed.of(plan.recoveries[w.recovery]),
+        dtype=lambda w: plan.recoveries[w.recovery].dtype,
     script:
         "../workflow_scripts/recover.py"

@@ -18,11 +18,9 @@ rule report:
         report(paths.report("{report}"), category="Reports"),
     log:
         paths.LOGS / "report/{report}.log",
-    benchmark:
-        paths.benchmark("report", "{report}")
     conda:
         "../envs/report.yaml"
     params:
-        report=lambda w: plan.reports[w.report],
+        spec=lambda w: Packed.of(plan.reports[w.report].spec),
     script:
         "../workflow_scripts/report.py"

@@ -13,7 +13,7 @@ from workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
 
 MEASURED = ("seconds",)
 """Columns that no two runs share."""
-UNKEYED = {"logs", "records", "benchmarks", "reports"}
+UNKEYED = {"logs", "records", "reports"}
 """Folders of ``results`` that hold times, or pages with random names in them."""
 SKIPPED = {".snakemake_timestamp", ".gitignore", "jobs.parquet"}
 """Files that are no results, and the table of what jobs took."""

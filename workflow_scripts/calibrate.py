@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from tensorpress.job import run_stage
+from tensorpress.request import run_stage
 
-made = snakemake.params.calibration
 run_stage(
     snakemake,
-    dtype=made.dtype,
-    made=made,
+    dtype=snakemake.params.dtype,
+    made=snakemake.params.calibration,
     model=Path(snakemake.input.model),
     corpus=Path(snakemake.input.corpus),
     target=Path(snakemake.output[0]),

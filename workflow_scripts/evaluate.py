@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from tensorpress.job import run_stage
+from tensorpress.request import run_stage
 
-made = snakemake.params.evaluation
 run_stage(
     snakemake,
-    dtype=made.dtype,
-    made=made,
+    dtype=snakemake.params.dtype,
+    made=snakemake.params.evaluation,
     checkpoint=Path(snakemake.input.run),
     target=Path(snakemake.output[0]),
 )

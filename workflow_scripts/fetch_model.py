@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tensorpress.job import run_stage
+from tensorpress.request import run_stage
 
 run_stage(
     snakemake,

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from tensorpress.job import run_stage
+from tensorpress.request import run_stage
 
-made = snakemake.params.recovery
 run_stage(
     snakemake,
-    dtype=made.dtype,
-    made=made,
+    dtype=snakemake.params.dtype,
+    made=snakemake.params.recovery,
     source=Path(snakemake.input.run),
     storage=Path(snakemake.input.storage),
     corpus=Path(snakemake.input.corpus),

@@ -31,8 +31,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tensorpress.slots import visible_ids
-
 ADDRESS = "TENSORPRESS_FORKSERVER"
 """Environment variable by which a driver tells its jobs where the server listens."""
 ENVIRONMENT = {
@@ -54,7 +52,7 @@ _PR_SET_PDEATHSIG = 1
 class _Request:
     """A call, and the surroundings of the script that asks for it."""
 
-    work: Callable[..., int]
+    work: str
     argument: Any
     folder: str
     environment: Mapping[str, str]
@@ -66,6 +64,8 @@ def start(modules: Sequence[str]) -> None:
 
     ``modules``: imported when the first job comes; one that cannot be is left to the job.
     """
+    from tensorpress.slots import visible_ids  # scripts do without
+
     if sys.platform != "linux" or visible_ids() or ADDRESS in os.environ:
         return
     address = str(Path(tempfile.mkdtemp(prefix="tensorpress-")) / "jobs")
@@ -86,8 +86,18 @@ def start(modules: Sequence[str]) -> None:
 _server: subprocess.Popen[bytes] | None = None
 
 
-def call(work: Callable[[Any], int], argument: Any) -> int | None:
-    """Status of ``work(argument)`` in a fork of the server; ``None`` if no server answers."""
+def function(name: str) -> Callable[[Any], int]:
+    """A function by its name, ``module:function``: only who calls it imports what it needs."""
+    module, _, attribute = name.partition(":")
+    found: Callable[[Any], int] = getattr(import_module(module), attribute)
+    return found
+
+
+def call(work: str, argument: Any) -> int | None:
+    """Status of ``work(argument)`` in a fork of the server; ``None`` if no server answers.
+
+    ``work``: name of a ``function``.
+    """
     if ADDRESS not in os.environ:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
@@ -214,7 +224,7 @@ def _become_job(text: bytes, streams: Sequence[int]) -> None:
         os.chdir(request.folder)
         os.environ.clear()
         os.environ.update(request.environment)
-        status = request.work(request.argument)
+        status = function(request.work)(request.argument)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -8,18 +8,16 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import psutil  # type: ignore[import-untyped]
+from typing import TYPE_CHECKING, Any
 
 from tensorpress import forkserver, guards
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.records import Record
+from tensorpress.request import Request
 from tensorpress.secrets import one_line, redacted
 from tensorpress.slots import VISIBLE, gpu_slot
 from tensorpress.staging import lead_to
@@ -28,53 +26,12 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class Request:
-    """A rule's job: what Snakemake grants it, and the arguments of ``stages.<rule>.run``.
-
-    ``gpus``: how many it asks for; ``None`` for a rule that runs on the CPU in any case and is
-    given no device. ``dtype``: in which it runs models, ``auto`` for what its device does fast;
-    ``None`` where none runs.
-    """
-
-    rule: str
-    log: Path
-    inputs: tuple[Path, ...]
-    gpus: int | None
-    threads: int
-    dtype: str | None = None
-    asked: float = 0.0
-    """When its script began, in seconds of the epoch."""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-def run_stage(
-    snakemake: Any, *, dtype: str | None = None, needs_torch: bool = True, **arguments: Any
-) -> NoReturn:
-    """End a script with the work of its rule: ``stages.<rule>.run`` with these arguments.
-
-    A fork of the server does it, if there is one; a rule that needs no torch starts faster alone.
-    """
-    request = Request(
-        snakemake.rule,
-        Path(snakemake.log[0]),
-        tuple(Path(each) for each in snakemake.input),
-        snakemake.resources.get("gpu"),  # 0 on sites without: the rule runs on the CPU
-        int(snakemake.threads),
-        dtype,
-        psutil.Process().create_time(),
-        arguments,
-    )
-    status = forkserver.call(perform, request) if needs_torch else None
-    sys.exit(perform(request) if status is None else status)
-
-
 def perform(request: Request) -> int:
     """Do a job in this process; its exit status."""
     try:
         with job(request) as granted:
             stage = import_module(f"tensorpress.stages.{request.rule}")
-            stage.run(**request.arguments, **granted)
+            stage.run(**request.unpacked(), **granted)
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
@@ -105,9 +62,8 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
                 os.environ[VISIBLE] = slot
             granted = _granted(request, slot)
             dtype = granted.get("dtype")
-            record = record.granted(
-                slot, _gpu_name(granted.get("device")), dtype and _name(dtype), request.asked
-            )
+            gpu = _gpu_name(granted.get("device"))
+            record = record.granted(slot, gpu, dtype and _name(dtype), request.script)
             record.write()
             yield granted
         _append(log, "finished\n")

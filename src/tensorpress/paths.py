@@ -10,7 +10,6 @@ RESULTS = Path("results")
 ATTIC = RESULTS / ".attic"
 PLAN = RESULTS / "plan"
 LOGS = RESULTS / "logs"
-BENCHMARKS = RESULTS / "benchmarks"
 RECORDS = RESULTS / "records"
 METRICS = RESULTS / "metrics.json"
 PLOTS = RESULTS / "plots"
@@ -128,11 +127,6 @@ def made_with(artifact: Path) -> list[Path]:
     """
     name = artifact.name.removesuffix(TENSORS).removesuffix(ROWS)
     return [artifact.with_name(name + suffix) for suffix in ("", TENSORS, ROWS)]
-
-
-def benchmark(rule: str, name: str) -> Path:
-    """Snakemake's own measurement of a job: named as its log, part of no stage."""
-    return BENCHMARKS / rule / f"{name}.tsv"
 
 
 def record(rule: str, name: str) -> Path:

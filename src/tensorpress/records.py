@@ -95,9 +95,10 @@ class Record(BaseModel):
         )
 
     def granted(
-        self, slot: str | None, gpu: str | None, dtype: str | None = None, asked: float = 0.0
+        self, slot: str | None, gpu: str | None, dtype: str | None = None, script: int | None = None
     ) -> Record:
-        """The same job at work on the devices of a slot; ``asked``: when its script began."""
+        """The same job at work on the devices of a slot; ``script``: process that asked for it."""
+        began = psutil.Process(script).create_time()
         devices = tuple(slot.split(",")) if slot else CPU
         at_work = self.model_copy(
             update={
@@ -105,7 +106,7 @@ class Record(BaseModel):
                 "gpu": gpu,
                 "dtype": dtype,
                 "started": datetime.now(UTC),
-                "start_seconds": round(time.time() - asked, 3) if asked else None,
+                "start_seconds": round(time.time() - began, 3),
             }
         )
         at_work._began = time.monotonic()

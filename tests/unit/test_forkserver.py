@@ -46,8 +46,8 @@ def die(number):
     os.kill(os.getpid(), number)
 '''
 CALL = (
-    "import sys, work; from tensorpress import forkserver; "
-    "sys.exit(forkserver.call(getattr(work, sys.argv[1]), eval(sys.argv[2])))"
+    "import sys; from tensorpress import forkserver; "
+    "sys.exit(forkserver.call(f'work:{sys.argv[1]}', eval(sys.argv[2])))"
 )
 
 
@@ -133,9 +133,9 @@ def test_forks_die_with_the_server_and_their_scripts_say_so(
 
 def test_without_a_server_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(forkserver.ADDRESS, raising=False)
-    assert forkserver.call(abs, 1) is None
+    assert forkserver.call("builtins:abs", 1) is None
     monkeypatch.setenv(forkserver.ADDRESS, "/no/such/socket")
-    assert forkserver.call(abs, 1) is None
+    assert forkserver.call("builtins:abs", 1) is None
 
 
 def test_no_server_where_gpus_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:

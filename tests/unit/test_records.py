@@ -17,12 +17,13 @@ from workspace import ROOT, tiny_params
 from tensorpress import paths, status, wording
 from tensorpress.aggregation import job_rows
 from tensorpress.errors import TensorpressError
-from tensorpress.job import Request, job
+from tensorpress.job import job
 from tensorpress.params import parse
 from tensorpress.plan import Plan
 from tensorpress.precision import fast_dtype
 from tensorpress.records import RUN, Record, read, read_all, run_line
 from tensorpress.reporting import run_query
+from tensorpress.request import Request
 from tensorpress.resident import peak_resident_bytes
 from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
 

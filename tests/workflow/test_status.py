@@ -153,8 +153,7 @@ def test_measurements_are_no_part_of_the_study(watched: Watched) -> None:
 
     logs = names(results / "logs")
     assert len(logs) == 13
-    assert names(results / "benchmarks") == names(results / "records") == logs
-    for folder in ("benchmarks", "records"):
-        shutil.rmtree(results / folder)
+    assert names(results / "records") == logs
+    shutil.rmtree(results / "records")
     assert watched.workspace.nothing_to_do()
     assert counts(status(watched.workspace)) == (13, 0, 0, 0)
