@@ -24,7 +24,7 @@ from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, mod
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
-from tensorpress.weightfiles import held_tensors
+from tensorpress.weightfiles import has_weights, held_tensors
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,17 @@ class Size:
 class MetaModel:
     """The tensors of a model that has no weights, and where its modules are.
 
-    ``weights``: a folder that has them all the same. Where they differ though the config ties
-    them, the model has both, as when it is fetched.
+    ``weights``: a folder that may have them all the same. Where head and embedding differ though
+    the config ties them, the model has both, as when it is fetched.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
         self.name, self.config = name, dict(config)
         self.family = family_of(self.config, name)
         network = _built(self.config)
-        if weights is not None and network.all_tied_weights_keys:
-            stored = held_tensors(weights, name)
+        ties = bool(network.all_tied_weights_keys) and not self.config.get("quantization_config")
+        if ties and weights is not None and has_weights(weights):
+            stored = held_tensors(weights, f"models.{name}")
             if contents(name, network, self.family, stored).untied:
                 self.config["tie_word_embeddings"] = False
                 network = _built(self.config)

@@ -44,6 +44,11 @@ def check_weights(directory: Path, where: str) -> None:
             raise pickles_refused(pickled, str(directory), directory.name, where)
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether a folder has weights that can be read, not only a config."""
+    return (directory / INDEX).is_file() or (directory / SINGLE).is_file()
+
+
 def held_tensors(directory: Path, where: str) -> dict[str, Stored]:
     """The tensors of a folder's one set of weights, which ``check_weights`` let pass."""
     if (directory / INDEX).is_file():
