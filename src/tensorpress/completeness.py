@@ -19,8 +19,8 @@ from tensorpress.families.base import Family
 from tensorpress.headers import FLOATING, Stored, same_bytes
 
 BUFFERS = re.compile(
-    r"attn\.(masked_)?bias$|attention\.(masked_)?bias$|attn\.embed_positions$"
-    r"|rotary_emb\.(\w+_)?inv_freq$|rotary_emb\.(cos|sin)_cached$|(^|\.)position_ids$"
+    r"(^|\.)((attn|crossattention|attention)\.(masked_)?bias|attn\.embed_positions|position_ids"
+    r"|rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached))$"
 )
 """Masks, positions and frequencies that older checkpoints hold beside the weights of all families.
 

@@ -29,6 +29,7 @@ from tensorpress.families.table import family_of
 from tensorpress.headers import Stored, rewrite, tensors_in
 from tensorpress.loading import empty_model
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
+from tensorpress.secrets import one_line
 from tensorpress.sources import (
     check_local,
     checkpoint_files,
@@ -174,7 +175,15 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
             "allowed: a causal language model of transformers"
         )
     family = family_of(config, f"models.{name}")
-    held = contents(name, empty_model(target), family, stored)
+    try:
+        model = empty_model(target)
+    except Exception as error:  # of a config's values, or of code that comes with a model
+        raise TensorpressError(
+            f"models.{name}: {base_class(config)} cannot be built from config.json "
+            f"({type(error).__name__}: {one_line(error)[:200]}); allowed: a model that "
+            "transformers builds without values, as it does to load it"
+        ) from error
+    held = contents(name, model, family, stored)
     _check_modules(name, config, family, held.tensors)
     if held.untied:
         untied = {**config, "tie_word_embeddings": False}

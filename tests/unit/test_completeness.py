@@ -14,7 +14,7 @@ from test_families import SIZES
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from untrusted import fetch, hub, local, refusal, update
-from workspace import tiny_params
+from workspace import tiny_llama, tiny_params, tiny_tokenizer
 
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from tensorpress.fetching import fetch_model
 from tensorpress.loading import load_model
 from tensorpress.methods.svd import Spec
 from tensorpress.oom import CPU
-from tensorpress.params import parse
+from tensorpress.params import EmbeddedModel, parse
 from tensorpress.rows import StorageRow
 from tensorpress.sizing import MetaModel, sizes
 from tensorpress.weightfiles import INDEX, SINGLE
@@ -128,6 +128,7 @@ def test_an_error_names_three_of_many(tmp_path: Path) -> None:
     [
         ("llama", "model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight"),
         ("llama", "model.norm.weight", "model.layers.0.self_attn.q_proj.bias"),
+        ("gpt2", "transformer.h.0.attn.c_attn.bias", "transformer.h.2.attn.c_attn.bias"),
         ("qwen3_moe", "model.layers.0.mlp.experts.3.up_proj.weight",
          "model.layers.0.mlp.experts.4.up_proj.weight"),
     ],
@@ -344,6 +345,47 @@ def test_files_as_transformers_saves_them_are_copied(tmp_path: Path, model_type:
     assert len(given) == len(fetched)
     for name, value in given.items():
         assert torch.equal(fetched.get(name, fetched.get(family.running_name(name))), value)
+
+
+def test_files_of_the_hub_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No prefix, the head alone, masks, shards, and an index without metadata."""
+    folder = saved("gpt2", tmp_path / "model")
+    expected = reference(folder)
+    names = {"transformer.wte.weight": HEAD}
+    change(
+        folder,
+        lambda tensors: (
+            {
+                names.get(name, name.removeprefix("transformer.")): value
+                for name, value in tensors.items()
+            }
+            | {"h.0.attn.bias": MASK, "h.1.attn.bias": MASK}
+        ),
+    )
+    update(folder / "config.json", tie_word_embeddings=True)
+    tiny_tokenizer().save_pretrained(folder)
+    target = fetch(hub(shard(folder), "some/model", monkeypatch), tmp_path / "fetched")
+    assert torch.equal(logits(load_model(target, CPU)), expected)
+    assert "transformer.wte.weight" in Checkpoint.open(target).files
+    assert not [name for name in Checkpoint.open(target).files if ".attn.bias" in name]
+
+
+def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tiny_llama()
+    trained = (network, tiny_tokenizer(), {})
+    monkeypatch.setattr("tensorpress.embedded.training.train", lambda *_: trained)
+    spec = EmbeddedModel(source="embedded", name="dense")
+    fetch_model("m", spec, tmp_path / "whole", CPU)
+    assert torch.equal(logits(load_model(tmp_path / "whole", CPU)), logits(network.eval()))
+    network.lm_head.bias = torch.nn.Parameter(torch.zeros(300))
+    with pytest.raises(TensorpressError, match=r"tensor lm_head\.bias has no place in Llama"):
+        fetch_model("m", spec, tmp_path / "biased", CPU)
+
+
+def test_a_config_that_no_model_can_be_built_from(copy: Path, tmp_path: Path) -> None:
+    update(copy / "config.json", hidden_act="no such thing")
+    message = refused(copy, tmp_path)
+    assert message.startswith("models.m: LlamaForCausalLM cannot be built from config.json (")
 
 
 def test_every_load_reads_the_report(copy: Path, tmp_path: Path) -> None:
