@@ -128,6 +128,7 @@ class _Places:
         state = model.state_dict()
         self._whole_numbers = {n for n, each in state.items() if not each.is_floating_point()}
         self.shapes = {name: tuple(each.shape) for name, each in state.items()}
+        self._shared = _shared(model)
         self._parts: dict[str, list[str]] = {}
         if family.experts is not None and family.experts.per_expert:
             self._add_experts(model.config.to_dict())
@@ -163,6 +164,8 @@ class _Places:
         parts = {part for each in self._parts.values() for part in each}
         lacking = []
         for name in self.shapes.keys() - parts - found.keys() - ties.keys():
+            if found.keys() & self._shared.get(name, set()):
+                continue
             in_parts = self._parts.get(name, [])
             lacking += [part for part in in_parts if part not in found] if in_parts else [name]
         return sorted(lacking)
@@ -171,3 +174,13 @@ class _Places:
         """Experts' own tensors beside the fused one that holds them."""
         fused = self._parts.keys() & found.keys()
         return [part for name in sorted(fused) for part in self._parts[name] if part in found]
+
+
+def _shared(model: PreTrainedModel) -> dict[str, set[str]]:
+    """Names of one parameter in modules that a class of its own uses twice; files hold it once."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    # whether those are one is for the files to say
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    return {name: group for group in names.values() for name in group - tied}

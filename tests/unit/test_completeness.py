@@ -18,6 +18,7 @@ from workspace import tiny_llama, tiny_params, tiny_tokenizer
 
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.completeness import contents
 from tensorpress.decomposition import decompose_layer
 from tensorpress.densify import densify
 from tensorpress.errors import DamagedFile, TensorpressError
@@ -30,7 +31,7 @@ from tensorpress.oom import CPU
 from tensorpress.params import EmbeddedModel, parse
 from tensorpress.rows import StorageRow
 from tensorpress.sizing import MetaModel, sizes
-from tensorpress.weightfiles import INDEX, SINGLE
+from tensorpress.weightfiles import INDEX, SINGLE, held_tensors
 
 Tensors = dict[str, Tensor]
 IDS = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -380,6 +381,18 @@ def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.Mo
     network.lm_head.bias = torch.nn.Parameter(torch.zeros(300))
     with pytest.raises(TensorpressError, match=r"tensor lm_head\.bias has no place in Llama"):
         fetch_model("m", spec, tmp_path / "biased", CPU)
+
+
+def test_a_module_that_a_model_uses_twice_is_stored_once(tmp_path: Path) -> None:
+    folder = saved("llama", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    once = "model.layers.1.mlp."
+    change(folder, lambda t: {name: t[name] for name in t if not name.startswith(once)})
+    stored = held_tensors(folder, "test")
+    with pytest.raises(TensorpressError, match=f"tensors {once}down_proj.weight, .* are missing"):
+        contents("m", model, FAMILIES["llama"], stored)
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    assert contents("m", model, FAMILIES["llama"], stored).tensors == stored
 
 
 def test_a_config_that_no_model_can_be_built_from(copy: Path, tmp_path: Path) -> None:
