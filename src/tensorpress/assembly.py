@@ -22,7 +22,7 @@ from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.params import Rounding
-from tensorpress.precision import rounded_as
+from tensorpress.storage_range import rounded_as
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved, stored_tensors

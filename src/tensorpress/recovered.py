@@ -16,7 +16,7 @@ from tensorpress.families.base import Family
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
 from tensorpress.params import Lora
-from tensorpress.precision import rounded_as
+from tensorpress.storage_range import rounded_as
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits, stored_tensors

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tensorpress.precision import stored_as
+from tensorpress.storage_range import stored_as
 from tensorpress.storage import SHARD_BYTES, StoredTensor
 from tensorpress.weightfiles import SINGLE, write_index
 

@@ -19,7 +19,7 @@ from tensorpress.families.table import FAMILIES
 from tensorpress.loading import load_model
 from tensorpress.oom import CPU
 from tensorpress.params import Lora, Rounding
-from tensorpress.precision import LOSS, stored_as
+from tensorpress.storage_range import LOSS, stored_as
 from tensorpress.recovered import write_recovered
 from tensorpress.recovery import recover
 
