@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from tensorpress import paths
 from tensorpress.analysis.damage import damage_nats, sensitivity
-from tensorpress.assembly import is_tied
 from tensorpress.checkpoint import Checkpoint, LayerWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
@@ -58,7 +57,7 @@ def advise(
         file = paths.moments(moments_directory, layer)
         sites = load_moments(file, device)
         found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)
-    dense_bits = value_bits * _values(checkpoint, family)
+    dense_bits = value_bits * _values(checkpoint)
     to_save = math.ceil(spec.saved * dense_bits)
     compressible = sum(c.dense_bits for c in found if c.method == "dense")
     chosen = choose(found, compressible - to_save)
@@ -73,13 +72,9 @@ def advise(
     )
 
 
-def _values(checkpoint: Checkpoint, family: Family) -> int:
-    """Values of a model, a tied head counted once."""
-    shapes = checkpoint.shapes()
-    head = f"{family.head}.weight"
-    if head in shapes and is_tied(checkpoint.config):
-        del shapes[head]
-    return sum(math.prod(shape) for shape in shapes.values())
+def _values(checkpoint: Checkpoint) -> int:
+    """Values of a model; files hold a tied matrix once."""
+    return sum(math.prod(shape) for shape in checkpoint.shapes().values())
 
 
 def options(

@@ -20,12 +20,12 @@ from tensorpress.factorfile import factor_sets, load_factors, store_name
 from tensorpress.families.base import Family
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.formats.rounded import rounded
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.params import Rounding
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved, stored_tensors
+from tensorpress.storage_range import rounded_as
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class _Build:
     def copy_rest(self, *, rename: bool) -> None:
         """Store every tensor that is still to come; ``rename``: as the running model names it."""
         for name in sorted(self.source.files):
-            if name in self._gone or self._is_tied_head(name):
+            if name in self._gone:
                 continue
             tensor = self.source.read([name])[name]
             entry = StoredTensor(
@@ -219,11 +219,8 @@ class _Build:
 
     def _add_embedding(self, path: str, part: list[Any]) -> None:
         self.plan["embeddings"].append({"path": path, "part": part})
-        head = f"{self.family.head}.weight"
-        if head not in self.source.files or self._is_tied_head(head):
-            self._gone.add(head)
-            running = self.family.running_name(head).removesuffix(".weight")
-            self.plan["linears"].append({"path": running, "parts": [part], "heads": None})
+        if is_tied(self.source.config):
+            self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
 
     def _add_owned(
         self, owner: str, name: str, store: Format, layer: int, *, replaced: bool
@@ -249,8 +246,8 @@ class _Build:
         (stored,) = load_factors(file, modules)
         if self._rounding is None:
             return stored.store
-        rounding = self._rounding
-        return rounded(stored.store, rounding.bits, rounding.group, self.writer.dtype)
+        bits, group = self._rounding.bits, self._rounding.group
+        return rounded_as(store_name(modules), stored.store, bits, group, self.writer.dtype)
 
     def _dense_slices(self, layer: int, module: str) -> Format:
         shape = self.family.layer_shape(self.source.config, layer)
@@ -259,9 +256,6 @@ class _Build:
         slices, out_features, in_features = stack.shape
         store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
         return store.fill(weight=stack)
-
-    def _is_tied_head(self, name: str) -> bool:
-        return name == f"{self.family.head}.weight" and is_tied(self.source.config)
 
 
 def is_tied(config: dict[str, Any]) -> bool:

@@ -82,11 +82,12 @@ def _sizes(options: argparse.Namespace) -> None:
     if options.config.suffix in (".yaml", ".yml"):
         study = params.load(options.config)
         for name, spec in study.models.items():
-            found += sizes(MetaModel(name, model_config(name, spec)), study)
+            weights = Path(spec.path) if isinstance(spec, params.LocalModel) else None
+            found += sizes(MetaModel(name, model_config(name, spec), weights), study)
     else:
         path = options.config / "config.json" if options.config.is_dir() else options.config
         name = path.parent.name if path.name == "config.json" else path.stem
-        model = MetaModel(name, read_config(path, str(options.config)))
+        model = MetaModel(name, read_config(path, str(options.config)), path.parent)
         found += sizes(model, params.load(options.params), only_listed=False)
     if options.json:
         print(json.dumps([size.record() for size in found], indent=1))

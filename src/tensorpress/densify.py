@@ -13,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.atomic import replacing
+from tensorpress.checkpoint import is_finite
 from tensorpress.custom_code import sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
@@ -63,6 +64,12 @@ def densify(source: Path, target: Path) -> None:
                 adapted: Any = plain.get_submodule(name)
                 change = getattr(module, ADAPTER).dense(0)
                 adapted.weight += change.mT if isinstance(adapted, Conv1D) else change
+    for name, value in values.items():
+        if not is_finite(value):
+            raise TensorpressError(
+                f"{source}: {name}, rebuilt in {config['dtype']}, has infinite values; "
+                "allowed: a checkpoint of storage.dtype float32 or bfloat16"
+            )
     with replacing(target) as temporary:
         plain.save_pretrained(temporary)
         for pattern in TOKENIZER:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.dynamic_module_utils import get_relative_imports
 
 from tensorpress.atomic import replacing
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.completeness import contents
 from tensorpress.custom_code import (
     base_class,
     check_code,
@@ -23,8 +25,12 @@ from tensorpress.custom_code import (
     without_code,
 )
 from tensorpress.errors import TensorpressError
+from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
+from tensorpress.headers import Stored, rewrite, tensors_in
+from tensorpress.loading import empty_model
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
+from tensorpress.secrets import one_line
 from tensorpress.sources import (
     check_local,
     checkpoint_files,
@@ -33,7 +39,17 @@ from tensorpress.sources import (
     read_config,
     tokenizer_config,
 )
-from tensorpress.weightfiles import INDEX, PICKLES, SINGLE, indexed_shards, pickles_refused
+from tensorpress.weightfiles import (
+    INDEX,
+    PICKLES,
+    SINGLE,
+    check_index,
+    check_one_set,
+    held_tensors,
+    indexed_shards,
+    pickles_refused,
+    write_index,
+)
 
 
 def fetch_model(
@@ -44,18 +60,39 @@ def fetch_model(
     threads: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Train (in ``dtype``), copy or download a model into ``target`` and verify its checkpoint."""
-    train = partial(_train, dtype=dtype)
-    fetchers: dict[str, Callable[..., None]] = {"embedded": train, "local": _copy, "hub": _download}
+    """Train (in ``dtype``), copy or download a model into ``target``, named as its class names it.
+
+    Whatever of the files cannot be what the model runs with is refused before it is copied.
+    """
+    fetchers: dict[str, Callable[..., dict[str, Stored]]] = {
+        "embedded": partial(_train, dtype=dtype),
+        "local": _copy,
+        "hub": _download,
+    }
     with replacing(target) as temporary:
         temporary.mkdir()
-        fetchers[spec.source](name, spec, temporary, device, threads)
-        _verify(name, temporary)
+        try:
+            stored = fetchers[spec.source](name, spec, temporary, device, threads)
+            _write_weights(name, stored, temporary)
+            Checkpoint.open(temporary).verify()
+        except TensorpressError as error:
+            # that folder is gone when the error is read
+            message = str(error).replace(str(temporary), _origin(spec))
+            if message == str(error):
+                raise
+            raise TensorpressError(message) from error
+
+
+def _origin(spec: Model) -> str:
+    """Where a model comes from, in the user's words."""
+    if isinstance(spec, LocalModel):
+        return spec.path
+    return f"{spec.repository}@{spec.revision[:8]}" if isinstance(spec, HubModel) else spec.source
 
 
 def _train(
     name: str, spec: Model, target: Path, device: torch.device, threads: int, dtype: torch.dtype
-) -> None:
+) -> dict[str, Stored]:
     from tensorpress.embedded.training import train
 
     assert isinstance(spec, EmbeddedModel)
@@ -63,20 +100,25 @@ def _train(
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))
+    return held_tensors(target, f"models.{name}")
 
 
-def _copy(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+def _copy(
+    name: str, spec: Model, target: Path, device: torch.device, threads: int
+) -> dict[str, Stored]:
     assert isinstance(spec, LocalModel)
     check_local(name, spec)
-    # the error names the user's file, not the copy
-    Checkpoint.open(Path(spec.path)).shapes()
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
     for path in checkpoint_files(Path(spec.path), spec.trust_remote_code):
-        shutil.copyfile(path, target / path.name)
+        if path.suffix != ".safetensors":
+            shutil.copyfile(path, target / path.name)
     _settle_code(target, spec.trust_remote_code)
+    return held_tensors(Path(spec.path), f"models.{name}.path")
 
 
-def _download(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+def _download(
+    name: str, spec: Model, target: Path, device: torch.device, threads: int
+) -> dict[str, Stored]:
     assert isinstance(spec, HubModel)
     for filename in ("config.json", "tokenizer_config.json"):
         shutil.copyfile(hub_file(name, spec, filename), target / filename)
@@ -86,8 +128,7 @@ def _download(name: str, spec: Model, target: Path, device: torch.device, thread
             shutil.copyfile(hub_file(name, spec, filename), target / filename)
         except TensorpressError:
             continue
-    for shard in _hub_shards(name, spec, target):
-        shutil.copyfile(hub_file(name, spec, shard), target / shard)
+    return _hub_tensors(name, spec, target / INDEX)
 
 
 def _download_code(name: str, spec: HubModel, target: Path) -> None:
@@ -107,14 +148,16 @@ def _download_code(name: str, spec: HubModel, target: Path) -> None:
     _settle_code(target, spec.trust_remote_code)
 
 
-def _hub_shards(name: str, spec: HubModel, target: Path) -> list[str]:
+def _hub_tensors(name: str, spec: HubModel, index: Path) -> dict[str, Stored]:
     where = f"models.{name}.repository"
-    if (target / INDEX).is_file():
-        return indexed_shards(target / INDEX, where)
+    if index.is_file():
+        shards = indexed_shards(index, where)
+        check_one_set(shards, hub_has(spec, SINGLE), where)
+        return check_index(index, [hub_file(name, spec, shard) for shard in shards], where)
     pickled = [] if hub_has(spec, SINGLE) else [file for file in PICKLES if hub_has(spec, file)]
     if pickled:
         raise pickles_refused(pickled, spec.repository, spec.repository.split("/")[1], where)
-    return [SINGLE]
+    return tensors_in(hub_file(name, spec, SINGLE))
 
 
 def _settle_code(target: Path, trusted: bool) -> None:
@@ -129,29 +172,62 @@ def _settle_code(target: Path, trusted: bool) -> None:
             path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
-def _verify(name: str, directory: Path) -> None:
-    """Every weight of every layer is there, with the config's shape, and finite."""
-    checkpoint = Checkpoint.open(directory)
-    if "." not in base_class(checkpoint.config) and not is_native(checkpoint.config):
+def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> None:
+    """Copy what is the weights of the model whose config is in ``target``, file by file.
+
+    What stands there then is what the model runs with: the names are its own, no tensor has no
+    place in it, and the config says whether its head is tied.
+    """
+    config = read_config(target / "config.json", f"models.{name}")
+    if "." not in base_class(config) and not is_native(config):
         raise TensorpressError(
-            f"models.{name}: architectures: {checkpoint.config['architectures']} is not allowed; "
+            f"models.{name}: architectures: {config['architectures']} is not allowed; "
             "allowed: a causal language model of transformers"
         )
-    family = family_of(checkpoint.config, f"models.{name}")
-    stored = checkpoint.shapes()
-    for layer in range(family.layer_count(checkpoint.config)):
-        shape = family.layer_shape(checkpoint.config, layer)
+    family = family_of(config, f"models.{name}")
+    try:
+        model = empty_model(target)
+    except Exception as error:  # of a config's values, or of code that comes with a model
+        raise TensorpressError(
+            f"models.{name}: {base_class(config)} cannot be built from config.json "
+            f"({type(error).__name__}: {one_line(error)[:200]}); allowed: a model that "
+            "transformers builds without values, as it does to load it"
+        ) from error
+    held = contents(name, model, family, stored)
+    _check_modules(name, config, family, held.tensors)
+    if held.untied:
+        untied = {**config, "tie_word_embeddings": False}
+        (target / "config.json").write_text(json.dumps(untied, indent=1), encoding="utf-8")
+    files: dict[Path, dict[str, Stored]] = {}
+    for place, tensor in held.tensors.items():
+        files.setdefault(tensor.path, {})[place] = tensor
+    for path, tensors in files.items():
+        new = target / f"{path.name}.new"
+        if tensors == {given: each for given, each in stored.items() if each.path == path}:
+            shutil.copyfile(path, new)
+        else:
+            rewrite(tensors, new)
+        new.replace(target / path.name)
+    (target / INDEX).unlink(missing_ok=True)
+    if [path.name for path in files] != [SINGLE]:
+        size = sum((target / path.name).stat().st_size for path in files)
+        weight_map = {place: tensor.path.name for place, tensor in held.tensors.items()}
+        write_index(target, weight_map, size)
+
+
+def _check_modules(
+    name: str, config: dict[str, Any], family: Family, tensors: Mapping[str, Stored]
+) -> None:
+    """The modules of every layer have the shapes that their family takes from the config."""
+    for layer in range(family.layer_count(config)):
+        shape = family.layer_shape(config, layer)
         for module, expected in shape.modules.items():
-            source = family.weight_source(layer, module, shape, stored)
-            for tensor in source.names:
-                if tensor not in stored:
-                    raise TensorpressError(f"models.{name}: tensor {tensor} is missing")
+            source = family.weight_source(layer, module, shape, tensors)
             # meta tensors have shapes and no values
-            empty = [torch.empty(stored[tensor], device="meta") for tensor in source.names]
+            empty = [torch.empty(tensors[each].shape, device="meta") for each in source.names]
             found = tuple(source.take(empty).shape)[-2:]
             if found != (expected.out_features, expected.in_features):
                 raise TensorpressError(
                     f"models.{name}: {module} of layer {layer} ({source.names[0]}) has shape "
                     f"{found}, config.json says ({expected.out_features}, {expected.in_features})"
                 )
-    checkpoint.verify()

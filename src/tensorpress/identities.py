@@ -49,9 +49,10 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
 
 
 def model(name: str, spec: Model) -> ModelArtifact:
-    """A checkpoint: its source, and the code that trains an embedded one."""
-    entries = ["tensorpress.embedded.training"] * isinstance(spec, EmbeddedModel)
-    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
+    """A checkpoint: its source, and the code that trains an embedded one or reads what is there."""
+    trained = isinstance(spec, EmbeddedModel)
+    code = code_fingerprint(f"tensorpress.{'embedded.training' if trained else 'completeness'}")
+    content = key(stage="fetch", source=model_source(name, spec), code=code)
     return ModelArtifact(name, spec, content, model_config(name, spec))
 
 

@@ -22,7 +22,7 @@ from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family, Slot
 from tensorpress.formats.base import STORES
-from tensorpress.formats.model import factored_class
+from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
 from tensorpress.placement import place
@@ -38,7 +38,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in ``directory`` in evaluation mode; compressed ones run in factored form.
 
-    A GPU that is too small is helped out (``placement.place``). ``DamagedFile`` if a shard is cut.
+    A GPU that is too small is helped out (``placement.place``). ``DamagedFile`` if a shard is cut,
+    ``TensorpressError`` if transformers finds a weight missing, left over or of another shape.
     """
     with spent_on(LOAD):
         model = _loaded(directory, dtype)
@@ -48,10 +49,33 @@ def load_model(
 def _loaded(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     Checkpoint.open(directory).shapes()
     own_code = _register(directory)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, use_safetensors=True, trust_remote_code=own_code
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=own_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
     )
-    return model.eval()
+    model, report = loaded
+    if said := disagreement(report):
+        raise TensorpressError(f"{directory}: {said}; allowed: files of the model's weights")
+    checked: PreTrainedModel = model.eval()
+    return checked
+
+
+def empty_model(directory: Path) -> PreTrainedModel:
+    """The model that the config in ``directory`` describes, on the meta device: no values.
+
+    Its own code runs where the params trusted it, as it does whenever the model is loaded.
+    """
+    own_code = _register(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=own_code)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=own_code
+        )
+    return model
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

@@ -15,11 +15,11 @@ from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.base import Family
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
-from tensorpress.formats.rounded import rounded
 from tensorpress.params import Lora
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
 from tensorpress.storage import VALUE_BITS, StoredTensor, bits, stored_tensors
+from tensorpress.storage_range import rounded_as
 
 
 def write_recovered(
@@ -44,7 +44,7 @@ def write_recovered(
     merged, kept = _split(adapters, spec, family, checkpoint)
     if spec.rounding is not None:
         given = (spec.rounding.bits, spec.rounding.group, values)
-        kept = {path: rounded(store, *given) for path, store in kept.items()}
+        kept = {path: rounded_as(path, store, *given) for path, store in kept.items()}
     inside = _adapt_experts(plan, kept)
     plan["adapters"] += [
         {"path": path, "format": store.name, "settings": store.settings}

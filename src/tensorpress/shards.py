@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorpress.storage import SHARD_BYTES, StoredTensor
-from tensorpress.weightfiles import INDEX, SINGLE
+from tensorpress.storage_range import stored_as
+from tensorpress.weightfiles import SINGLE, write_index
 
 
 class ShardWriter:
@@ -24,12 +24,13 @@ class ShardWriter:
         self._shards: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor, entry: StoredTensor) -> None:
-        """Store one tensor, cast to the storage dtype."""
+        """Store one tensor, cast to the storage dtype, which must hold its values."""
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         size = tensor.numel() * dtype.itemsize
         if self._pending_bytes + size > SHARD_BYTES:
             self._flush()
-        self._pending[name] = tensor.to(dtype).contiguous()
+        kept = stored_as(name, tensor, dtype) if tensor.is_floating_point() else tensor
+        self._pending[name] = kept.contiguous()
         self._pending_bytes += size
         self.entries.append(entry)
         if self._pending_bytes > SHARD_BYTES:
@@ -48,8 +49,7 @@ class ShardWriter:
                 for path, names in zip(files, self._shards, strict=True)
                 for name in names
             }
-            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-            (self._target / INDEX).write_text(json.dumps(index, indent=1))
+            write_index(self._target, weight_map, size)
         return size
 
     def _shard(self, number: int) -> Path:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tensorpress.checks import layer_sets
+from tensorpress.completeness import contents
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
 from tensorpress.footprint import of_assembly, of_step
@@ -22,6 +24,7 @@ from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, mod
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
+from tensorpress.weightfiles import has_weights, held_tensors
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,22 @@ class Size:
 
 
 class MetaModel:
-    """The tensors of a model that has no weights, and where its modules are."""
+    """The tensors of a model that has no weights, and where its modules are.
 
-    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
+    ``weights``: a folder that may have them all the same. Where head and embedding differ though
+    the config ties them, the model has both, as when it is fetched.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
         self.name, self.config = name, dict(config)
         self.family = family_of(self.config, name)
-        with torch.device("meta"):
-            known = AutoConfig.for_model(**self.config)
-            network = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+        network = _built(self.config)
+        ties = bool(network.all_tied_weights_keys) and not self.config.get("quantization_config")
+        if ties and weights is not None and has_weights(weights):
+            stored = held_tensors(weights, f"models.{name}")
+            if contents(name, network, self.family, stored).untied:
+                self.config["tie_word_embeddings"] = False
+                network = _built(self.config)
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
         self.layer_count = self.family.layer_count(self.config)
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
@@ -122,6 +133,13 @@ class MetaModel:
                     empty = [(layout, rounded(store, *given)) for layout, store in empty]
             self._built[key] = empty
         return self._built[key]
+
+
+def _built(config: dict[str, Any]) -> PreTrainedModel:
+    with torch.device("meta"):
+        known = AutoConfig.for_model(**config)
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+    return network
 
 
 def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterator[Size]:

@@ -27,7 +27,7 @@ from tensorpress.params import (
     Model,
 )
 from tensorpress.secrets import one_line
-from tensorpress.weightfiles import check_weights
+from tensorpress.weightfiles import check_quantised, check_weights
 
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 BOILERPLATE = 0.01
@@ -56,7 +56,9 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
         files = checkpoint_files(Path(model.path), model.trust_remote_code)
         return {"source": "local", "content": {f.name: _fingerprint(f) for f in files}}
     if isinstance(model, HubModel):
-        check_code(name, model_config(name, model), {}, model.trust_remote_code)
+        config = model_config(name, model)
+        check_quantised(config, f"models.{name}")
+        check_code(name, config, {}, model.trust_remote_code)
         # what is off changes no key
         off = set() if model.trust_remote_code else {"trust_remote_code"}
         return model.model_dump(exclude={"baseline_tasks", *off})
@@ -115,10 +117,11 @@ def checkpoint_files(directory: Path, with_code: bool = False) -> list[Path]:
 
 
 def check_local(name: str, model: LocalModel) -> None:
-    """Refuse weights in pickles, and code that params do not trust or that is not there."""
+    """Refuse weights that cannot be read, and code that params do not trust or is not there."""
     directory, where = _directory(name, model), f"models.{name}.path"
-    check_weights(directory, where)
     configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
+    check_quantised(configs[0], f"models.{name}")
+    check_weights(directory, where)
     check_code(name, configs[0], configs[1], model.trust_remote_code)
     if model.trust_remote_code:
         missing = [f for f in code_files(where, *configs) if not (directory / f).is_file()]

@@ -106,7 +106,7 @@ class Family:
     layer: str = "model.layers.{layer}"
     embedding: str = "model.embed_tokens"
     head: str = "lm_head"
-    """Output layer, as checkpoints name it."""
+    """Output layer of the running model."""
     experts: Experts | None = None
     has_experts: Callable[[Config, int], bool] = lambda config, layer: False
     """Whether a layer routes its tokens to experts in place of one FFN."""

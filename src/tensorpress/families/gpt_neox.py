@@ -8,7 +8,6 @@ FAMILY = Family(
     model_type="gpt_neox",
     layer="gpt_neox.layers.{layer}",
     embedding="gpt_neox.embed_in",
-    head="embed_out",
     renames={"embed_out.": "lm_head."},
     linears={
         "attention.q": Slot(FUSED, 0, 3, per_head=True),

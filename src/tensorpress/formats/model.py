@@ -24,6 +24,32 @@ class FactoredMixin:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         install(self, getattr(config, STORES))  # type: ignore[arg-type]
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As any model's, but a weight that the files lack is an error, not made up at random.
+
+        ``output_loading_info``: the caller reads the report.
+        """
+        load = super().from_pretrained  # type: ignore[misc]
+        model, report = load(*args, output_loading_info=True, **kwargs)
+        if output_loading_info:
+            return model, report
+        if said := disagreement(report):
+            raise ValueError(f"{args[0]}: {said}")
+        return model
+
+
+def disagreement(report: dict[str, Any]) -> str | None:
+    """What transformers' report on a load (``output_loading_info``) says that no load should."""
+    mismatched = {each[0] for each in report["mismatched_keys"]}
+    found = {
+        "missing": report["missing_keys"],
+        "left over": report["unexpected_keys"],
+        "of another shape": mismatched,
+    }
+    said = [f"{sorted(names)[0]} is {what}" for what, names in found.items() if names]
+    return ", ".join(said) or None
+
 
 def install(model: nn.Module, plan: dict[str, Any]) -> None:
     """Put empty factored modules in place of those that ``plan`` lists.

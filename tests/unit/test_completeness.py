@@ -1,0 +1,425 @@
+"""What a checkpoint's files hold is what the model runs with: all of it, once, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_families import SIZES
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from untrusted import fetch, hub, local, refusal, update
+from workspace import tiny_llama, tiny_params, tiny_tokenizer
+
+from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.checkpoint import Checkpoint
+from tensorpress.completeness import contents
+from tensorpress.decomposition import decompose_layer
+from tensorpress.densify import densify
+from tensorpress.errors import DamagedFile, TensorpressError
+from tensorpress.factorfile import save_factors
+from tensorpress.families.table import FAMILIES, family_of
+from tensorpress.fetching import fetch_model
+from tensorpress.loading import load_model
+from tensorpress.methods.svd import Spec
+from tensorpress.oom import CPU
+from tensorpress.params import EmbeddedModel, parse
+from tensorpress.rows import StorageRow
+from tensorpress.sizing import MetaModel, sizes
+from tensorpress.weightfiles import INDEX, SINGLE, held_tensors
+
+Tensors = dict[str, Tensor]
+IDS = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def saved(model_type: str, folder: Path, **config: object) -> Path:
+    """A tiny random model of a family as transformers saves it; biases are not zero."""
+    torch.manual_seed(0)
+    known = AutoConfig.for_model(model_type, vocab_size=96, **SIZES[model_type], **config)
+    network = AutoModelForCausalLM.from_config(known)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
+def change(folder: Path, to: Callable[[Tensors], Tensors]) -> Path:
+    tensors = {name: t.clone() for name, t in to(load_file(folder / SINGLE)).items()}
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    return folder
+
+
+def without(*names: str) -> Callable[[Tensors], Tensors]:
+    def drop(tensors: Tensors) -> Tensors:
+        return {name: tensors[name] for name in tensors.keys() - set(names)}
+
+    return drop
+
+
+def shard(folder: Path, index: Callable[[dict[str, str]], object] = lambda index: index) -> Path:
+    """Cut the weights into two files; their index has no metadata."""
+    tensors = load_file(folder / SINGLE)
+    files = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
+    (folder / SINGLE).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": index(files)}))
+    return folder
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        return model(input_ids=IDS).logits
+
+
+def reference(folder: Path) -> Tensor:
+    """What transformers makes of the user's files."""
+    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def refused(folder: Path, tmp_path: Path) -> str:
+    with pytest.raises(TensorpressError) as caught:
+        fetch_model("m", local(folder), tmp_path / "fetched", CPU)
+    assert not list(tmp_path.glob("*fetched*"))
+    message = str(caught.value)
+    assert ".partial" not in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("llama", EMBEDDING),
+        ("llama", HEAD),
+        ("llama", "model.norm.weight"),
+        ("llama", "model.layers.1.input_layernorm.weight"),
+        ("llama", "model.layers.1.mlp.up_proj.weight"),
+        ("qwen2", "model.layers.0.self_attn.k_proj.bias"),
+        ("gptj", "lm_head.bias"),
+        ("gpt2", "transformer.wpe.weight"),
+        ("qwen2_moe", "model.layers.1.mlp.gate.weight"),
+        ("qwen2_moe", "model.layers.0.mlp.shared_expert.up_proj.weight"),
+        ("qwen3_moe", "model.layers.1.mlp.experts.3.up_proj.weight"),
+        ("gpt_oss", "model.layers.0.self_attn.sinks"),
+    ],
+)
+def test_no_weight_is_made_up(tmp_path: Path, model_type: str, name: str) -> None:
+    folder = change(saved(model_type, tmp_path / "model"), without(name))
+    assert f"models.m: tensor {name} is missing; allowed: files with" in refused(folder, tmp_path)
+
+
+def test_an_error_names_three_of_many(tmp_path: Path) -> None:
+    folder = change(saved("llama", tmp_path / "model"), lambda tensors: {HEAD: tensors[HEAD]})
+    assert "tensors model.embed_tokens.weight, model.layers.0.input_layernorm.weight, " in (
+        message := refused(folder, tmp_path)
+    )
+    assert "and 17 more are missing" in message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "old", "new"),
+    [
+        ("llama", "model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight"),
+        ("llama", "model.norm.weight", "model.layers.0.self_attn.q_proj.bias"),
+        ("gpt2", "transformer.h.0.attn.c_attn.bias", "transformer.h.2.attn.c_attn.bias"),
+        ("qwen3_moe", "model.layers.0.mlp.experts.3.up_proj.weight",
+         "model.layers.0.mlp.experts.4.up_proj.weight"),
+    ],
+)  # fmt: skip
+def test_no_weight_is_left_out(tmp_path: Path, model_type: str, old: str, new: str) -> None:
+    folder = change(saved(model_type, tmp_path / "model"), lambda t: {**t, new: t[old]})
+    assert f"models.m: tensor {new} has no place in" in refused(folder, tmp_path)
+
+
+def test_a_weight_under_two_names(tmp_path: Path) -> None:
+    both = {"norm.weight": "model.norm.weight"}
+    folder = saved("llama", tmp_path / "model")
+    change(folder, lambda t: {**t, **{new: t[old] + 1 for new, old in both.items()}})
+    assert "norm.weight is there a second time" in refused(folder, tmp_path)
+    folder = saved("qwen3_moe", tmp_path / "experts")
+    fused = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    name = "model.layers.0.mlp.experts.down_proj"
+    change(folder, lambda t: {**t, name: fused[name]})
+    message = refused(folder, tmp_path)
+    assert "model.layers.0.mlp.experts.0.down_proj.weight is there a second time" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_codes_are_not_taken_for_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    name = "model.layers.1.self_attn.q_proj.weight"
+    folder = change(saved("llama", tmp_path / "model"), lambda t: {**t, name: t[name].to(dtype)})
+    message = refused(folder, tmp_path)
+    assert f"models.m: tensor {name} holds numbers of type" in message
+    assert message.endswith("allowed: BF16, F16, F32, F64")
+
+
+@pytest.mark.parametrize("source", [lambda copy, _: local(copy), lambda *a: hub(a[0], "a/b", a[1])])
+def test_quantised_checkpoints_are_refused_while_planning(copy: Path, source, monkeypatch) -> None:
+    update(copy / "config.json", quantization_config={"quant_method": "fp8"})
+    message = refusal(source(copy, monkeypatch))
+    assert message.startswith("models.m: config.json: quantization_config: weights quantised with")
+    assert "'fp8' are not read; allowed: weights of 16 or 32 bits" in message
+
+
+def test_two_sets_of_weights(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    single = shutil.copy(copy / SINGLE, tmp_path)
+    shard(copy)
+    shutil.copy(single, copy)
+    assert f"models.m.path: {SINGLE} beside {INDEX} is not allowed" in refusal(local(copy))
+    with pytest.raises(TensorpressError, match="two sets of weights"):
+        fetch(hub(copy, "some/model", monkeypatch), tmp_path / "fetched")
+    # an index of that one file is none of another set
+    for path in copy.glob("model-*"):
+        path.unlink()
+    weight_map = dict.fromkeys(load_file(copy / SINGLE), SINGLE)
+    (copy / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    target = fetch(local(copy), tmp_path / "single")
+    assert not (target / INDEX).exists()
+
+
+def test_an_index_that_disagrees_with_its_shards(copy: Path, tmp_path: Path) -> None:
+    name = "model.norm.weight"
+    whole = shutil.copytree(copy, tmp_path / "whole")
+    shard(copy, lambda files: {each: files[each] for each in files.keys() - {name}})
+    assert f"models.m.path: {INDEX} does not list {name}, which model-" in refusal(local(copy))
+    shard(whole, lambda files: {**files, "model.other.weight": "model-0.safetensors"})
+    assert "lists model.other.weight, which model-0.safetensors does not" in refusal(local(whole))
+
+
+def test_an_index_without_metadata(copy: Path, tmp_path: Path) -> None:
+    expected = reference(copy)
+    target = fetch(local(shard(copy)), tmp_path / "fetched")
+    assert torch.equal(logits(load_model(target, CPU)), expected)
+    written = json.loads((target / INDEX).read_text())
+    files = {path.name: path.stat().st_size for path in target.glob("*.safetensors")}
+    assert written["metadata"] == {"total_size": sum(files.values())}
+    assert set(written["weight_map"].values()) == set(files)
+
+
+def test_a_shard_of_another_length(copy: Path) -> None:
+    data = (copy / SINGLE).read_bytes()
+    for content in (data[:4], data[:200], data[:-1], data + b"0"):
+        (copy / SINGLE).write_bytes(content)
+        with pytest.raises(DamagedFile, match=r"model\.safetensors: damaged"):
+            fetch(local(copy), copy.parent / "fetched")
+
+
+def test_nan_is_reported_of_the_users_file(copy: Path, tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    change(copy, lambda t: {**t, name: t[name].fill_(float("nan"))})
+    assert refused(copy, tmp_path) == f"{copy}: tensor {name} has NaN or infinite values"
+
+
+def other_head(tensors: Tensors) -> Tensors:
+    return {**tensors, HEAD: 1.5 * tensors[EMBEDDING] + 0.1}
+
+
+@pytest.mark.parametrize(
+    ("files", "matrices"),
+    [
+        (lambda t: t, 1),
+        (lambda t: {**t, HEAD: t[EMBEDDING]}, 1),
+        (lambda t: {HEAD if name == EMBEDDING else name: value for name, value in t.items()}, 1),
+        (other_head, 2),
+    ],
+    ids=["embedding", "equal", "head", "different"],
+)
+def test_ties_are_what_config_and_files_say(tmp_path: Path, files, matrices: int) -> None:
+    folder = saved("llama", tmp_path / "model", tie_word_embeddings=True)
+    expected = reference(change(folder, files))
+    target = fetch(local(folder), tmp_path / "fetched")
+    tensors = load_file(target / SINGLE)
+    assert (HEAD in tensors) == (matrices == 2)
+    assert EMBEDDING in tensors
+    model = load_model(target, CPU)
+    assert torch.equal(logits(model), expected)
+    dense_bits = 32 * sum(p.numel() for p in model.parameters())
+    family = FAMILIES["llama"]
+    plain = assemble(target, family, [], "float32", tmp_path / "plain")
+    assert plain.dense_bits == plain.stored_bits == dense_bits
+    assert torch.equal(logits(load_model(tmp_path / "plain", CPU)), expected)
+    # of a compressed one, the head is compressed with the embedding only if they are one
+    storage = compress(target, "embedding", tmp_path / "compressed")
+    assert storage.dense_bits == dense_bits
+    torch.testing.assert_close(logits(load_model(tmp_path / "compressed", CPU)), expected)
+    densify(tmp_path / "compressed", tmp_path / "dense")
+    torch.testing.assert_close(logits(load_model(tmp_path / "dense", CPU)), expected)
+    for weights in (folder, target):
+        assert planned(weights, "embedding", 32) == (storage.dense_bits, storage.stored_bits)
+
+
+def compress(model: Path, group: str, target: Path, rank: int | None = None) -> StorageRow:
+    """An SVD of one group of the first layer, of full rank if none is given."""
+    config = Checkpoint.open(model).config
+    family = family_of(config, "test")
+    layer = family.layer_count(config) if group == "embedding" else 0
+    modules = family.layer_shape(config, layer).group(group)
+    full = min(min(each.out_features, each.in_features) for each in modules.values())
+    spec = Spec(method="svd", rank=rank or full)
+    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    file = target.with_suffix(".safetensors")
+    save_factors(factors, file)
+    placement = LayerFactors(layer, tuple(modules), file)
+    return assemble(model, family, [placement], "float32", target)
+
+
+def planned(model: Path, group: str, rank: int) -> tuple[int, int]:
+    """Dense and stored bits that ``tensorpress plan`` says of a folder."""
+    recipe = {"models": ["m"], "steps": [{"modules": [group], "method": "it"}],
+              "layers": ["one"], "tasks": ["heldout"]}  # fmt: skip
+    params = tiny_params() | {
+        "models": {"m": {"source": "config", "path": "-"}},
+        "methods": {"it": {"method": "svd", "rank": rank}},
+        "layer_sets": {"one": [0]},
+        "recipes": {"r": recipe},
+        "reports": {},
+    }
+    config = json.loads((model / "config.json").read_text())
+    (size,) = sizes(MetaModel("m", config, model), parse(params))
+    return size.saved.dense_bits, size.saved.stored_bits
+
+
+MASK = torch.tril(torch.ones(1, 1, 64, 64))
+BUFFERS = {
+    "gpt2": {"h.{}.attn.bias": MASK.bool(), "h.{}.attn.masked_bias": torch.tensor(-1e4)},
+    "gptj": {"transformer.h.{}.attn.bias": MASK.byte(),
+             "transformer.h.{}.attn.masked_bias": torch.tensor(-1e9)},
+    "gpt_neo": {"transformer.h.{}.attn.attention.bias": MASK.byte(),
+                "transformer.h.{}.attn.attention.masked_bias": torch.tensor(-1e9)},
+    "gpt_neox": {"gpt_neox.layers.{}.attention.bias": MASK.bool(),
+                 "gpt_neox.layers.{}.attention.masked_bias": torch.tensor(-1e9),
+                 "gpt_neox.layers.{}.attention.rotary_emb.inv_freq": torch.rand(4)},
+    "llama": {"model.layers.{}.self_attn.rotary_emb.inv_freq": torch.rand(4)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", sorted(BUFFERS))
+def test_masks_and_frequencies_are_no_weights(tmp_path: Path, model_type: str) -> None:
+    folder = saved(model_type, tmp_path / "model")
+    expected = reference(folder)
+    buffers = {
+        name.format(layer): value
+        for name, value in BUFFERS[model_type].items()
+        for layer in range(2)
+    }
+    change(folder, lambda tensors: {**tensors, **buffers})
+    target = fetch(local(folder), tmp_path / "fetched")
+    model = load_model(target, CPU)
+    assert torch.equal(logits(model), expected)
+    storage = compress(target, "ffn", tmp_path / "compressed", rank=3)
+    assert storage.dense_bits == 32 * sum(p.numel() for p in model.parameters())
+    assert planned(folder, "ffn", 3) == (storage.dense_bits, storage.stored_bits)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_models_saved_from_the_base_class(tmp_path: Path, model_type: str) -> None:
+    """GPT-2 as the hub has it, and the like of every family."""
+    folder = saved(model_type, tmp_path / "model")
+    prefix = AutoModelForCausalLM.from_pretrained(folder).base_model_prefix
+    expected = reference(folder)
+    change(folder, lambda t: {name.removeprefix(f"{prefix}."): v for name, v in t.items()})
+    assert torch.equal(reference(folder), expected)
+    target = fetch(local(folder), tmp_path / "fetched")
+    assert torch.equal(logits(load_model(target, CPU)), expected)
+    group = "experts" if FAMILIES[model_type].experts else "ffn"
+    compress(target, group, tmp_path / "compressed")
+    found = logits(load_model(tmp_path / "compressed", CPU))
+    torch.testing.assert_close(found, expected, atol=3e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_files_as_transformers_saves_them_are_copied(tmp_path: Path, model_type: str) -> None:
+    folder = saved(model_type, tmp_path / "model")
+    before = json.loads((folder / "config.json").read_text())
+    target = fetch(local(folder), tmp_path / "fetched")
+    assert json.loads((target / "config.json").read_text()) == before
+    given, fetched = load_file(folder / SINGLE), load_file(target / SINGLE)
+    family = FAMILIES[model_type]
+    assert len(given) == len(fetched)
+    for name, value in given.items():
+        assert torch.equal(fetched.get(name, fetched.get(family.running_name(name))), value)
+
+
+def test_files_of_the_hub_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No prefix, the head alone, masks, shards, and an index without metadata."""
+    folder = saved("gpt2", tmp_path / "model")
+    expected = reference(folder)
+    names = {"transformer.wte.weight": HEAD}
+    change(
+        folder,
+        lambda tensors: (
+            {
+                names.get(name, name.removeprefix("transformer.")): value
+                for name, value in tensors.items()
+            }
+            | {"h.0.attn.bias": MASK, "h.1.attn.bias": MASK}
+        ),
+    )
+    update(folder / "config.json", tie_word_embeddings=True)
+    tiny_tokenizer().save_pretrained(folder)
+    target = fetch(hub(shard(folder), "some/model", monkeypatch), tmp_path / "fetched")
+    assert torch.equal(logits(load_model(target, CPU)), expected)
+    assert "transformer.wte.weight" in Checkpoint.open(target).files
+    assert not [name for name in Checkpoint.open(target).files if ".attn.bias" in name]
+
+
+def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tiny_llama()
+    trained = (network, tiny_tokenizer(), {})
+    monkeypatch.setattr("tensorpress.embedded.training.train", lambda *_: trained)
+    spec = EmbeddedModel(source="embedded", name="dense")
+    fetch_model("m", spec, tmp_path / "whole", CPU)
+    assert torch.equal(logits(load_model(tmp_path / "whole", CPU)), logits(network.eval()))
+    network.lm_head.bias = torch.nn.Parameter(torch.zeros(300))
+    with pytest.raises(TensorpressError, match=r"tensor lm_head\.bias has no place in Llama"):
+        fetch_model("m", spec, tmp_path / "biased", CPU)
+
+
+def test_a_module_that_a_model_uses_twice_is_stored_once(tmp_path: Path) -> None:
+    folder = saved("llama", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    once = "model.layers.1.mlp."
+    change(folder, lambda t: {name: t[name] for name in t if not name.startswith(once)})
+    stored = held_tensors(folder, "test")
+    with pytest.raises(TensorpressError, match=f"tensors {once}down_proj.weight, .* are missing"):
+        contents("m", model, FAMILIES["llama"], stored)
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    assert contents("m", model, FAMILIES["llama"], stored).tensors == stored
+
+
+def test_a_config_that_no_model_can_be_built_from(copy: Path, tmp_path: Path) -> None:
+    update(copy / "config.json", hidden_act="no such thing")
+    message = refused(copy, tmp_path)
+    assert message.startswith("models.m: LlamaForCausalLM cannot be built from config.json (")
+
+
+def test_every_load_reads_the_report(copy: Path, tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    compress(copy, "attention", tmp_path / "compressed", rank=4)
+    for folder in (copy, tmp_path / "compressed"):
+        whole = load_file(folder / SINGLE)
+        for tensors, said in (
+            ({**whole, name: whole[name][:5]}, f"{name} is of another shape"),
+            ({each: whole[each] for each in whole.keys() - {name}}, f"{name} is missing"),
+            ({**whole, "model.more.weight": whole[name].clone()}, "model.more.weight is left over"),
+        ):
+            save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+            with pytest.raises(TensorpressError, match=said):
+                load_model(folder, CPU)
+    own = type(load_model_of(tmp_path / "compressed", whole))
+    change(tmp_path / "compressed", without(name))
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        own.from_pretrained(tmp_path / "compressed")
+
+
+def load_model_of(folder: Path, tensors: Tensors) -> PreTrainedModel:
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    return load_model(folder, CPU)
