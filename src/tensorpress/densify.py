@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.atomic import replacing
+from tensorpress.bundle import copy_tokenizer
 from tensorpress.custom_code import sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
@@ -22,8 +22,6 @@ from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
 from tensorpress.weightfiles import check_weights
-
-TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
 def densify(source: Path, target: Path) -> None:
@@ -65,9 +63,7 @@ def densify(source: Path, target: Path) -> None:
                 adapted.weight += change.mT if isinstance(adapted, Conv1D) else change
     with replacing(target) as temporary:
         plain.save_pretrained(temporary)
-        for pattern in TOKENIZER:
-            for file in source.glob(pattern):
-                shutil.copyfile(file, temporary / file.name)
+        copy_tokenizer(source, temporary)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from tensorpress.atomic import replacing
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.companions import CONFIGS, companions, copy_files, files_of, vocabulary
 from tensorpress.custom_code import (
     base_class,
     check_code,
@@ -18,19 +19,15 @@ from tensorpress.custom_code import (
     code_files,
     is_native,
     seal,
+    sealed_files,
     without_code,
 )
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
+from tensorpress.hub_models import CONFIG, hub_file, hub_names
+from tensorpress.loading import load_tokenizer
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
-from tensorpress.sources import (
-    check_local,
-    checkpoint_files,
-    hub_file,
-    hub_has,
-    read_config,
-    tokenizer_config,
-)
+from tensorpress.sources import check_local, checkpoint_files, read_config, tokenizer_config
 from tensorpress.weightfiles import INDEX, PICKLES, SINGLE, indexed_shards, pickles_refused
 
 
@@ -61,35 +58,37 @@ def _copy(name: str, spec: Model, target: Path, device: torch.device, threads: i
     # the error names the user's file, not the copy
     Checkpoint.open(Path(spec.path)).shapes()
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
-    for path in checkpoint_files(Path(spec.path), spec.trust_remote_code):
-        shutil.copyfile(path, target / path.name)
+    directory = Path(spec.path)
+    files = checkpoint_files(directory, spec.trust_remote_code)
+    weights = [file for file in files if file.endswith(".safetensors")]
+    copy_files([file for file in files if file not in weights], directory, target)
     _settle_code(target, spec.trust_remote_code)
+    _check_tokenizer(name, target)
+    copy_files(weights, directory, target)
 
 
 def _download(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
     assert isinstance(spec, HubModel)
-    for filename in ("config.json", "tokenizer_config.json"):
-        shutil.copyfile(hub_file(name, spec, filename), target / filename)
+    names = hub_names(name, spec)
+    for file in (CONFIG, *companions(names, spec.trust_remote_code)):
+        _bring(name, spec, file, target)
     _download_code(name, spec, target)
-    for filename in ("tokenizer.json", "tokenizer.model", "generation_config.json", INDEX):
-        try:
-            shutil.copyfile(hub_file(name, spec, filename), target / filename)
-        except TensorpressError:
-            continue
-    for shard in _hub_shards(name, spec, target):
-        shutil.copyfile(hub_file(name, spec, shard), target / shard)
+    shards = _hub_shards(name, spec, names, target)
+    _check_tokenizer(name, target)
+    for shard in shards:
+        _bring(name, spec, shard, target)
 
 
 def _download_code(name: str, spec: HubModel, target: Path) -> None:
     """Code that the params trust: the files that configs name, and those that they import."""
     where = f"models.{name}"
-    configs = [read_config(target / "config.json", where), tokenizer_config(target, where)]
-    check_code(name, configs[0], configs[1], spec.trust_remote_code)
+    configs = [read_config(target / file, where) for file in _configs(target)]
+    check_code(name, configs[0], tokenizer_config(target, where), spec.trust_remote_code)
     if spec.trust_remote_code:
         todo = code_files(where, *configs)
         while todo:
             file = todo.pop()
-            shutil.copyfile(hub_file(name, spec, file), target / file)
+            _bring(name, spec, file, target)
             modules = get_relative_imports(target / file)
             imported = [f"{module}.py" for module in modules if module.isidentifier()]
             todo += [each for each in imported if not (target / each).exists()]
@@ -97,14 +96,32 @@ def _download_code(name: str, spec: HubModel, target: Path) -> None:
     _settle_code(target, spec.trust_remote_code)
 
 
-def _hub_shards(name: str, spec: HubModel, target: Path) -> list[str]:
+def _bring(name: str, spec: HubModel, file: str, target: Path) -> None:
+    (target / file).parent.mkdir(exist_ok=True)
+    shutil.copyfile(hub_file(name, spec, file), target / file)
+
+
+def _hub_shards(name: str, spec: HubModel, names: list[str], target: Path) -> list[str]:
     where = f"models.{name}.repository"
-    if (target / INDEX).is_file():
+    if INDEX in names:
+        _bring(name, spec, INDEX, target)
         return indexed_shards(target / INDEX, where)
-    pickled = [] if hub_has(spec, SINGLE) else [file for file in PICKLES if hub_has(spec, file)]
+    pickled = [] if SINGLE in names else [file for file in PICKLES if file in names]
     if pickled:
         raise pickles_refused(pickled, spec.repository, spec.repository.split("/")[1], where)
     return [SINGLE]
+
+
+def _check_tokenizer(name: str, directory: Path) -> None:
+    """Read the tokenizer before the weights come; code of its own runs where the model does."""
+    if not sealed_files(directory):
+        vocabulary(files_of(directory), f"models.{name}")
+        load_tokenizer(directory, f"models.{name}")
+
+
+def _configs(directory: Path) -> list[str]:
+    """The configs in a folder that can name code, the model's first."""
+    return [CONFIG, *(file for file in CONFIGS if (directory / file).is_file())]
 
 
 def _settle_code(target: Path, trusted: bool) -> None:
@@ -112,11 +129,11 @@ def _settle_code(target: Path, trusted: bool) -> None:
     if trusted:
         seal(target)
         return
-    for path in (target / "config.json", target / "tokenizer_config.json"):
-        config = read_config(path, str(target)) if path.is_file() else {}
+    for file in _configs(target):
+        config = read_config(target / file, file)
         plain = without_code(config)
         if plain != config:
-            path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+            (target / file).write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
 def _verify(name: str, directory: Path) -> None:

@@ -28,6 +28,7 @@ from tensorpress.params import (
     Calibration,
     Corpus,
     EmbeddedModel,
+    HubModel,
     Lora,
     Model,
     Report,
@@ -49,8 +50,12 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
 
 
 def model(name: str, spec: Model) -> ModelArtifact:
-    """A checkpoint: its source, and the code that trains an embedded one."""
+    """A checkpoint: its source, and the code that trains an embedded one.
+
+    What is taken from a hub repository is in no source: the list of it counts as code.
+    """
     entries = ["tensorpress.embedded.training"] * isinstance(spec, EmbeddedModel)
+    entries += ["tensorpress.companions"] * isinstance(spec, HubModel)
     content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
     return ModelArtifact(name, spec, content, model_config(name, spec))
 

@@ -18,6 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
 
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.companions import check_rows
 from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family, Slot
@@ -47,16 +48,31 @@ def load_model(
     return place(model.eval(), device, spill)
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model."""
+def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside a model; ``where`` begins errors in place of the folder's name.
+
+    An empty one, and one with tokens that the embedding has no row for, is refused.
+    """
+    at = where or str(directory)
     own_code = _register(directory)
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
+    # the tokenizers library raises nothing more special
+    except Exception as error:
+        said = one_line(error).replace(str(directory), "the folder")[:200]
         raise TensorpressError(
-            f"{directory}: no usable tokenizer ({one_line(error)[:200]}); "
+            f"{at}: no usable tokenizer ({said}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
+    ids = tokenizer.get_vocab()
+    if not set(ids) - set(tokenizer.all_special_tokens):
+        raise TensorpressError(
+            f"{at}: no usable tokenizer ({type(tokenizer).__name__} with {len(ids)} tokens, all of "
+            "them special); put tokenizer.json and tokenizer_config.json beside the weights"
+        )
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    check_rows(max(ids.values()), int(config["vocab_size"]), at)
+    return tokenizer
 
 
 def _register(directory: Path) -> bool:
