@@ -95,7 +95,7 @@ def vocabulary(names: Iterable[str], where: str) -> list[str]:
         if all(found):
             return [name for each in found for name in each]
     allowed = ", ".join(" with ".join(patterns) for patterns in VOCABULARIES)
-    raise TensorpressError(f"{where}: no tokenizer; allowed: beside the weights {allowed}")
+    raise TensorpressError(f"{where}: no tokenizer; allowed: {allowed} beside the weights")
 
 
 def largest_id(tokenizer_json: Path, where: str) -> int:

@@ -149,10 +149,10 @@ def test_a_missing_tokenizer_is_refused_while_planning(
 ) -> None:
     (copy / "tokenizer.json").unlink()
     assert refusal(local(copy)) == (
-        f"models.m.path: {copy}: no tokenizer; allowed: beside the weights tokenizer.json, "
-        "tokenizer.model, vocab.json with merges.txt, vocab.txt, *.model, *.tiktoken, tekken.json"
+        f"models.m.path: {copy}: no tokenizer; allowed: tokenizer.json, tokenizer.model, "
+        "vocab.json with merges.txt, vocab.txt, *.model, *.tiktoken, tekken.json beside the weights"
     )
-    with pytest.raises(TensorpressError, match=r"^models\.m: no tokenizer; allowed: beside"):
+    with pytest.raises(TensorpressError, match=r"^models\.m: no tokenizer; allowed: tok"):
         fetch(hub(copy, "some/model", monkeypatch), tmp_path / "fetched")
 
 
