@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -96,6 +96,18 @@ def vocabulary(names: Iterable[str], where: str) -> list[str]:
             return [name for each in found for name in each]
     allowed = ", ".join(" with ".join(patterns) for patterns in VOCABULARIES)
     raise TensorpressError(f"{where}: no tokenizer; allowed: {allowed} beside the weights")
+
+
+def check_tokenizer(
+    directory: Path, rows: int, where: str, largest: Callable[[Path, str], int] | None = None
+) -> None:
+    """Refuse a folder by what its files tell of the tokenizer, before transformers reads them.
+
+    ``rows`` of the embedding; ``largest`` is ``largest_id``, or what remembers it.
+    """
+    file = directory / vocabulary(files_of(directory), where)[0]
+    if file.name == "tokenizer.json":
+        check_rows((largest or largest_id)(file, where), rows, where)
 
 
 def largest_id(tokenizer_json: Path, where: str) -> int:

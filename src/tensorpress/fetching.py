@@ -11,7 +11,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from tensorpress.atomic import replacing
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.companions import CONFIGS, companions, copy_files, files_of, vocabulary
+from tensorpress.companions import CONFIGS, check_tokenizer, companions, copy_files
 from tensorpress.custom_code import (
     base_class,
     check_code,
@@ -27,7 +27,13 @@ from tensorpress.families.table import family_of
 from tensorpress.hub_models import CONFIG, hub_file, hub_names
 from tensorpress.loading import load_tokenizer
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
-from tensorpress.sources import check_local, checkpoint_files, read_config, tokenizer_config
+from tensorpress.sources import (
+    check_local,
+    checkpoint_files,
+    read_config,
+    tokenizer_config,
+    vocabulary_size,
+)
 from tensorpress.weightfiles import INDEX, PICKLES, SINGLE, indexed_shards, pickles_refused
 
 
@@ -115,8 +121,10 @@ def _hub_shards(name: str, spec: HubModel, names: list[str], target: Path) -> li
 def _check_tokenizer(name: str, directory: Path) -> None:
     """Read the tokenizer before the weights come; code of its own runs where the model does."""
     if not sealed_files(directory):
-        vocabulary(files_of(directory), f"models.{name}")
-        load_tokenizer(directory, f"models.{name}")
+        where = f"models.{name}"
+        rows = vocabulary_size(read_config(directory / CONFIG, where), where)
+        check_tokenizer(directory, rows, where)
+        load_tokenizer(directory, where)
 
 
 def _configs(directory: Path) -> list[str]:

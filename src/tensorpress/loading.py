@@ -51,7 +51,9 @@ def load_model(
 def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model; ``where`` begins errors in place of the folder's name.
 
-    An empty one, and one with tokens that the embedding has no row for, is refused.
+    An empty one, and one with tokens that the embedding has no row for, is refused. Special tokens
+    without a row are those that transformers adds where no file has them: the model was never
+    given any, so here they are none.
     """
     at = where or str(directory)
     own_code = _register(directory)
@@ -64,14 +66,20 @@ def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedToken
             f"{at}: no usable tokenizer ({said}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
-    ids = tokenizer.get_vocab()
-    if not set(ids) - set(tokenizer.all_special_tokens):
+    special = set(tokenizer.all_special_tokens)
+    ids = [token for name, token in tokenizer.get_vocab().items() if name not in special]
+    if not ids:
         raise TensorpressError(
-            f"{at}: no usable tokenizer ({type(tokenizer).__name__} with {len(ids)} tokens, all of "
-            "them special); put tokenizer.json and tokenizer_config.json beside the weights"
+            f"{at}: no usable tokenizer ({type(tokenizer).__name__} with special tokens only); "
+            "put tokenizer.json and tokenizer_config.json beside the weights"
         )
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    check_rows(max(ids.values()), int(config["vocab_size"]), at)
+    rows = int(config["vocab_size"])
+    check_rows(max(ids), rows, at)
+    for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
+        token = getattr(tokenizer, f"{name}_id")
+        if token is not None and token >= rows:
+            setattr(tokenizer, name, None)
     return tokenizer
 
 

@@ -16,12 +16,11 @@ from typing import Any
 from tensorpress.atomic import replacing
 from tensorpress.companions import (
     TOKENIZER_CONFIG,
-    check_rows,
+    check_tokenizer,
     companions,
     files_of,
     largest_id,
     matching,
-    vocabulary,
 )
 from tensorpress.custom_code import check_code, check_names, code_files, own_tokenizer
 from tensorpress.embedded.specs import EMBEDDED
@@ -144,15 +143,23 @@ def check_local(name: str, model: LocalModel) -> None:
             )
         check_names((path.name for path in directory.glob("*.py")), where)
     if not (model.trust_remote_code and own_tokenizer(configs[1])):
-        _check_tokenizer(directory, configs[0], where)
+        rows = vocabulary_size(configs[0], where)
+        check_tokenizer(directory, rows, f"{where}: {directory}", _largest_id)
 
 
-def _check_tokenizer(directory: Path, config: dict[str, Any], where: str) -> None:
-    """What files tell of a tokenizer before transformers reads it (``loading.load_tokenizer``)."""
-    file = directory / vocabulary(files_of(directory), f"{where}: {directory}")[0]
-    if file.name == "tokenizer.json" and "vocab_size" in config:
-        largest = _remembered(file, "largest_id", lambda path: str(largest_id(path, where)))
-        check_rows(int(largest), int(config["vocab_size"]), where)
+def vocabulary_size(config: dict[str, Any], where: str) -> int:
+    """Rows of the embedding by ``config.json``."""
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
+        raise TensorpressError(
+            f"{where}: config.json: vocab_size: {rows!r} is not allowed; allowed: rows of the "
+            "embedding"
+        )
+    return rows
+
+
+def _largest_id(file: Path, where: str) -> int:
+    return int(_remembered(file, "largest_id", lambda path: str(largest_id(path, where))))
 
 
 def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:

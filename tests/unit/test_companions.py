@@ -184,8 +184,8 @@ def test_tokens_without_a_row_are_refused(
     tokenizer.add_tokens(["module", "statement"])
     tokenizer.save_pretrained(copy)
     assert refusal(local(copy)).startswith(
-        "models.m.path: the tokenizer has token 301 and the embedding 300 rows (vocab_size of "
-        "config.json); allowed: tokens up to 299"
+        f"models.m.path: {copy}: the tokenizer has token 301 and the embedding 300 rows "
+        "(vocab_size of config.json); allowed: tokens up to 299"
     )
     with pytest.raises(
         TensorpressError, match=r"models\.m: .* has token 301 and the embedding 300"
@@ -193,12 +193,21 @@ def test_tokens_without_a_row_are_refused(
         fetch(hub(copy, "some/model", monkeypatch), tmp_path / "fetched")
 
 
-def test_tokens_added_by_the_config_are_refused_at_the_fetch(copy: Path, tmp_path: Path) -> None:
+def test_special_tokens_that_no_file_has_are_none(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers adds them: those of a config, and those that a class has by default."""
+    plain = load_tokenizer(copy)("import a module")["input_ids"]
     update(copy / "tokenizer_config.json", pad_token="[PAD]")
-    with pytest.raises(
-        TensorpressError, match=r"models\.m: .* has token 300 and the embedding 300"
-    ):
-        fetch(local(copy), tmp_path / "fetched")
+    tokenizer = load_tokenizer(fetch(local(copy), tmp_path / "pad"))
+    assert tokenizer.pad_token_id is None
+    assert tokenizer.eos_token == "<end>"
+    legacy(copy)
+    (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    for number, model in enumerate((local(copy), hub(copy, "some/model", monkeypatch))):
+        tokenizer = load_tokenizer(fetch(model, tmp_path / str(number)))
+        assert tokenizer.bos_token_id is tokenizer.eos_token_id is None
+        assert tokenizer("import a module")["input_ids"] == plain
 
 
 def test_every_kind_of_vocabulary_is_measured(copy: Path) -> None:
