@@ -24,7 +24,7 @@ from tensorpress.custom_code import (
 )
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import family_of
-from tensorpress.hub_models import CONFIG, hub_file, hub_names
+from tensorpress.hub_models import CONFIG, check_there, hub_file, hub_names
 from tensorpress.loading import load_tokenizer
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
 from tensorpress.sources import (
@@ -80,6 +80,7 @@ def _download(name: str, spec: Model, target: Path, device: torch.device, thread
         _bring(name, spec, file, target)
     _download_code(name, spec, target)
     shards = _hub_shards(name, spec, names, target)
+    check_there(name, spec, shards, names)
     _check_tokenizer(name, target)
     for shard in shards:
         _bring(name, spec, shard, target)

@@ -5,7 +5,7 @@ Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,13 +39,27 @@ def hub_names(name: str, model: HubModel) -> list[str]:
 
 def hub_file(name: str, model: HubModel, filename: str) -> Path:
     """One file of a repository at its pinned revision, from the cache or the hub."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    if filename not in hub_names(name, model):
-        known = "its cached snapshot" if constants.HF_HUB_OFFLINE else "the repository"
-        raise TensorpressError(f"{_at(name, model)}: {known} has no {filename}")
+    check_there(name, model, [filename], hub_names(name, model))
     with _explained(name, model, filename):
         return Path(hf_hub_download(model.repository, filename, revision=model.revision))
+
+
+def check_there(name: str, model: HubModel, wanted: Iterable[str], names: Container[str]) -> None:
+    """Refuse a repository that lacks a file, ``names`` being those of all its files."""
+    from huggingface_hub import constants
+
+    missing = [file for file in wanted if file not in names]
+    if missing and constants.HF_HUB_OFFLINE:
+        raise TensorpressError(
+            f"{_at(name, model)}: {missing[0]} is not in the cache, and HF_HUB_OFFLINE is set; "
+            "connect once, or download the model and use source: local with its path"
+        )
+    if missing:
+        raise TensorpressError(
+            f"{_at(name, model)}: the repository has no {missing[0]}; allowed: one that has it"
+        )
 
 
 @contextmanager

@@ -117,6 +117,15 @@ def test_what_the_hub_has_but_does_not_give_is_no_missing_file(
         fetch(model, tmp_path / "fetched")
 
 
+def test_a_cache_without_weights_is_named_before_anything_else(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        (copy / name).unlink()
+    with pytest.raises(TensorpressError, match=r"model\.safetensors is not in the cache, and HF_H"):
+        fetch(hub(copy, "some/model", monkeypatch), tmp_path / "fetched")
+
+
 def test_a_hub_out_of_reach_is_no_empty_repository(
     chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
