@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress import formats
-from tensorpress.custom_code import REFERENCES, sealed_files
+from tensorpress.companions import companions, copy_files, files_of
+from tensorpress.custom_code import REFERENCES, SEAL, sealed_files
 from tensorpress.formats.base import STORES
-from tensorpress.weightfiles import INDEX
 
 REMOTE_CODE = "modeling_tensorpress"
 PREFIX = "tensorpress_"
@@ -60,13 +60,10 @@ def _bundle_code(target: Path, base: str) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy tokenizer and generation settings, and what else is small and beside the tensors.
+    """Copy what travels beside the weights: tokenizer, chat templates, generation settings, …
 
-    That includes code which the params trust.
+    That includes code which the params trust, and what it reads.
     """
-    skipped = {"config.json", INDEX}
-    code = [source / name for name in sealed_files(source)]
-    beside = [path for kind in ("json", "txt", "model") for path in source.glob(f"*.{kind}")]
-    for path in sorted([*beside, *code]):
-        if path.name not in skipped:
-            shutil.copyfile(path, target / path.name)
+    code = sealed_files(source)
+    copy_files(companions(files_of(source), bool(code)), source, target)
+    copy_files([*code, *[SEAL] * bool(code)], source, target)

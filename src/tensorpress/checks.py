@@ -34,13 +34,13 @@ def _check_limit(at: str, value: int, limit: int) -> None:
         raise TensorpressError(f"{at}: {value} is not allowed; allowed: 1 to {limit}")
 
 
-def check_window(at: str, window: int, model: ModelArtifact) -> None:
-    """Refuse windows longer than the model's positions."""
-    limit = model.config.get("max_position_embeddings")
-    if limit and window > limit:
+def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
+    """Refuse sequences longer than the model's positions; some families have no limit."""
+    limit = model.family.size(model.config, "positions")
+    if limit and tokens > limit:
         raise TensorpressError(
-            f"{at}: {window} is not allowed; allowed: up to {limit}, "
-            f"max_position_embeddings of model {model.name!r}"
+            f"{at}: {tokens} is not allowed; allowed: up to {limit}, "
+            f"{model.family.key('positions')} of model {model.name!r}"
         )
 
 

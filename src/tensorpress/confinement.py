@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tensorpress.companions import TEMPLATES
 from tensorpress.errors import TensorpressError
 
 SNAPSHOTS = "snapshots"
@@ -28,8 +29,10 @@ def check_inside(value: str, where: str, external: Sequence[str]) -> None:
         folder = _real(path)
         if folder.parent.name == SNAPSHOTS:
             roots.append(folder.parents[1])
-        for file in sorted(each for each in path.iterdir() if not each.is_dir()):
-            _check(file, roots, f"{where}: {file.name!r} of {value!r}", external)
+        files = [each for each in path.iterdir() if not each.is_dir()]
+        for file in sorted([*files, *(path / TEMPLATES).glob("*")]):
+            name = str(file.relative_to(path))
+            _check(file, roots, f"{where}: {name!r} of {value!r}", external)
 
 
 def _check(path: Path, roots: Sequence[Path], what: str, external: Sequence[str]) -> None:

@@ -59,6 +59,11 @@ def check_code(
         )
 
 
+def own_tokenizer(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a ``tokenizer_config.json`` names code: its files may have any name."""
+    return bool(_references([tokenizer]))
+
+
 def architecture(config: Mapping[str, Any], where: str) -> str:
     """The class that ``config.json`` names; it is written into code, so it must be a plain name."""
     named = config.get("architectures")

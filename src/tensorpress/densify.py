@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.atomic import replacing
+from tensorpress.bundle import copy_tokenizer
 from tensorpress.checkpoint import is_finite
 from tensorpress.custom_code import sealed_files
 from tensorpress.errors import TensorpressError
@@ -23,8 +23,6 @@ from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
 from tensorpress.weightfiles import check_weights
-
-TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
 def densify(source: Path, target: Path) -> None:
@@ -72,9 +70,7 @@ def densify(source: Path, target: Path) -> None:
             )
     with replacing(target) as temporary:
         plain.save_pretrained(temporary)
-        for pattern in TOKENIZER:
-            for file in source.glob(pattern):
-                shutil.copyfile(file, temporary / file.name)
+        copy_tokenizer(source, temporary)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

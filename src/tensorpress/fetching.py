@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from tensorpress.atomic import replacing
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.companions import CONFIGS, check_tokenizer, companions, copy_files
 from tensorpress.completeness import contents
 from tensorpress.custom_code import (
     base_class,
@@ -22,22 +23,23 @@ from tensorpress.custom_code import (
     code_files,
     is_native,
     seal,
+    sealed_files,
     without_code,
 )
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
 from tensorpress.headers import Stored, rewrite, tensors_in
-from tensorpress.loading import empty_model
+from tensorpress.hub_models import CONFIG, check_there, hub_file, hub_names
+from tensorpress.loading import empty_model, load_tokenizer
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
 from tensorpress.secrets import one_line
 from tensorpress.sources import (
     check_local,
     checkpoint_files,
-    hub_file,
-    hub_has,
     read_config,
     tokenizer_config,
+    vocabulary_size,
 )
 from tensorpress.weightfiles import (
     INDEX,
@@ -109,38 +111,36 @@ def _copy(
     assert isinstance(spec, LocalModel)
     check_local(name, spec)
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
-    for path in checkpoint_files(Path(spec.path), spec.trust_remote_code):
-        if path.suffix != ".safetensors":
-            shutil.copyfile(path, target / path.name)
+    directory = Path(spec.path)
+    files = checkpoint_files(directory, spec.trust_remote_code)
+    copy_files([f for f in files if not f.endswith(".safetensors")], directory, target)
     _settle_code(target, spec.trust_remote_code)
-    return held_tensors(Path(spec.path), f"models.{name}.path")
+    _check_tokenizer(name, target)
+    return held_tensors(directory, f"models.{name}.path")
 
 
 def _download(
     name: str, spec: Model, target: Path, device: torch.device, threads: int
 ) -> dict[str, Stored]:
     assert isinstance(spec, HubModel)
-    for filename in ("config.json", "tokenizer_config.json"):
-        shutil.copyfile(hub_file(name, spec, filename), target / filename)
+    names = hub_names(name, spec)
+    for file in (CONFIG, *companions(names, spec.trust_remote_code)):
+        _bring(name, spec, file, target)
     _download_code(name, spec, target)
-    for filename in ("tokenizer.json", "tokenizer.model", "generation_config.json", INDEX):
-        try:
-            shutil.copyfile(hub_file(name, spec, filename), target / filename)
-        except TensorpressError:
-            continue
-    return _hub_tensors(name, spec, target / INDEX)
+    _check_tokenizer(name, target)
+    return _hub_tensors(name, spec, names, target)
 
 
 def _download_code(name: str, spec: HubModel, target: Path) -> None:
     """Code that the params trust: the files that configs name, and those that they import."""
     where = f"models.{name}"
-    configs = [read_config(target / "config.json", where), tokenizer_config(target, where)]
-    check_code(name, configs[0], configs[1], spec.trust_remote_code)
+    configs = [read_config(target / file, where) for file in _configs(target)]
+    check_code(name, configs[0], tokenizer_config(target, where), spec.trust_remote_code)
     if spec.trust_remote_code:
         todo = code_files(where, *configs)
         while todo:
             file = todo.pop()
-            shutil.copyfile(hub_file(name, spec, file), target / file)
+            _bring(name, spec, file, target)
             modules = get_relative_imports(target / file)
             imported = [f"{module}.py" for module in modules if module.isidentifier()]
             todo += [each for each in imported if not (target / each).exists()]
@@ -148,16 +148,38 @@ def _download_code(name: str, spec: HubModel, target: Path) -> None:
     _settle_code(target, spec.trust_remote_code)
 
 
-def _hub_tensors(name: str, spec: HubModel, index: Path) -> dict[str, Stored]:
+def _bring(name: str, spec: HubModel, file: str, target: Path) -> None:
+    (target / file).parent.mkdir(exist_ok=True)
+    shutil.copyfile(hub_file(name, spec, file), target / file)
+
+
+def _hub_tensors(name: str, spec: HubModel, names: list[str], target: Path) -> dict[str, Stored]:
     where = f"models.{name}.repository"
-    if index.is_file():
-        shards = indexed_shards(index, where)
-        check_one_set(shards, hub_has(spec, SINGLE), where)
-        return check_index(index, [hub_file(name, spec, shard) for shard in shards], where)
-    pickled = [] if hub_has(spec, SINGLE) else [file for file in PICKLES if hub_has(spec, file)]
+    if INDEX in names:
+        _bring(name, spec, INDEX, target)
+        shards = indexed_shards(target / INDEX, where)
+        check_one_set(shards, SINGLE in names, where)
+        check_there(name, spec, shards, names)
+        files = [hub_file(name, spec, shard) for shard in shards]
+        return check_index(target / INDEX, files, where)
+    pickled = [] if SINGLE in names else [file for file in PICKLES if file in names]
     if pickled:
         raise pickles_refused(pickled, spec.repository, spec.repository.split("/")[1], where)
     return tensors_in(hub_file(name, spec, SINGLE))
+
+
+def _check_tokenizer(name: str, directory: Path) -> None:
+    """Read the tokenizer before the weights come; code of its own runs where the model does."""
+    if not sealed_files(directory):
+        where = f"models.{name}"
+        rows = vocabulary_size(read_config(directory / CONFIG, where), where)
+        check_tokenizer(directory, rows, where)
+        load_tokenizer(directory, where)
+
+
+def _configs(directory: Path) -> list[str]:
+    """The configs in a folder that can name code, the model's first."""
+    return [CONFIG, *(file for file in CONFIGS if (directory / file).is_file())]
 
 
 def _settle_code(target: Path, trusted: bool) -> None:
@@ -165,11 +187,11 @@ def _settle_code(target: Path, trusted: bool) -> None:
     if trusted:
         seal(target)
         return
-    for path in (target / "config.json", target / "tokenizer_config.json"):
-        config = read_config(path, str(target)) if path.is_file() else {}
+    for file in _configs(target):
+        config = read_config(target / file, file)
         plain = without_code(config)
         if plain != config:
-            path.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+            (target / file).write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
 def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> None:

@@ -28,6 +28,7 @@ from tensorpress.params import (
     Calibration,
     Corpus,
     EmbeddedModel,
+    HubModel,
     Lora,
     Model,
     Report,
@@ -49,10 +50,14 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
 
 
 def model(name: str, spec: Model) -> ModelArtifact:
-    """A checkpoint: its source, and the code that trains an embedded one or reads what is there."""
+    """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
+
+    What is taken from a hub repository is in no source: the list of it counts as code.
+    """
     trained = isinstance(spec, EmbeddedModel)
-    code = code_fingerprint(f"tensorpress.{'embedded.training' if trained else 'completeness'}")
-    content = key(stage="fetch", source=model_source(name, spec), code=code)
+    entries = [f"tensorpress.{'embedded.training' if trained else 'completeness'}"]
+    entries += ["tensorpress.companions"] * isinstance(spec, HubModel)
+    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
     return ModelArtifact(name, spec, content, model_config(name, spec))
 
 

@@ -30,6 +30,7 @@ PLUMBING = frozenset(
         "tensorpress.formats.table",
         "tensorpress.guards",
         "tensorpress.hub_datasets",
+        "tensorpress.hub_models",
         "tensorpress.identities",
         "tensorpress.inputs",
         "tensorpress.job",

@@ -18,6 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
 
 from tensorpress.checkpoint import Checkpoint
+from tensorpress.companions import check_rows
 from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family, Slot
@@ -78,17 +79,40 @@ def empty_model(directory: Path) -> PreTrainedModel:
     return model
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model."""
+def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside a model; ``where`` begins errors in place of the folder's name.
+
+    An empty one, and one with tokens that the embedding has no row for, is refused. Special tokens
+    without a row are those that transformers adds where no file has them: the model was never
+    given any, so here they are none.
+    """
+    at = where or str(directory)
     own_code = _register(directory)
     try:
         with spent_on(LOAD):
-            return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
-    except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
+    # the tokenizers library raises nothing more special
+    except Exception as error:
+        said = one_line(error).replace(str(directory), "the folder")[:200]
         raise TensorpressError(
-            f"{directory}: no usable tokenizer ({one_line(error)[:200]}); "
+            f"{at}: no usable tokenizer ({said}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
+    special = set(tokenizer.all_special_tokens)
+    ids = [token for name, token in tokenizer.get_vocab().items() if name not in special]
+    if not ids:
+        raise TensorpressError(
+            f"{at}: no usable tokenizer ({type(tokenizer).__name__} with special tokens only); "
+            "put tokenizer.json and tokenizer_config.json beside the weights"
+        )
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    rows = int(config["vocab_size"])
+    check_rows(max(ids), rows, at)
+    for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
+        token = getattr(tokenizer, f"{name}_id")
+        if token is not None and token >= rows:
+            setattr(tokenizer, name, None)
+    return tokenizer
 
 
 def _register(directory: Path) -> bool:

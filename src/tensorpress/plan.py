@@ -24,7 +24,7 @@ from tensorpress.artifacts import (
     ReportArtifact,
     RunArtifact,
 )
-from tensorpress.checks import check_method, check_modules, check_whole, check_window, layer_sets
+from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.identities import BASELINE
@@ -169,9 +169,13 @@ class Plan:
 
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
         settings = self.params.calibration
-        check_window("calibration.window", settings.window, model)
         corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
         return identities.calibration(model, corpus, settings, dtype)
+
+    def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
+        """The calibration of a model for something that reads it."""
+        check_positions("calibration.window", self.params.calibration.window, model)
+        return self.calibrations[model.name]
 
     def _decomposition(
         self, model: ModelArtifact, method: str, group: str, layer: int
@@ -189,12 +193,12 @@ class Plan:
         spec = self.params.methods[method]
         check_method(method, spec, shape, group)
         advised = self._advice(model, spec) if isinstance(spec, Advised) else None
-        moments = self.calibrations[model.name] if spec.needs_moments else None
+        moments = self._moments(model) if spec.needs_moments else None
         made = identities.decomposition(model, method, spec, group, shape, moments, advised)
         return self.decompositions.setdefault(made.id, made)
 
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
-        moments = self.calibrations[model.name]
+        moments = self._moments(model)
         if not moments.settings.gradients:
             raise TensorpressError(
                 "calibration.gradients: False is not allowed where a method is advised; "
@@ -207,7 +211,7 @@ class Plan:
         self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        check_positions(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
         self._check_apart(recipe_name, recipe, corpus)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
@@ -227,9 +231,8 @@ class Plan:
     def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
-        window = getattr(spec, "window", None)
-        if window is not None:
-            check_window(f"tasks.{task}.window", window, model)
+        for field, tokens in spec.positions.items():
+            check_positions(f"tasks.{task}.{field}", tokens, model)
         if spec.needs_experts and not any(
             group_of(module) == "experts" for module in model.modules
         ):
@@ -238,7 +241,7 @@ class Plan:
                 "allowed: tasks for models without experts"
             )
         dense = self._run(model, ()) if spec.needs_dense else None
-        moments = self.calibrations[model.name] if spec.needs_moments else None
+        moments = self._moments(model) if spec.needs_moments else None
         files = self.task_files[task]
         compute = self.params.compute.dtype
         artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments, compute)

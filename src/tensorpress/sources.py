@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tensorpress.atomic import replacing
-from tensorpress.custom_code import SEAL, check_code, check_names, code_files
+from tensorpress.companions import (
+    TOKENIZER_CONFIG,
+    check_tokenizer,
+    companions,
+    files_of,
+    largest_id,
+    matching,
+)
+from tensorpress.custom_code import check_code, check_names, code_files, own_tokenizer
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
+from tensorpress.hub_models import CONFIG, hub_file
 from tensorpress.keys import file_fingerprint
 from tensorpress.params import (
     ConfigModel,
@@ -26,8 +36,7 @@ from tensorpress.params import (
     LocalModel,
     Model,
 )
-from tensorpress.secrets import one_line
-from tensorpress.weightfiles import check_quantised, check_weights
+from tensorpress.weightfiles import INDEX, check_quantised, check_weights
 
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 BOILERPLATE = 0.01
@@ -42,8 +51,8 @@ def model_config(name: str, model: Model) -> dict[str, Any]:
     if isinstance(model, ConfigModel):
         return read_config(Path(model.path), f"models.{name}.path")
     if isinstance(model, LocalModel):
-        return read_config(_directory(name, model) / "config.json", f"models.{name}.path")
-    return read_config(hub_file(name, model, "config.json"), f"models.{name}.repository")
+        return read_config(_directory(name, model) / CONFIG, f"models.{name}.path")
+    return read_config(hub_file(name, model, CONFIG), f"models.{name}.repository")
 
 
 def model_source(name: str, model: Model) -> dict[str, Any]:
@@ -53,8 +62,9 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
     """
     if isinstance(model, LocalModel):
         check_local(name, model)
-        files = checkpoint_files(Path(model.path), model.trust_remote_code)
-        return {"source": "local", "content": {f.name: _fingerprint(f) for f in files}}
+        directory = Path(model.path)
+        files = checkpoint_files(directory, model.trust_remote_code)
+        return {"source": "local", "content": {f: _fingerprint(directory / f) for f in files}}
     if isinstance(model, HubModel):
         config = model_config(name, model)
         check_quantised(config, f"models.{name}")
@@ -108,16 +118,20 @@ def _long_lines(path: Path, modified: int) -> frozenset[str]:
     return frozenset(line for line in text.splitlines() if len(_WORDS.findall(line)) >= 10)
 
 
-def checkpoint_files(directory: Path, with_code: bool = False) -> list[Path]:
-    """Files of a checkpoint directory that matter: config, safetensors, tokenizer, trusted code."""
-    patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
-    patterns += ["*.py"] * with_code
-    found = {path for pattern in patterns for path in directory.glob(pattern)}
-    return sorted(path for path in found if path.name != SEAL)
+def checkpoint_files(directory: Path, with_code: bool = False) -> list[str]:
+    """Names of a checkpoint directory's files that matter, what is small before the weights.
+
+    Config, what travels beside the weights, trusted code and what it may read; safetensors.
+    """
+    names = files_of(directory)
+    small = [*companions(names, with_code), *matching(names, (CONFIG, *["*.py"] * with_code))]
+    return [*small, *matching(names, ("*.safetensors", INDEX))]
 
 
 def check_local(name: str, model: LocalModel) -> None:
-    """Refuse weights that cannot be read, and code that params do not trust or is not there."""
+    """Refuse weights that cannot be read, code that params do not trust or that is not there, and a
+    tokenizer that is not there or too large for the embedding.
+    """
     directory, where = _directory(name, model), f"models.{name}.path"
     configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
     check_quantised(configs[0], f"models.{name}")
@@ -131,51 +145,30 @@ def check_local(name: str, model: LocalModel) -> None:
                 "allowed: a folder with the code that its configs name"
             )
         check_names((path.name for path in directory.glob("*.py")), where)
+    if not (model.trust_remote_code and own_tokenizer(configs[1])):
+        rows = vocabulary_size(configs[0], where)
+        check_tokenizer(directory, rows, f"{where}: {directory}", _largest_id)
+
+
+def vocabulary_size(config: dict[str, Any], where: str) -> int:
+    """Rows of the embedding by ``config.json``."""
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
+        raise TensorpressError(
+            f"{where}: config.json: vocab_size: {rows!r} is not allowed; allowed: rows of the "
+            "embedding"
+        )
+    return rows
+
+
+def _largest_id(file: Path, where: str) -> int:
+    return int(_remembered(file, "largest_id", lambda path: str(largest_id(path, where))))
 
 
 def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:
     """The ``tokenizer_config.json`` of a folder, empty if there is none."""
-    path = directory / "tokenizer_config.json"
+    path = directory / TOKENIZER_CONFIG
     return read_config(path, where) if path.is_file() else {}
-
-
-def hub_file(name: str, model: HubModel, filename: str) -> Path:
-    """One file of a repository at its pinned revision, from the cache or the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-
-    at = f"models.{name}: {model.repository}@{model.revision[:8]}"
-    try:
-        return Path(hf_hub_download(model.repository, filename, revision=model.revision))
-    except LocalEntryNotFoundError as error:
-        raise TensorpressError(
-            f"{at}: the hub cannot be reached and {filename} is not in the cache; connect once, "
-            f"or download the model and use source: local with its path"
-        ) from error
-    except HfHubHTTPError as error:
-        raise TensorpressError(
-            f"{at}: the hub refuses {filename}; check repository and revision, "
-            f"and run 'hf auth login' for gated models ({one_line(error)[:200]})"
-        ) from error
-    except (OSError, HTTPError) as error:
-        raise TensorpressError(
-            f"{at}: {filename} cannot be fetched ({one_line(error)[:200]}); "
-            f"connect once, or download the model and use source: local with its path"
-        ) from error
-
-
-def hub_has(model: HubModel, filename: str) -> bool:
-    """Whether a repository is known to have a file, which is not fetched."""
-    from huggingface_hub import file_exists, try_to_load_from_cache
-    from huggingface_hub.errors import HTTPError
-
-    at = {"repo_id": model.repository, "filename": filename, "revision": model.revision}
-    if isinstance(try_to_load_from_cache(**at), str):
-        return True
-    try:
-        return bool(file_exists(**at))
-    except (OSError, HTTPError):
-        return False
 
 
 def _directory(name: str, model: LocalModel) -> Path:
@@ -199,14 +192,21 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of a file, remembered by size and modification time: planning must stay fast."""
+    return _remembered(path, "sha256", file_fingerprint)
+
+
+def _remembered(path: Path, what: str, find: Callable[[Path], str]) -> str:
+    """What is found in a file, remembered by size and modification time: planning must stay fast.
+
+    ``what`` tells apart what is remembered of one file.
+    """
     stat = path.stat()
-    entry = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    entry = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{what}"
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):
         known = json.loads(_FINGERPRINTS.read_text())
     if entry not in known:
-        known[entry] = file_fingerprint(path)
+        known[entry] = find(path)
         # planning works without, also where nothing can be written
         with suppress(OSError, TensorpressError), replacing(_FINGERPRINTS) as temporary:
             temporary.write_text(json.dumps(known))

@@ -165,6 +165,7 @@ def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
     folder.mkdir()
     config = (ROOT / "studies/configs/llama-2-7b.json").read_text(encoding="utf-8")
     (folder / "config.json").write_text(config, encoding="utf-8")
+    (folder / "tokenizer.model").touch()
     study["models"] = {"llama2": {"source": "local", "path": str(folder)}}
     study["corpora"]["wikitext2"] = {"source": "file", "path": "inputs/text.txt"}
     study["corpora"]["recovery"] = {"source": "file", "path": "inputs/other.txt"}

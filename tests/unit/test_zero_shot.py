@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import get_args
@@ -12,10 +13,15 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from stages import job_of
 from workspace import tiny_text
 
+from tensorpress.errors import TensorpressError
+from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.harness import TASKS, standard_task
+from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import STANDARD, standard_items
-from tensorpress.evaluation.specs import ZeroShot
-from tensorpress.evaluation.tasks import zero_shot
+from tensorpress.evaluation.specs import Cloze, HotpotQA, LastWord, ZeroShot
+from tensorpress.evaluation.tasks import cloze, hotpotqa, last_word, zero_shot
+from tensorpress.loading import load_tokenizer
+from tensorpress.oom import CPU
 
 
 def test_the_table_of_tasks_is_lm_eval_s() -> None:
@@ -78,6 +84,53 @@ def test_accuracy_is_that_of_choices_computed_by_hand(
     assert rows["acc"].version == "lm-eval 0.4.13, task version 1.0"
     if name == "piqa":
         assert rows["acc_norm"].value == pytest.approx(sum(right_per_byte) / 10)
+
+
+@pytest.fixture
+def bare(copy: Path) -> Path:
+    """A tiny Llama whose tokenizer has no special token."""
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    tokens = {key: value for key, value in config.items() if not key.endswith("_token")}
+    (copy / "tokenizer_config.json").write_text(json.dumps(tokens))
+    tokenizer = load_tokenizer(copy)
+    assert tokenizer.bos_token_id is tokenizer.eos_token_id is None
+    return copy
+
+
+def test_a_tokenizer_without_bos_and_eos(tmp_path: Path, llama_directory: Path, bare: Path) -> None:
+    """Where no context is empty nothing depends on them."""
+    words = tiny_text().split()
+    text = tmp_path / "text.txt"
+    text.write_text(tiny_text(), encoding="utf-8")
+    items = [{**COMPACT["piqa"], "choices": words[i : i + 2]} for i in range(8)]
+    path = write(tmp_path / "items.jsonl", *items)
+    question = write(tmp_path / "questions.jsonl", {"question": "Who?", "answer": "Ann"})
+    corpus = {"corpus": "t", "items": 6, "context_words": 8}
+    tasks = [
+        (zero_shot, ZeroShot(kind="zero_shot", task="piqa", path=str(path))),
+        (cloze, Cloze(kind="cloze", answer_words=4, **corpus)),
+        (last_word, LastWord(kind="last_word", **corpus)),
+        (hotpotqa, HotpotQA(kind="hotpotqa", path=str(question))),
+    ]
+    for task, spec in tasks:
+        found, expected = (
+            task.evaluate(EvaluationJob(folder, None, {"text": text}, CPU), spec)
+            for folder in (bare, llama_directory)
+        )
+        assert found == expected
+
+
+def test_an_empty_context_needs_bos_or_eos(
+    tmp_path: Path, llama_directory: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [COMPACT["openbookqa"], {**COMPACT["openbookqa"], "query": ""}]
+    path = write(tmp_path / "items.jsonl", *items)
+    spec = ZeroShot(kind="zero_shot", task="openbookqa", path=str(path))
+    assert zero_shot.evaluate(job_of(llama_directory), spec)
+    zero_shot.evaluate(job_of(bare), spec.model_copy(update={"items": 1}))
+    monkeypatch.setattr(evaluation_job, "load_model", None)
+    with pytest.raises(TensorpressError, match="openbookqa: an empty context before ' hot' is not"):
+        zero_shot.evaluate(job_of(bare), spec)
 
 
 def test_protocol_is_of_the_items(tmp_path: Path, llama_directory: Path) -> None:

@@ -11,8 +11,6 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tensorpress.errors import TensorpressError
-
 
 @dataclass(frozen=True)
 class Continuation:
@@ -34,17 +32,10 @@ def greedy_continuations(
 ) -> list[Continuation]:
     """The likeliest next token, ``new_tokens`` times or to the end of the text, for each prompt.
 
-    Prompts of a batch are padded on the left; a prompt that leaves no room for the new tokens
-    raises ``TensorpressError``.
+    Prompts of a batch are padded on the left. That all of it fits the model's positions is asked
+    before (``room.check_room``).
     """
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(map(len, encoded))
-    if limit and longest + new_tokens > limit:
-        raise TensorpressError(
-            f"the longest prompt has {longest} tokens; allowed: up to {limit - new_tokens}, "
-            f"so that {new_tokens} new ones fit into {limit} positions"
-        )
     end = model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
     # every field that could bend the choice is set: what it leaves out, the model's own fills in

@@ -18,6 +18,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import STANDARD
 from tensorpress.hub_datasets import explained
@@ -55,6 +56,8 @@ def run_task(
     The version names harness and task; the protocol is the hash of both and of the items.
     """
     name, tokenizer = task.config.task, load_tokenizer(job.run_directory)
+    if _lacks_prefix(tokenizer):
+        _check_contexts(task, limit)
 
     def work(model: PreTrainedModel, device: torch.device, size: int) -> dict[str, Any]:
         found = lm_eval.simple_evaluate(
@@ -84,9 +87,31 @@ def run_task(
 
 
 def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> HFLM:
-    """A model as lm-eval drives it, where it is and in its own dtype."""
+    """A model as lm-eval drives it, where it is and in its own dtype.
+
+    Of a tokenizer without BOS and EOS no context may be empty.
+    """
     _quiet()
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    # lm-eval scores what has no context behind the BOS or EOS; it asks for the token in any case,
+    # and where no context is empty nothing depends on which it is
+    prefix = 0 if _lacks_prefix(tokenizer) else None
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, prefix_token_id=prefix)
+
+
+def _lacks_prefix(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.bos_token_id is None and tokenizer.eos_token_id is None
+
+
+def _check_contexts(task: Any, limit: int | None) -> None:
+    """Refuse a task with an empty context, which must begin with a BOS or EOS."""
+    task.build_all_requests(limit=limit, rank=0, world_size=1)
+    for instance in task.instances:
+        if not instance.args[0].strip():
+            raise TensorpressError(
+                f"{task.config.task}: an empty context before {instance.args[1][:60]!r} is not "
+                "allowed: the tokenizer has neither BOS nor EOS to score it behind; allowed: items "
+                "with a context, or a bos_token in tokenizer_config.json"
+            )
 
 
 def _task(config: Mapping[str, Any]) -> Any:

@@ -6,17 +6,9 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tensorpress.errors import TensorpressError
+from tensorpress.companions import files_of, vocabulary
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.keys import file_fingerprint, key
-
-TOKENIZER_FILES = (
-    ("tokenizer.json",),
-    ("tokenizer.model",),
-    ("vocab.json", "merges.txt"),
-    ("vocab.txt",),
-)
-"""Files that hold a vocabulary and its merges; the first complete set counts."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +73,5 @@ def text_protocol(
 
 def tokenizer_sha256(directory: Path) -> str:
     """Hash of the tokenizer saved in a model folder."""
-    for names in TOKENIZER_FILES:
-        files = [directory / name for name in names]
-        if all(file.is_file() for file in files):
-            return file_fingerprint(*files)
-    raise TensorpressError(
-        f"{directory}: no tokenizer; allowed: {', '.join('+'.join(n) for n in TOKENIZER_FILES)}"
-    )
+    names = vocabulary(files_of(directory), str(directory))
+    return file_fingerprint(*(directory / name for name in names))

@@ -50,6 +50,11 @@ class BaseTask(BaseModel):
         """The hub dataset that the task reads."""
         return None
 
+    @property
+    def positions(self) -> dict[str, int]:
+        """Field -> tokens that a model is given at a time, as far as the settings tell."""
+        return {}
+
     def check_files(self, where: str) -> None:
         """Refuse files without the columns that the task reads; ``where`` begins the error."""
 
@@ -65,14 +70,27 @@ class WeightsTask(BaseTask):
         return "float32"
 
 
-class Perplexity(BaseTask):
+class WindowsTask(BaseTask):
+    """A task that runs models on windows of a corpus."""
+
+    corpus: str
+    window: int = Field(256, ge=2, description="tokens of one window")
+
+    @property
+    def corpora(self) -> dict[str, str]:
+        return {"text": self.corpus}
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return {"window": self.window}
+
+
+class Perplexity(WindowsTask):
     """Perplexity and bits per byte on non-overlapping windows of a corpus."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
 
     kind: Literal["perplexity"]
-    corpus: str
-    window: int = Field(256, ge=2, description="tokens of one window")
     max_windows: int | None = Field(None, ge=1, description="windows read; null: all of them")
     batch: int = Field(16, ge=1, description="windows of one forward pass")
     characters: int | None = Field(None, ge=1, description="leading characters read; null: all")
@@ -80,10 +98,6 @@ class Perplexity(BaseTask):
     dtype: ComputeDtype | None = Field(
         None, description="of weights and activations; null: compute.dtype"
     )
-
-    @property
-    def corpora(self) -> dict[str, str]:
-        return {"text": self.corpus}
 
     def runs_in(self, compute: str) -> str:
         return self.dtype or compute
@@ -174,6 +188,10 @@ class Generation(BaseTask):
     kind: Literal["generation"]
     new_tokens: int = Field(40, ge=1)
 
+    @property
+    def positions(self) -> dict[str, int]:
+        return {"new_tokens": self.new_tokens}
+
 
 class Speed(BaseTask):
     """Tokens per second and peak memory, dense against compressed in the same job."""
@@ -187,6 +205,10 @@ class Speed(BaseTask):
     prompt_tokens: int = Field(256, ge=2)
     new_tokens: int = Field(16, ge=1)
     repeats: int = Field(5, ge=1, description="rounds of dense then compressed; medians count")
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return {"prompt_tokens + new_tokens": self.prompt_tokens + self.new_tokens}
 
 
 class Ngram(WeightsTask):
@@ -205,42 +227,30 @@ class Ngram(WeightsTask):
         return {"training": self.training, "text": self.corpus}
 
 
-class ExpertBalance(BaseTask):
+class ExpertBalance(WindowsTask):
     """Effective number of experts per layer: exponential of the assignment entropy."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.expert_balance"
     needs_experts: ClassVar[bool] = True
 
     kind: Literal["expert_balance"]
-    corpus: str
-    window: int = Field(256, ge=2)
     max_windows: int = Field(64, ge=1)
 
-    @property
-    def corpora(self) -> dict[str, str]:
-        return {"text": self.corpus}
 
-
-class Geometry(BaseTask):
+class Geometry(WindowsTask):
     """Where compression moves each layer's activations: cosine, angle, norms, differences."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.geometry"
     needs_dense: ClassVar[bool] = True
 
     kind: Literal["geometry"]
-    corpus: str
-    window: int = Field(256, ge=2)
     max_windows: int = Field(
         16, ge=1, description="each puts 20 * layers * hidden * window bytes on disk for a while"
     )
     batch: int = Field(4, ge=1, description="windows of one forward pass")
 
-    @property
-    def corpora(self) -> dict[str, str]:
-        return {"text": self.corpus}
 
-
-class MoeDiagnostics(BaseTask):
+class MoeDiagnostics(WindowsTask):
     """Subspaces, drift and routing of a mixture's experts, before and after compression."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.moe"
@@ -248,14 +258,8 @@ class MoeDiagnostics(BaseTask):
     needs_experts: ClassVar[bool] = True
 
     kind: Literal["moe"]
-    corpus: str
-    window: int = Field(256, ge=2)
     max_windows: int = Field(32, ge=1)
     batch: int = Field(8, ge=1, description="windows of one forward pass")
-
-    @property
-    def corpora(self) -> dict[str, str]:
-        return {"text": self.corpus}
 
 
 class SuperWeightSearch(BaseTask):

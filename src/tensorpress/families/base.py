@@ -25,6 +25,7 @@ CONFIG_KEYS = {
     "experts": "num_experts",
     "expert_inner": "moe_intermediate_size",
     "top_k": "num_experts_per_tok",
+    "positions": "max_position_embeddings",
 }
 """What a size is called in most configs; a family lists the names of its own that differ."""
 
@@ -116,16 +117,19 @@ class Family:
     attention_norm: str | None = None
     """Module of a layer between the attention and the residual stream that it is added to."""
 
+    def key(self, what: str) -> str:
+        """What this family's configs call a size (``CONFIG_KEYS``)."""
+        return self.keys.get(what, CONFIG_KEYS[what])
+
     def size(self, config: Config, what: str) -> int | None:
         """A size of the model by its canonical name (``CONFIG_KEYS``), ``None`` if not given."""
-        value = config.get(self.keys.get(what, CONFIG_KEYS[what]))
+        value = config.get(self.key(what))
         return None if value is None else int(value)
 
     def _known(self, config: Config, what: str) -> int:
         value = self.size(config, what)
         if value is None:
-            key = self.keys.get(what, CONFIG_KEYS[what])
-            raise TensorpressError(f"config.json: {key} is missing")
+            raise TensorpressError(f"config.json: {self.key(what)} is missing")
         return value
 
     def layer_count(self, config: Config) -> int:

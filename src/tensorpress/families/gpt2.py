@@ -6,7 +6,13 @@ FAMILY = Family(
     model_type="gpt2",
     layer="transformer.h.{layer}",
     embedding="transformer.wte",
-    keys={"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner"},
+    keys={
+        "hidden": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "inner": "n_inner",
+        "positions": "n_positions",
+    },
     linears={
         "attention.q": Slot("attn.c_attn", 0, 3, transposed=True),
         "attention.k": Slot("attn.c_attn", 1, 3, transposed=True),

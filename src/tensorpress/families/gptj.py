@@ -6,7 +6,13 @@ FAMILY = Family(
     model_type="gptj",
     layer="transformer.h.{layer}",
     embedding="transformer.wte",
-    keys={"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_inner"},
+    keys={
+        "hidden": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "inner": "n_inner",
+        "positions": "n_positions",
+    },
     linears=slots(
         {
             "attention.q": "attn.q_proj",

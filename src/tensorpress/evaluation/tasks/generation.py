@@ -6,6 +6,7 @@ import statistics
 
 from tensorpress.evaluation.continuations import greedy_continuations
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import Generation
 from tensorpress.keys import key
 from tensorpress.loading import load_tokenizer
@@ -26,6 +27,7 @@ def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
     The prompt is the row's ``subject``, the continuation its ``text``.
     """
     tokenizer = load_tokenizer(job.run_directory)
+    check_room(job.run_directory, tokenizer, PROMPTS, spec.new_tokens)
     continuations = job.run(
         "generation",
         job.model(job.run_directory),

@@ -21,6 +21,7 @@ from tensorpress.evaluation.continuations import Continuation, greedy_continuati
 from tensorpress.evaluation.harness import language_model
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import question_items
+from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import HotpotQA
 from tensorpress.keys import key
 from tensorpress.loading import load_tokenizer
@@ -35,10 +36,12 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
     items = question_items(Path(spec.path), spec.items, "path")
     prompts = [f"{item['question'].strip()} The answer is" for item in items]
     answers = [item["answer"].strip() for item in items]
+    pairs = list(zip(prompts, answers, strict=True))
     tokenizer = load_tokenizer(job.run_directory)
+    check_room(job.run_directory, tokenizer, prompts, NEW_TOKENS)
+    check_room(job.run_directory, tokenizer, [f"{prompt} {answer}" for prompt, answer in pairs])
     requests = [
-        Instance("loglikelihood", {}, (prompt, f" {answer}"), 0)
-        for prompt, answer in zip(prompts, answers, strict=True)
+        Instance("loglikelihood", {}, (prompt, f" {answer}"), 0) for prompt, answer in pairs
     ]
 
     def work(
@@ -48,10 +51,10 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
         return made, language_model(model, tokenizer, batch).loglikelihood(requests)
 
     continuations, likelihoods = job.run("hotpotqa", job.model(job.run_directory), work, spec.batch)
-    pairs = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
+    found = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
     measured = {
-        "contains": [float(contains(*pair)) for pair in pairs],
-        "f1": [token_f1(*pair) for pair in pairs],
+        "contains": [float(contains(*pair)) for pair in found],
+        "f1": [token_f1(*pair) for pair in found],
         "answer_log_probability": [nats for nats, _ in likelihoods],
     }
     version = f"{VERSION}, {job.dtype}, lm-eval {lm_eval.__version__}"

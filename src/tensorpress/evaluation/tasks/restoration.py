@@ -17,6 +17,7 @@ from tensorpress.analysis.super_weights import (
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import Restoration
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
@@ -103,7 +104,9 @@ def _places(
 ) -> tuple[SuperWeight, ...]:
     """The super weights given, or those that the finder sees in the dense model."""
     if spec.super_weights is None:
-        ids = load_tokenizer(job.dense)(spec.prompt, return_tensors="pt")["input_ids"]
+        tokenizer = load_tokenizer(job.dense)
+        check_room(job.dense, tokenizer, [spec.prompt])
+        ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
         search = job.run(
             "restoration",
             job.model(job.dense),

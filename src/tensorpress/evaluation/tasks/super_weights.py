@@ -17,6 +17,7 @@ from tensorpress.analysis.super_weights import (
     magnitudes_near,
 )
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import SuperWeights, SuperWeightSearch
 from tensorpress.families.table import family_of
 from tensorpress.loading import load_tokenizer, matrices
@@ -34,11 +35,13 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     ``largest_weight``, ``input_peak`` and ``output_peak``. Of the layers with a super weight or,
     without any, of that with the largest entry: ``block_maximum`` and, close by, ``magnitude``.
     """
+    tokenizer = load_tokenizer(job.run_directory)
+    check_room(job.run_directory, tokenizer, [spec.prompt])
     model = job.model(job.run_directory)
     config = model.config.to_dict()
     kind = config["model_type"].removeprefix("tensorpress_")  # compressed models have types of own
     family = family_of({"model_type": kind}, str(job.run_directory))
-    ids = load_tokenizer(job.run_directory)(spec.prompt, return_tensors="pt")["input_ids"]
+    ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
     search = job.run(
         "super_weights",
         model,
