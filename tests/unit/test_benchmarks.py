@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import torch
 from workspace import ROOT
 
+from tensorpress.records import Record
 from tensorpress.registry import METHODS
 
 
@@ -71,3 +74,19 @@ def test_dag_plans_every_method_layer_recipe_and_task() -> None:
     assert jobs["assemble"] == 6 + 1  # the baseline is one too
     assert jobs["evaluate"] == 6 * 3 + 1  # of three tasks two compare with the baseline
     assert (jobs["all made"], jobs["one file"]) == (0, 1)
+
+
+def test_run_splits_the_time_of_the_last_drivers_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, driver in enumerate(("earlier", "last", "last")):
+        began = datetime(2026, 1, 1, number, tzinfo=UTC)
+        Record(
+            rule="evaluate", name=f"job-{number}", state="done", run=driver, attempt=1, host="here",
+            pid=1, started=began, ended=began, start_seconds=0.5, wall_seconds=4, load_seconds=1,
+            cpu_seconds=3.5, peak_rss_mb=100.0 * number,
+        ).write()  # fmt: skip
+    rows = table("benchmarks/run.py", "--of", str(tmp_path))
+    cells = ["evaluate", "2", "1.0", "2.0", "6.0", "7.0", "200"]
+    assert [[cell.strip() for cell in row[1:8]] for row in rows] == [cells, ["all", *cells[1:]]]
