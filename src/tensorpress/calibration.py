@@ -20,6 +20,7 @@ from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.moments import Moments
+from tensorpress.next_token import next_token_losses
 from tensorpress.oom import with_fallback
 from tensorpress.placement import is_spilled, place
 from tensorpress.sites import VALUES_AT_ONCE, passes, site_of
@@ -105,12 +106,11 @@ def _stream(
     with torch.set_grad_enabled(gradients), kept:
         for ids in tqdm(batches, desc="calibrate", unit="batch"):
             inputs = ids.to(device)
-            logits = model(input_ids=inputs, use_cache=False).logits
             if gradients:
-                losses = nn.functional.cross_entropy(
-                    logits[:, :-1].float().mT, inputs[:, 1:], reduction="sum"
-                )
-                losses.backward()
+                next_token_losses(model, inputs, weight=1.0)
+            else:
+                # without the head: nobody looks at the logits
+                model.base_model(input_ids=inputs, use_cache=False)
 
 
 def _attach(

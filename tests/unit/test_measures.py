@@ -6,12 +6,11 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from stages import calibrated
-from torch import nn
+from transformers import LlamaForCausalLM
 from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
 from tensorpress.errors import TensorpressError
@@ -29,21 +28,17 @@ from tensorpress.storage import StoredTensor, bits_saved
 CPU = torch.device("cpu")
 
 
-class Constant(nn.Module):
-    """A model whose logits are the same everywhere."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+def constant(logits: float) -> LlamaForCausalLM:
+    """A model whose logits all are one value."""
+    model = tiny_llama(1).eval()
+    model.lm_head.weight.data.fill_(logits)
+    return model
 
 
 def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
     tokenizer = tiny_tokenizer()
     windows = token_windows(tokenizer, tiny_text(), 32, 5)
-    result = perplexity(Constant(torch.zeros(300)), tokenizer, windows, 2, CPU)
+    result = perplexity(constant(0.0), tokenizer, windows, 2, CPU)
     assert result.perplexity == pytest.approx(300)
     assert result.tokens == 5 * 31
     assert result.nll_stderr == pytest.approx(0, abs=1e-6)
@@ -63,11 +58,9 @@ def test_short_corpus_and_infinite_loss_are_errors() -> None:
     tokenizer = tiny_tokenizer()
     with pytest.raises(TensorpressError, match="too few for one window of 64"):
         token_windows(tokenizer, "short", 64)
-    logits = torch.zeros(300)
-    logits[:] = float("nan")
     windows = token_windows(tokenizer, tiny_text(), 32, 3)
     with pytest.raises(TensorpressError, match="window 0 of 3"):
-        perplexity(Constant(logits), tokenizer, windows, 2, CPU)
+        perplexity(constant(float("nan")), tokenizer, windows, 2, CPU)
 
 
 def test_bytes_of_cut_characters_are_not_three() -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.errors import TensorpressError
+from tensorpress.next_token import next_token_losses
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,7 @@ def perplexity(
     """
     means: list[float] = []
     for ids in tqdm(windows.split(batch), desc="perplexity", unit="batch", leave=False):
-        inputs = ids.to(device)
-        logits = model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(
-            logits.mT, inputs[:, 1:], reduction="none"
-        ).double()
-        means += losses.mean(1).tolist()
+        means += next_token_losses(model, ids.to(device)).double().mean(1).tolist()
     for index, mean in enumerate(means):
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")

@@ -31,6 +31,8 @@ class BaseTask(BaseModel):
     """Whether the model's calibration is read, with gradients."""
     needs_experts: ClassVar[bool] = False
     """Whether only mixture-of-experts models can run it."""
+    keeps_logits: ClassVar[bool] = True
+    """Whether the logits of a whole batch exist together."""
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -66,6 +68,7 @@ class Perplexity(BaseTask):
     """Perplexity and bits per byte on non-overlapping windows of a corpus."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
+    keeps_logits: ClassVar[bool] = False
 
     kind: Literal["perplexity"]
     corpus: str
@@ -220,6 +223,7 @@ class Geometry(BaseTask):
     """Where compression moves each layer's activations: cosine, angle, norms, differences."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.geometry"
+    keeps_logits: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = True
 
     kind: Literal["geometry"]
@@ -239,6 +243,7 @@ class MoeDiagnostics(BaseTask):
     """Subspaces, drift and routing of a mixture's experts, before and after compression."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.moe"
+    keeps_logits: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = True
     needs_experts: ClassVar[bool] = True
 
