@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from tensorpress import params, paths
 from tensorpress.errors import TensorpressError
 from tensorpress.secrets import redacted
+from tensorpress.strict_json import strict_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    print(json.dumps(params.Params.model_json_schema(), indent=1, sort_keys=True))
+    print(strict_json(params.Params.model_json_schema(), sort_keys=True))
 
 
 def _query(options: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def _query(options: argparse.Namespace) -> None:
     rows = result.fetchall()
     if options.json:
         records = [dict(zip(result.columns, row, strict=True)) for row in rows]
-        print(json.dumps(records, indent=1))
+        print(strict_json(records))
     else:
         _print_table(options.name, result.columns, rows)
 
@@ -89,7 +89,7 @@ def _sizes(options: argparse.Namespace) -> None:
         model = MetaModel(name, read_config(path, str(options.config)))
         found += sizes(model, params.load(options.params), only_listed=False)
     if options.json:
-        print(json.dumps([size.record() for size in found], indent=1))
+        print(strict_json([size.record() for size in found]))
         return
     columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
                "of blocks %", "without embeddings %", "flops/token", "peak GiB",
@@ -167,7 +167,7 @@ def _status(options: argparse.Namespace) -> None:
 
     found = status.status(status.live_jobs(_plan(options)))
     if options.json:
-        print(found.model_dump_json(indent=1))
+        print(strict_json(found))
         return
     _print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
     if found.running:
@@ -183,7 +183,7 @@ def _advise(options: argparse.Namespace) -> None:
         options.model, params.load(options.params), options.saved, not options.no_rounding
     )
     if options.json:
-        print(advice.model_dump_json(indent=1))
+        print(strict_json(advice))
         return
     title = (
         f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "

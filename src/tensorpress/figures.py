@@ -51,8 +51,8 @@ def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def plot_points(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: str) -> None:
     """Points of ``perplexities`` or of a query made from it, with their 95 % intervals."""
-    below = (line["perplexity"] - line["low"]).fillna(0)
-    above = (line["high"] - line["perplexity"]).fillna(0)
+    # missing where there is no interval: not one of no width
+    below, above = line["perplexity"] - line["low"], line["high"] - line["perplexity"]
     axes.errorbar(
         line["bits_saved_percent"], line["perplexity"], yerr=[below, above], label=label,
         markersize=5, linewidth=1.4, capsize=2, **style,

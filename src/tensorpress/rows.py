@@ -86,7 +86,8 @@ class EvalRow:
     ``version`` states protocol or harness version in words, ``protocol`` is the hash of all that
     decides the number but the model. A metric of a part of the model names its ``layer`` and
     ``subject`` (a module, a pair of modules, a point of the layer); a generated ``text`` is kept
-    beside its number.
+    beside its number. ``stderr`` was estimated from ``stderr_samples`` values that are taken for
+    independent, windows or items; of one there is none.
     """
 
     metric: str
@@ -98,6 +99,7 @@ class EvalRow:
     layer: int | None = None
     subject: str = ""
     text: str = ""
+    stderr_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class ResultRow:
     metric: str
     value: float
     stderr: float | None
+    stderr_samples: int | None
     samples: int | None
     version: str
     protocol: str

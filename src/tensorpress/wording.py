@@ -47,6 +47,8 @@ def verdict(rows: pd.DataFrame) -> str:
             f"{row.budget_percent} % of bits saved: {_duel(row)}, "
             f"{_nats(-row.lead_nats, row.lead_half_width)} higher."
         )
+    elif (rows["tensor_format_wins"] == TOO_FEW).any():
+        words = "Undecided: one window of text, or none, says nothing of how far losses spread."
     else:
         words = "Undecided: at no budget does the study have both a tensor format and another."
     for reason, group in rows.groupby("tensor_format_wins"):
@@ -55,10 +57,13 @@ def verdict(rows: pd.DataFrame) -> str:
     return words
 
 
+TOO_FEW = "too few windows"
+"""How queries call a comparison with a run that has no standard error."""
 UNDECIDED = {
     "nothing saves so much": "no run saves so much",
     "no tensor format": "no tensor format saves so much",
     "no alternative": "nothing but tensor formats saves so much",
+    TOO_FEW: "the evaluation has too few windows to tell the two apart",
 }
 
 
@@ -139,15 +144,17 @@ def every_run(rows: pd.DataFrame) -> str:
     """How many tensor-format runs beat all alternatives at equal bytes (rows of ``controls``)."""
     tensor = rows[(rows["approach"] == "tensor format") & ~rows["recovered"]]
     compared = tensor.dropna(subset="lead_nats")
-    ahead = compared[compared["lead_nats"] > compared["lead_half_width"].fillna(0)]
-    behind = compared[compared["lead_nats"] < -compared["lead_half_width"].fillna(0)]
+    told = compared.dropna(subset="lead_half_width")
+    ahead = told[told["lead_nats"] > told["lead_half_width"]]
+    behind = told[told["lead_nats"] < -told["lead_half_width"]]
+    untold = len(compared) - len(told)
     if compared.empty:
         return "No tensor-format run can be put beside an alternative that saves as many bits."
     return (
         f"Run by run, whatever the budget: of {len(compared)} tensor-format runs, {len(ahead)} "
         f"lose less than every alternative that saves at least as many bits, {len(behind)} lose "
-        f"more than the best of them, and {len(compared) - len(ahead) - len(behind)} are within "
-        "noise."
+        f"more than the best of them, and {len(told) - len(ahead) - len(behind)} are within noise"
+        + (f"; {untold} have too few windows to tell." if untold else ".")
     )
 
 
@@ -159,7 +166,9 @@ def recovery(rows: pd.DataFrame) -> str:
     words += f"over {_range(rows['runs'])} {'seed' if rows['runs'].max() == 1 else 'seeds'} each."
     known = rows.dropna(subset="share_recovered_percent")
     if known.empty:
-        words += " None stands beside its compression without recovery with a loss beyond noise."
+        words += " None stands beside its compression without recovery with a loss beyond noise"
+        untold = rows["before_perplexity"].notna() & rows["before_low"].isna()
+        words += ", some for too few windows." if untold.any() else "."
     else:
         words += (
             f" Recovery takes back {_range(known['share_recovered_percent'].round())} % of the "
@@ -177,7 +186,7 @@ def recovery(rows: pd.DataFrame) -> str:
     return words
 
 
-STANDINGS = ("ahead", "within noise", "behind", "no alternative")
+STANDINGS = ("ahead", "within noise", "behind", "no alternative", TOO_FEW)
 
 
 def head_axis(rows: pd.DataFrame) -> list[str]:
@@ -199,7 +208,9 @@ def head_axis(rows: pd.DataFrame) -> list[str]:
             f"loses {_nats(row.published_gap_nats, row.published_gap_half_width)} more, the right "
             f"one {_nats(row.right_gap_nats, row.right_gap_half_width)}."
         )
-        if pd.isna(row.share_remaining):
+        if pd.isna(row.published_gap_half_width):
+            words += " The evaluation has too few windows to tell whether the gap is beyond noise."
+        elif pd.isna(row.share_remaining):
             words += " The published gap is not beyond noise: nothing to divide."
         else:
             words += f" <b>{_share(row)} of the published gap remains.</b>"

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.spread import standard_error
 from tensorpress.next_token import next_token_losses
 
 
@@ -23,8 +24,9 @@ class PerplexityResult:
     nll_nats: float
     tokens: int
     bytes: int
-    nll_stderr: float
-    """Standard error of the mean token NLL, from the means of the windows."""
+    windows: int
+    nll_stderr: float | None
+    """Standard error of the mean token NLL, from the means of the windows; none of a single one."""
 
     @property
     def perplexity(self) -> float:
@@ -32,9 +34,9 @@ class PerplexityResult:
         return math.exp(self.nll_nats / self.tokens)
 
     @property
-    def perplexity_stderr(self) -> float:
+    def perplexity_stderr(self) -> float | None:
         """Standard error of the perplexity, to first order."""
-        return self.perplexity * self.nll_stderr
+        return None if self.nll_stderr is None else self.perplexity * self.nll_stderr
 
     @property
     def bits_per_byte(self) -> float:
@@ -61,12 +63,12 @@ def perplexity(
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
     predicted = windows.shape[1] - 1
-    spread = torch.tensor(means, dtype=torch.float64).std() if len(means) > 1 else torch.tensor(0.0)
     return PerplexityResult(
         nll_nats=sum(means) * predicted,
         tokens=len(means) * predicted,
         bytes=byte_count(tokenizer, windows),
-        nll_stderr=float(spread) / math.sqrt(len(means)),
+        windows=len(means),
+        nll_stderr=standard_error(means),
     )
 
 

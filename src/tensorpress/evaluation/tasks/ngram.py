@@ -20,7 +20,7 @@ def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
     windows = token_windows(tokenizer, job.text("text"), spec.window)
     nll = nll_nats(training["input_ids"], windows.tolist(), spec.order, len(tokenizer))
     tokens = windows[:, 1:].numel()
-    result = PerplexityResult(nll, tokens, byte_count(tokenizer, windows), 0.0)
+    result = PerplexityResult(nll, tokens, byte_count(tokenizer, windows), len(windows), None)
     words = f"interpolated modified Kneser-Ney, order {spec.order}; {protocol.words}"
     return [
         EvalRow("perplexity", result.perplexity, None, tokens, words, protocol.id),

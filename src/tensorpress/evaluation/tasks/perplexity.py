@@ -37,7 +37,13 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     words, same = protocol.words, protocol.id
     return [
         EvalRow(
-            "perplexity", result.perplexity, result.perplexity_stderr, result.tokens, words, same
+            "perplexity",
+            result.perplexity,
+            result.perplexity_stderr,
+            result.tokens,
+            words,
+            same,
+            stderr_samples=result.windows,
         ),
         EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, words, same),
     ]
