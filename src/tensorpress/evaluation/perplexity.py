@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.spread import standard_error
@@ -40,21 +39,22 @@ class PerplexityResult:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per UTF-8 byte of the predicted tokens, comparable between tokenizers."""
+        """Bits per UTF-8 byte of the text that is predicted, comparable between tokenizers."""
         return self.nll_nats / math.log(2) / self.bytes
 
 
 @torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
+    predicted_bytes: int,
 ) -> PerplexityResult:
     """Score every token of every window but the first, given those before it in the window.
 
-    A window whose loss is not finite raises ``TensorpressError``; none is ever skipped.
+    ``predicted_bytes``: of the text that these tokens stand for. A window whose loss is not finite
+    raises ``TensorpressError``; none is ever skipped.
     """
     means: list[float] = []
     for ids in tqdm(windows.split(batch), desc="perplexity", unit="batch", leave=False):
@@ -66,17 +66,7 @@ def perplexity(
     return PerplexityResult(
         nll_nats=sum(means) * predicted,
         tokens=len(means) * predicted,
-        bytes=byte_count(tokenizer, windows),
+        bytes=predicted_bytes,
         windows=len(means),
         nll_stderr=standard_error(means),
     )
-
-
-def byte_count(tokenizer: PreTrainedTokenizerBase, windows: Int[Tensor, "windows window"]) -> int:
-    """UTF-8 bytes of every token of every window but the first."""
-    texts = (
-        str(tokenizer.decode(ids[1:].tolist(), clean_up_tokenization_spaces=False))
-        for ids in windows
-    )
-    # a character cut by the window's edge decodes to a replacement sign: count it as one byte
-    return sum(len(text.replace("\ufffd", "?").encode()) for text in texts)
