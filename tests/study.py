@@ -258,6 +258,11 @@ def _experts() -> Iterator[dict[str, Any]]:
             "entropy_nats_compressed", "entropy_change_nats", "assignment_kl_nats",
         ):  # fmt: skip
             yield {"metric": metric, "value": 0.5, "layer": layer, "subject": "router", **run}
+        for state, idle in (("dense", ""), ("compressed", "4, 7-9")):
+            yield {
+                "metric": f"experts_without_tokens_{state}", "value": 4.0 * bool(idle),
+                "layer": layer, "subject": "router", "samples": 512, "text": idle, **run,
+            }  # fmt: skip
 
 
 def _super_weights() -> Iterator[dict[str, Any]]:

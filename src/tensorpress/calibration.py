@@ -21,7 +21,8 @@ from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.moments import Moments
 from tensorpress.next_token import next_token_losses
-from tensorpress.oom import with_fallback
+from tensorpress.numbers import spans
+from tensorpress.oom import warn, with_fallback
 from tensorpress.placement import is_spilled, place
 from tensorpress.sites import VALUES_AT_ONCE, passes, site_of
 
@@ -85,8 +86,20 @@ def calibrate(
             moment.open = layer in layers
         with_fallback("calibrate", run, device, batch, partial(place, model))
         for layer in layers:
-            yield _finite(moments[layer].tensors(shapes[layer]), layer, model.dtype)
+            tensors = moments[layer].tensors(shapes[layer])
+            _name_idle_experts(tensors, layer)
+            yield _finite(tensors, layer, model.dtype)
             moments[layer].clear()
+
+
+def _name_idle_experts(tensors: dict[str, Tensor], layer: int) -> None:
+    counts = tensors.get("experts.gate.tokens", torch.ones(0))
+    idle = (counts == 0).nonzero()[:, 0].tolist()
+    if idle:
+        warn(
+            f"calibrate: layer {layer}: {len(idle)} of {len(counts)} experts ({spans(idle)}) "
+            "received no token of the text: their moments are zero"
+        )
 
 
 def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:

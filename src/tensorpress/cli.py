@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tensorpress import params, paths
 from tensorpress.errors import TensorpressError
+from tensorpress.numbers import significant, spans
 from tensorpress.secrets import redacted
 from tensorpress.strict_json import strict_json
 
@@ -71,7 +72,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obj
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return significant(value) if isinstance(value, float) else str(value)
 
 
 def _sizes(options: argparse.Namespace) -> None:
@@ -98,7 +99,7 @@ def _sizes(options: argparse.Namespace) -> None:
         (
             size.model,
             size.recipe,
-            _span(size.layers),
+            spans(size.layers),
             f"{size.stored_values:,}",
             *(f"{v:.2f}" for v in (
                 size.saved.with_embeddings_percent,
@@ -114,11 +115,6 @@ def _sizes(options: argparse.Namespace) -> None:
         for size in found
     ]  # fmt: skip
     _print_table(str(options.config), columns, rows)
-
-
-def _span(layers: Sequence[int]) -> str:
-    together = list(layers) == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if together else ",".join(map(str, layers))
 
 
 def _stage(options: argparse.Namespace) -> None:

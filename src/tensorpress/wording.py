@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from tensorpress.pages import number, spans
+from tensorpress.numbers import number
+from tensorpress.pages import spans
 
 NO_RUNS = "The study has no compressed run of this model that was measured by this task."
 
@@ -226,6 +227,22 @@ def head_axis_errors(rows: pd.DataFrame) -> list[str]:
         f"published layout, lower in {row.layers_where_right_is_better} of {row.layers} layers."
         for row in rows.drop_duplicates("pair").itertuples()
     ]
+
+
+def idle_experts(rows: pd.DataFrame) -> list[str]:
+    """Experts that no token of the text reached, layer by layer (rows of ``idle_experts``)."""
+    if rows.empty:
+        return ["Every expert received tokens, before and after."]
+    lines = []
+    for (layer, run, state), group in rows.groupby(["layer", "run", "state"], sort=True):
+        row = group.iloc[0]
+        model = "uncompressed model" if state == "dense" else f"run <code>{run}</code>"
+        lines.append(
+            f"Layer {layer} of the {model}: {_count(row.experts_without_tokens, 'expert')} "
+            f"({row.experts}) received none of the {row.tokens:,} tokens; what is said of "
+            f"{'it' if row.experts_without_tokens == 1 else 'them'} below is of the weights alone."
+        )
+    return lines
 
 
 def prediction(rows: pd.DataFrame) -> str:
