@@ -9,7 +9,7 @@ import gc
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from tensorpress import footprint, guards, paths, records, status
+from tensorpress import footprint, forkserver, guards, paths, records, status
 from tensorpress.errors import TensorpressError
 from tensorpress.plan import Plan
 from tensorpress.secrets import redacted
@@ -70,6 +70,9 @@ onstart:
         guards.check_writable(artifact for live in LIVE.values() for artifact in live)
     except TensorpressError as error:
         raise WorkflowError(str(error)) from None
+    # not for the jobs of a cluster's hosts or of other environments
+    if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        forkserver.start(plan.imports())
 
 
 onsuccess:

@@ -1,6 +1,7 @@
 """Models and corpora; embedded models are trained here."""
 
 MODELS = {model.id: model for model in plan.models.values()}
+TRAININGS = sum(model.spec.source == "embedded" for model in MODELS.values())
 CORPORA = {corpus.id: corpus for corpus in plan.corpora.values()}
 
 
@@ -18,7 +19,8 @@ rule fetch_model:
         paths.benchmark("fetch_model", "{model}")
     conda:
         "../envs/compress.yaml"
-    threads: workflow.cores
+    # one thread after another would wait at every step, so trainings share the cores
+    threads: max(1, workflow.cores // max(1, TRAININGS))
     resources:
         gpu=1,
         mem_mb=lambda w, attempt: footprint.fetch(MODELS[w.model]).mem_mb * attempt,

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from tensorpress.job import job
+from tensorpress.job import run_stage
 
-with job(snakemake):
-    from tensorpress.corpora import fetch_corpus
-
-    corpus = snakemake.params.corpus
-    fetch_corpus(corpus.name, corpus.spec, Path(snakemake.output[0]))
+run_stage(
+    snakemake,
+    needs_torch=False,
+    corpus=snakemake.params.corpus,
+    target=Path(snakemake.output[0]),
+)

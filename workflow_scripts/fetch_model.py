@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from tensorpress.job import job
+from tensorpress.job import run_stage
 
-with job(snakemake) as device:
-    from tensorpress.fetching import fetch_model
-
-    model = snakemake.params.model
-    fetch_model(model.name, model.spec, Path(snakemake.output[0]), device, snakemake.threads)
+run_stage(
+    snakemake,
+    dtype="auto",
+    model=snakemake.params.model,
+    target=Path(snakemake.output[0]),
+    threads=snakemake.threads,
+)

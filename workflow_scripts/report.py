@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-from tensorpress import paths
-from tensorpress.job import job
+from tensorpress.job import run_stage
 
-with job(snakemake):
-    from tensorpress.reporting import render
-
-    spec = snakemake.params.report.spec
-    parameters = {
-        "model": spec.model,
-        "task": spec.task,
-        "results": str(Path(snakemake.input.results).resolve()),
-        "decompositions": str(Path(snakemake.input.decompositions).resolve()),
-        "jobs": str(Path(snakemake.input.jobs).resolve()),
-        "queries": str(paths.QUERIES.resolve()),
-    }
-    render(Path(snakemake.input.notebook), parameters, Path(snakemake.output[0]))
+run_stage(
+    snakemake,
+    needs_torch=False,
+    spec=snakemake.params.report.spec,
+    notebook=Path(snakemake.input.notebook),
+    tables={name: Path(snakemake.input[name]) for name in ("results", "decompositions", "jobs")},
+    target=Path(snakemake.output[0]),
+)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,21 +37,29 @@ from tensorpress.weightfiles import INDEX, PICKLES, SINGLE, indexed_shards, pick
 
 
 def fetch_model(
-    name: str, spec: Model, target: Path, device: torch.device, threads: int = 1
+    name: str,
+    spec: Model,
+    target: Path,
+    device: torch.device,
+    threads: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Train, copy or download a model into ``target`` and verify its checkpoint."""
-    fetchers = {"embedded": _train, "local": _copy, "hub": _download}
+    """Train (in ``dtype``), copy or download a model into ``target`` and verify its checkpoint."""
+    train = partial(_train, dtype=dtype)
+    fetchers: dict[str, Callable[..., None]] = {"embedded": train, "local": _copy, "hub": _download}
     with replacing(target) as temporary:
         temporary.mkdir()
         fetchers[spec.source](name, spec, temporary, device, threads)
         _verify(name, temporary)
 
 
-def _train(name: str, spec: Model, target: Path, device: torch.device, threads: int) -> None:
+def _train(
+    name: str, spec: Model, target: Path, device: torch.device, threads: int, dtype: torch.dtype
+) -> None:
     from tensorpress.embedded.training import train
 
     assert isinstance(spec, EmbeddedModel)
-    model, tokenizer, record = train(spec.name, spec.seed, device, threads)
+    model, tokenizer, record = train(spec.name, spec.seed, device, threads, dtype)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))

@@ -28,7 +28,7 @@ from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import most
 from tensorpress.params import EmbeddedModel
 from tensorpress.sites import moment_values, passes
-from tensorpress.storage import SHARD_BYTES, VALUE_BITS
+from tensorpress.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
 
 PROCESS = 450 * 10**6
 """Python with torch, transformers and the BLAS at work."""
@@ -113,7 +113,7 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     widest = max(each.in_features for shape in shapes for each in shape.modules.values())
     held = DOUBLE * max(sum(moments[i] for i in part) for part in parts)
     held += FLOAT * (max(moments) + widest**2)
-    weights = values * VALUE_BITS[made.dtype] // 8
+    weights = values * RUNNING_BITS[made.dtype] // 8
     batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
     products = settings.tokens * (3 * values * len(parts) + sum(moments))
     peak = RUNNING + weights + held + batch
@@ -208,7 +208,7 @@ def recover(made: RecoveryArtifact) -> Footprint:
     modules = [module for shape in model.shapes for module in shape.modules.values()]
     adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
     tokens, values = spec.batch * spec.window, values_of(model)
-    weights = values * VALUE_BITS[made.dtype] // 8
+    weights = values * RUNNING_BITS[made.dtype] // 8
     peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(model, tokens, kept=True)
     products = 3 * values * tokens * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
@@ -218,7 +218,7 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
     model = made.run.model
     values = values_of(model) * (2 if made.dense else 1)
-    weights = values * VALUE_BITS[made.dtype] // 8
+    weights = values * RUNNING_BITS[made.dtype] // 8
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
     moments = FLOAT * max(map(moment_values, model.shapes)) if made.moments else 0
     peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)

@@ -1,4 +1,4 @@
-"""What surrounds every workflow script: device, threads, log, and errors in one line."""
+"""What surrounds the work of every job: device, precision, threads, log, and errors in one line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tensorpress import guards
+import psutil  # type: ignore[import-untyped]
+
+from tensorpress import forkserver, guards
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.records import Record
 from tensorpress.secrets import one_line, redacted
@@ -24,37 +28,88 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Request:
+    """A rule's job: what Snakemake grants it, and the arguments of ``stages.<rule>.run``.
+
+    ``gpus``: how many it asks for; ``None`` for a rule that runs on the CPU in any case and is
+    given no device. ``dtype``: in which it runs models, ``auto`` for what its device does fast;
+    ``None`` where none runs.
+    """
+
+    rule: str
+    log: Path
+    inputs: tuple[Path, ...]
+    gpus: int | None
+    threads: int
+    dtype: str | None = None
+    asked: float = 0.0
+    """When its script began, in seconds of the epoch."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_stage(
+    snakemake: Any, *, dtype: str | None = None, needs_torch: bool = True, **arguments: Any
+) -> NoReturn:
+    """End a script with the work of its rule: ``stages.<rule>.run`` with these arguments.
+
+    A fork of the server does it, if there is one; a rule that needs no torch starts faster alone.
+    """
+    request = Request(
+        snakemake.rule,
+        Path(snakemake.log[0]),
+        tuple(Path(each) for each in snakemake.input),
+        snakemake.resources.get("gpu"),  # 0 on sites without: the rule runs on the CPU
+        int(snakemake.threads),
+        dtype,
+        psutil.Process().create_time(),
+        arguments,
+    )
+    status = forkserver.call(perform, request) if needs_torch else None
+    sys.exit(perform(request) if status is None else status)
+
+
+def perform(request: Request) -> int:
+    """Do a job in this process; its exit status."""
+    try:
+        with job(request) as granted:
+            stage = import_module(f"tensorpress.stages.{request.rule}")
+            stage.run(**request.arguments, **granted)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 @contextmanager
-def job(snakemake: Any) -> Iterator[torch.device | None]:
-    """Run a script's body on its own device with its share of the cores.
+def job(request: Request) -> Iterator[dict[str, Any]]:
+    """Run a block as a job, on its own device with its share of the cores.
 
-    Rules that ask for a GPU get a device (the CPU where there is none); the others get ``None``
-    and are spared the import of torch.
+    Yields what the job was granted: ``device`` for rules that ask for a GPU (the CPU where there
+    is none), ``dtype`` where models run. Others are spared the import of torch.
 
-    A ``TensorpressError`` ends the script with that one line; any other failure with one line
+    A ``TensorpressError`` ends the process with that one line; any other failure with one line
     that names the log, which holds the traceback.
     """
-    log, inputs = Path(snakemake.log[0]), [Path(each) for each in snakemake.input]
-    # threads that spin long starve each other where processes share the cores; those that never
-    # spin are slow to wake
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    log, inputs = request.log, request.inputs
+    for name, value in forkserver.ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     _collect_less()
-    record = Record.begin(snakemake.rule, log.stem)
+    record = Record.begin(request.rule, log.stem)
     record.write()
     try:
         _warn_into(log)
         lead_to(inputs)
         guards.settle(inputs)
-        gpus = snakemake.resources.get("gpu")  # 0 on sites without: the rule runs on the CPU
-        with gpu_slot(count=gpus) if gpus else nullcontext() as slot:
+        with gpu_slot(count=request.gpus) if request.gpus else nullcontext() as slot:
             if slot is not None:
                 os.environ[VISIBLE] = slot
-            device = None if gpus is None else _device(slot, int(snakemake.threads))
-            record = record.granted(slot, _gpu_name(device))
+            granted = _granted(request, slot)
+            dtype = granted.get("dtype")
+            record = record.granted(
+                slot, _gpu_name(granted.get("device")), dtype and _name(dtype), request.asked
+            )
             record.write()
-            yield device
+            yield granted
         _append(log, "finished\n")
         record.finished().write()
     except BaseException as error:
@@ -65,8 +120,20 @@ def job(snakemake: Any) -> Iterator[torch.device | None]:
         _append(log, redacted(traceback.format_exc()))
         if not isinstance(error, Exception):
             raise
-        print(f"tensorpress: {snakemake.rule}: {message}", file=sys.stderr)
+        print(f"tensorpress: {request.rule}: {message}", file=sys.stderr)
         sys.exit(1)
+
+
+def _granted(request: Request, slot: str | None) -> dict[str, Any]:
+    granted: dict[str, Any] = {}
+    if request.gpus is None:
+        return granted
+    granted["device"] = device = _device(slot, request.threads)
+    if request.dtype is not None:
+        from tensorpress.precision import resolved
+
+        granted["dtype"] = resolved(request.dtype, device)
+    return granted
 
 
 def _collect_less() -> None:
@@ -85,11 +152,14 @@ def _freeze_with_torch() -> None:
 
 
 def _warn_into(log: Path) -> None:
-    """Warnings of the package go to the log, begun anew, and to standard error."""
+    """What the package says goes to the log, begun anew; warnings to standard error too."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.WARNING)
     logger = logging.getLogger("tensorpress")
-    logger.handlers = [logging.FileHandler(log), logging.StreamHandler()]
+    logger.handlers = [logging.FileHandler(log), shown]
+    logger.setLevel(logging.INFO)
     logger.propagate = False
 
 
@@ -119,3 +189,7 @@ def _gpu_name(device: torch.device | None) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -49,6 +49,7 @@ PLUMBING = frozenset(
         "tensorpress.staging",
         "tensorpress.sources",
         "tensorpress.status",
+        "tensorpress.stopwatch",
         "tensorpress.tensorfile",
         "tensorpress.tracking",
         "tensorpress.weightfiles",

@@ -27,6 +27,7 @@ from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
 from tensorpress.placement import place
 from tensorpress.secrets import one_line
+from tensorpress.stopwatch import LOAD, spent_on
 
 
 def load_model(
@@ -39,19 +40,26 @@ def load_model(
 
     A GPU that is too small is helped out (``placement.place``). ``DamagedFile`` if a shard is cut.
     """
+    with spent_on(LOAD):
+        model = _loaded(directory, dtype)
+    return place(model, device, spill)
+
+
+def _loaded(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     Checkpoint.open(directory).shapes()
     own_code = _register(directory)
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, use_safetensors=True, trust_remote_code=own_code
     )
-    return place(model.eval(), device, spill)
+    return model.eval()
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model."""
     own_code = _register(directory)
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
+        with spent_on(LOAD):
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
     except (OSError, ValueError) as error:
         raise TensorpressError(
             f"{directory}: no usable tokenizer ({one_line(error)[:200]}); "

@@ -32,7 +32,7 @@ from tensorpress.methods.base import MethodSpec
 from tensorpress.refusals import explain, line, listed
 from tensorpress.registry import METHODS, spec_class
 from tensorpress.secrets import check_no_token, one_line
-from tensorpress.storage import Dtype
+from tensorpress.storage import ComputeDtype, Dtype
 
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
@@ -55,7 +55,10 @@ class Compute(Section):
     Moments, losses and metrics are summed in float32 or float64 all the same.
     """
 
-    dtype: Dtype = Field("float32", description="of weights and activations")
+    dtype: ComputeDtype = Field(
+        "float32",
+        description="of weights and activations; auto: bfloat16 where the device does it fast",
+    )
 
 
 class Calibration(Section):

@@ -33,6 +33,7 @@ from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.registry import METHODS
 from tensorpress.sources import file_content, shared_text
 
 
@@ -105,6 +106,19 @@ class Plan:
         reports = self.params.reports.items()
         made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
+
+    def imports(self) -> list[str]:
+        """Modules that the jobs import which load torch, as far as this study needs them."""
+        rules = ["calibrate", "decompose", "assemble", "evaluate"]
+        rules += ["advise"] * bool(self.advices) + ["recover"] * bool(self.recoveries)
+        tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
+        types = sorted({model.family.model_type for model in self.models.values()})
+        return [
+            *(f"tensorpress.stages.{rule}" for rule in ("fetch_model", *rules)),
+            *tasks,
+            *(METHODS[name] for name in sorted({m.method for m in self.params.methods.values()})),
+            *(f"transformers.models.{name}.modeling_{name}" for name in types),
+        ]
 
     def live(self) -> dict[str, list[str]]:
         """Paths of all live artifacts, by stage."""

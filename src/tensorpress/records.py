@@ -18,7 +18,7 @@ from typing import Literal
 import psutil  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, computed_field
 
-from tensorpress import paths
+from tensorpress import paths, stopwatch
 from tensorpress.atomic import is_partial, replacing
 from tensorpress.errors import TensorpressError
 from tensorpress.resident import peak_resident_bytes
@@ -48,9 +48,12 @@ class Record(BaseModel):
 
     ``name`` identifies the job within its rule, as in the name of its log. ``attempt`` counts from
     one since the job last succeeded. ``devices`` are the ids granted (``cpu`` where there is none,
-    nothing while the job waits for one), ``gpu`` is what CUDA calls the first. Times are UTC;
-    ``wall_seconds`` runs from the grant and is not taken from the clock, which may be set.
-    ``peak_rss_mb`` is of the job's own process, in 10^6 bytes.
+    nothing while the job waits for one), ``gpu`` is what CUDA calls the first, ``dtype`` the
+    precision in which the job ran models. Times are UTC;
+    ``start_seconds`` is from the start of its script to the grant: Python, imports, the wait for a
+    device. ``wall_seconds`` runs from the grant and is not taken from the clock, which may be set;
+    ``load_seconds`` of them it read models. ``cpu_seconds`` are those of its process and of what
+    that started. ``peak_rss_mb`` is of the job's own process, in 10^6 bytes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,9 +68,13 @@ class Record(BaseModel):
     slurm_job: str | None = None
     devices: tuple[str, ...] = ()
     gpu: str | None = None
+    dtype: str | None = None
     started: datetime
     ended: datetime | None = None
+    start_seconds: float | None = None
     wall_seconds: float | None = None
+    load_seconds: float | None = None
+    cpu_seconds: float | None = None
     peak_rss_mb: float | None = None
     error: str | None = None
     _began: float = PrivateAttr(default_factory=time.monotonic)
@@ -87,11 +94,19 @@ class Record(BaseModel):
             started=datetime.now(UTC),
         )
 
-    def granted(self, slot: str | None, gpu: str | None) -> Record:
-        """The same job at work on the devices of a slot."""
+    def granted(
+        self, slot: str | None, gpu: str | None, dtype: str | None = None, asked: float = 0.0
+    ) -> Record:
+        """The same job at work on the devices of a slot; ``asked``: when its script began."""
         devices = tuple(slot.split(",")) if slot else CPU
         at_work = self.model_copy(
-            update={"devices": devices, "gpu": gpu, "started": datetime.now(UTC)}
+            update={
+                "devices": devices,
+                "gpu": gpu,
+                "dtype": dtype,
+                "started": datetime.now(UTC),
+                "start_seconds": round(time.time() - asked, 3) if asked else None,
+            }
         )
         at_work._began = time.monotonic()
         return at_work
@@ -103,6 +118,8 @@ class Record(BaseModel):
                 "state": "failed" if error else "done",
                 "ended": datetime.now(UTC),
                 "wall_seconds": round(time.monotonic() - self._began, 3),
+                "load_seconds": round(stopwatch.seconds(stopwatch.LOAD), 3),
+                "cpu_seconds": round(sum(os.times()[:4]), 3),
                 "peak_rss_mb": round(peak_resident_bytes() / 1e6, 1),
                 "error": error,
             }

@@ -15,8 +15,13 @@ SHARD_BYTES = 512 * 2**20
 """
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-"""In which weights and factors are stored and models run."""
+"""In which weights and factors are stored."""
 VALUE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
+
+ComputeDtype = Literal["float32", "float16", "bfloat16", "auto"]
+"""In which models run; ``auto``: what the device of a job does fast (``precision.py``)."""
+RUNNING_BITS = {**VALUE_BITS, "auto": 32}
+"""Of a value while a model runs, at most."""
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,14 @@ def test_balancing_loss_is_one_when_even_and_counts_each_layer() -> None:
     assert float(balancing_loss([one, other], spec)) == pytest.approx(4, abs=1e-2)
 
 
+DTYPE = torch.float32
+
+
 @pytest.mark.parametrize("name", list(EMBEDDED))
 def test_same_seed_gives_the_same_weights(name: str) -> None:
-    first, _, record = train(name, 0, CPU, threads=1, max_steps=2)
-    again, _, _ = train(name, 0, CPU, threads=1, max_steps=2)
-    other, _, _ = train(name, 1, CPU, threads=1, max_steps=2)
+    first, _, record = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)
+    again, _, _ = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)
+    other, _, _ = train(name, 1, CPU, threads=1, dtype=DTYPE, max_steps=2)
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     assert not torch.equal(first.model.norm.weight, other.model.norm.weight)

@@ -8,18 +8,19 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from workspace import ROOT, tiny_params
 
 from tensorpress import paths, status, wording
 from tensorpress.aggregation import job_rows
 from tensorpress.errors import TensorpressError
-from tensorpress.job import job
+from tensorpress.job import Request, job
 from tensorpress.params import parse
 from tensorpress.plan import Plan
+from tensorpress.precision import fast_dtype
 from tensorpress.records import RUN, Record, read, read_all, run_line
 from tensorpress.reporting import run_query
 from tensorpress.resident import peak_resident_bytes
@@ -39,11 +40,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def snakemake(rule: str = "decompose", name: str = "tiny-svd-001", gpu: int = 0) -> Any:
-    """The parts of Snakemake's object that every job uses."""
-    log = paths.LOGS / rule / f"{name}.log"
-    resources = {"gpu": gpu} if gpu else {}
-    return SimpleNamespace(rule=rule, log=[str(log)], input=[], resources=resources, threads=1)
+def request(
+    gpu: int | None = None, dtype: str | None = None, name: str = "tiny-svd-001"
+) -> Request:
+    """A job of the rule ``decompose``."""
+    return Request("decompose", paths.LOGS / f"decompose/{name}.log", (), gpu, 1, dtype)
 
 
 def planted(rule: str, name: str, **fields: Any) -> Record:
@@ -59,7 +60,7 @@ def planted(rule: str, name: str, **fields: Any) -> Record:
 
 
 def test_a_job_records_its_start_and_its_end() -> None:
-    with job(snakemake(gpu=1)):
+    with job(request(gpu=1)):
         running = read("decompose", "tiny-svd-001")
         assert running is not None
         assert (running.state, running.ended, running.devices) == ("running", None, ("cpu",))
@@ -72,6 +73,22 @@ def test_a_job_records_its_start_and_its_end() -> None:
     assert 0 <= done.wall_seconds <= (done.ended - done.started).total_seconds() + 0.01
     assert done.peak_rss_mb > 1
     assert [record.model_dump() for record in read_all()] == [done.model_dump()]
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16"])
+def test_a_job_that_runs_models_records_the_precision(asked: str) -> None:
+    with job(request(gpu=1, dtype=asked)) as granted:
+        dtype = granted["dtype"]
+    record = read("decompose", "tiny-svd-001")
+    assert record is not None
+    assert dtype == getattr(torch, str(record.dtype))
+    log = record.log.read_text()
+    if asked == "auto":
+        assert dtype == fast_dtype(torch.device("cpu"))[0]
+        assert f"models run in {record.dtype}: " in log
+    else:
+        assert dtype == torch.bfloat16
+        assert log == "finished\n"
 
 
 def test_peak_memory_is_of_the_process_alone() -> None:
@@ -88,21 +105,21 @@ def test_a_failed_job_says_why_and_the_next_attempt_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for attempt in (1, 2):
-        with pytest.raises(SystemExit), job(snakemake()):
+        with pytest.raises(SystemExit), job(request()):
             raise TensorpressError("ranks: 9 is not allowed; allowed: 1 to 8")
         failed = read("decompose", "tiny-svd-001")
         assert failed is not None
         assert (failed.state, failed.attempt) == ("failed", attempt)
         assert failed.error == "ranks: 9 is not allowed; allowed: 1 to 8"
-    with pytest.raises(SystemExit), job(snakemake()):
+    with pytest.raises(SystemExit), job(request()):
         raise ValueError("two\nlines")
     unexpected = read("decompose", "tiny-svd-001")
     assert unexpected is not None
     assert unexpected.error == f"unexpected ValueError: two lines (traceback in {unexpected.log})"
-    with job(snakemake()):
+    with job(request()):
         pass
     assert read("decompose", "tiny-svd-001").attempt == 4
-    with job(snakemake()):
+    with job(request()):
         pass
     assert read("decompose", "tiny-svd-001").attempt == 1
 
@@ -113,7 +130,7 @@ def test_under_slurm_the_record_names_job_node_and_devices(
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURMD_NODENAME", "node2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    with job(snakemake(gpu=2)):
+    with job(request(gpu=2)):
         pass
     record = read("decompose", "tiny-svd-001")
     assert (record.slurm_job, record.host, record.devices) == ("17", "node2", ("2", "3"))
@@ -123,7 +140,7 @@ def test_under_slurm_the_record_names_job_node_and_devices(
 def test_a_record_that_cannot_be_written_fails_no_job() -> None:
     paths.RESULTS.mkdir()
     paths.RECORDS.write_text("not a folder")
-    with job(snakemake()):
+    with job(request()):
         pass
     assert read("decompose", "tiny-svd-001") is None
     assert (paths.LOGS / "decompose/tiny-svd-001.log").read_text() == "finished\n"

@@ -15,10 +15,13 @@ STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: Tensor, steps: int = STEPS) -> Tensor:
-    """About ``U V^T`` of each matrix ``(..., m, n)``, by a quintic Newton-Schulz iteration."""
+def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, steps: int = STEPS) -> Tensor:
+    """About ``U V^T`` of each matrix ``(..., m, n)``, by a quintic Newton-Schulz iteration.
+
+    Products are of ``dtype``; bfloat16 is precise enough.
+    """
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -37,9 +40,11 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -51,7 +56,7 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 buffer = state.setdefault("momentum", torch.zeros_like(weight))
                 buffer.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalise(weight.grad.lerp(buffer, group["momentum"]))
+                update = orthogonalise(weight.grad.lerp(buffer, group["momentum"]), self._dtype)
                 scale = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"] * scale)

@@ -34,11 +34,17 @@ class TrainingRecord:
 
 
 def train(
-    name: str, seed: int, device: torch.device, threads: int, max_steps: int | None = None
+    name: str,
+    seed: int,
+    device: torch.device,
+    threads: int,
+    dtype: torch.dtype,
+    max_steps: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TrainingRecord]:
     """Train embedded model ``name``; the same seed on the same machine gives the same weights.
 
-    ``max_steps`` stops early, on the schedule of the full run.
+    Weights are float32; products are of ``dtype``. ``max_steps`` stops early, on the schedule of
+    the full run.
     """
     spec = EMBEDDED[name]
     torch.manual_seed(seed)
@@ -48,14 +54,14 @@ def train(
     ids = _token_ids(tokenizer, text)
     model: Any = build(spec)
     model.to(device).train()
-    optimisers = _optimisers(model, spec)
+    optimisers = _optimisers(model, spec, dtype)
     steps = spec.tokens // (spec.batch * spec.window)
     batches = _batches(ids, spec, seed)
     start, loss = time.perf_counter(), float("nan")
     for step in (bar := trange(min(steps, max_steps or steps), desc=f"train {name}", unit="step")):
         _set_rates(optimisers, spec, step, steps)
         inputs = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = model(input_ids=inputs, labels=inputs, use_cache=False)
         total = output.loss
         if "router_logits" in output:
@@ -124,14 +130,16 @@ def _batches(ids: Tensor, spec: EmbeddedSpec, seed: int) -> Iterator[Tensor]:
         yield from shuffled[: count // spec.batch * spec.batch].split(spec.batch)
 
 
-def _optimisers(model: nn.Module, spec: EmbeddedSpec) -> list[torch.optim.Optimizer]:
+def _optimisers(
+    model: nn.Module, spec: EmbeddedSpec, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = parameter.ndim >= 2 and "embed" not in name and not name.endswith("mlp.gate.weight")
         (matrices if inner else others).append(parameter)
     return [
-        Muon(matrices, lr=spec.matrix_rate, weight_decay=spec.weight_decay),
+        Muon(matrices, lr=spec.matrix_rate, weight_decay=spec.weight_decay, dtype=dtype),
         torch.optim.AdamW(others, lr=spec.other_rate, betas=BETAS, weight_decay=0.0, fused=True),
     ]
 

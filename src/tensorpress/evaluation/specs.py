@@ -7,20 +7,23 @@ here, listed in ``TaskSpec``, and one such module.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.evaluation.local_tasks import STANDARD, question_items, standard_items
 from tensorpress.hub_datasets import HubDataset
-from tensorpress.storage import Dtype
+from tensorpress.storage import ComputeDtype
 
 
 class BaseTask(BaseModel):
     """Fields and facts that every kind of task has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    if TYPE_CHECKING:
+        kind: str
 
     entry: ClassVar[str]
     needs_dense: ClassVar[bool] = False
@@ -77,7 +80,9 @@ class Perplexity(BaseTask):
     batch: int = Field(16, ge=1, description="windows of one forward pass")
     characters: int | None = Field(None, ge=1, description="leading characters read; null: all")
     bos: bool = Field(False, description="each window begins with the BOS token")
-    dtype: Dtype | None = Field(None, description="of weights and activations; null: compute.dtype")
+    dtype: ComputeDtype | None = Field(
+        None, description="of weights and activations; null: compute.dtype"
+    )
 
     @property
     def corpora(self) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
@@ -16,7 +14,6 @@ from tensorpress.rows import EvalRow
 
 def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     """Perplexity with its standard error over windows, and bits per byte of the same tokens."""
-    job = replace(job, dtype=spec.runs_in(job.dtype))
     protocol = text_protocol(
         job,
         "text",

@@ -1,0 +1,237 @@
+"""Jobs as forks of one process that has imported torch and transformers.
+
+To start Python with both takes seconds of a core, more than most jobs of a small model work. So the
+driver starts a server beside itself; a script hands it what is to be done, together with its own
+standard streams, folder, environment and process group, and waits for the exit status. The fork is
+the job: it has its own memory, record and log, and dies with its script or with the server.
+
+Only where a fork is safe: on Linux, and not where GPUs are visible (CUDA does not survive one).
+There, on clusters, and where no server answers, a script does its work itself. Torch-free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tensorpress.slots import visible_ids
+
+ADDRESS = "TENSORPRESS_FORKSERVER"
+"""Environment variable by which a driver tells its jobs where the server listens."""
+ENVIRONMENT = {
+    # threads that spin long starve each other where processes share the cores; those that never
+    # spin are slow to wake
+    "GOMP_SPINCOUNT": "5000",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""What libraries read when they are imported; what is set already stays."""
+
+_LENGTH = struct.Struct("!Q")
+_STATUS = struct.Struct("!i")
+_PATIENCE = 60
+"""Seconds in which a script must have sent its request."""
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A call, and the surroundings of the script that asks for it."""
+
+    work: Callable[..., int]
+    argument: Any
+    folder: str
+    environment: Mapping[str, str]
+    group: int
+
+
+def start(modules: Sequence[str]) -> None:
+    """Start a server for the jobs of this process, whose end ends it too.
+
+    ``modules``: imported when the first job comes; one that cannot be is left to the job.
+    """
+    if sys.platform != "linux" or visible_ids() or ADDRESS in os.environ:
+        return
+    address = str(Path(tempfile.mkdtemp(prefix="tensorpress-")) / "jobs")
+    global _server  # its standard input is how the server knows that this process lives
+    with socket.socket(socket.AF_UNIX) as listener:  # here, so that no job comes too early
+        listener.bind(address)
+        listener.listen(128)
+        _server = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(listener.fileno()), *modules],
+            stdin=subprocess.PIPE,
+            env={**ENVIRONMENT, **os.environ},
+            pass_fds=[listener.fileno()],
+            process_group=0,  # a Ctrl-C is for the jobs
+        )
+    os.environ[ADDRESS] = address
+
+
+_server: subprocess.Popen[bytes] | None = None
+
+
+def call(work: Callable[[Any], int], argument: Any) -> int | None:
+    """Status of ``work(argument)`` in a fork of the server; ``None`` if no server answers."""
+    if ADDRESS not in os.environ:
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(os.environ[ADDRESS])
+        except OSError:
+            return None
+        request = _Request(work, argument, os.getcwd(), dict(os.environ), os.getpgrp())
+        text = pickle.dumps(request)
+        socket.send_fds(connection, [_LENGTH.pack(len(text))], [0, 1, 2])
+        connection.sendall(text)
+        return _status(connection)
+
+
+def _status(connection: socket.socket) -> int:
+    while True:
+        try:
+            answer = connection.recv(_STATUS.size)
+            break
+        except KeyboardInterrupt:
+            continue  # the fork is in the same process group, has got it too, and tidies up
+    if not answer:
+        print("tensorpress: the process that runs jobs is gone", file=sys.stderr)
+        return 1
+    return int(_STATUS.unpack(answer)[0])
+
+
+class _Server:
+    """Forks a process for every request, and tells its script how it ended."""
+
+    def __init__(self, listener: socket.socket, modules: Sequence[str]) -> None:
+        self._listener, self._modules = listener, list(modules)
+        self._selector = selectors.DefaultSelector()
+        self._jobs = 0
+        self._ends = False
+        self._watch(listener, self._accept)
+        self._watch(sys.stdin, self._stop)
+
+    def serve(self) -> None:
+        """Until the driver is gone and the last job has ended."""
+        while self._jobs or not self._ends:
+            for key, _ in self._selector.select():
+                key.data()
+
+    def _watch(self, what: Any, then: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, then)
+
+    def _stop(self) -> None:
+        self._selector.unregister(sys.stdin)
+        self._selector.unregister(self._listener)
+        self._ends = True
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        self._import()
+        try:
+            text, streams = _received(connection)
+        except (OSError, EOFError):
+            connection.close()
+            return
+        sys.stdout.flush()
+        pid = os.fork()
+        if not pid:
+            self._selector.close()
+            self._listener.close()
+            connection.close()
+            _become_job(text, streams)
+        for stream in streams:
+            os.close(stream)
+        self._jobs += 1
+        process = os.pidfd_open(pid)
+
+        def ended() -> None:
+            self._selector.unregister(process)
+            os.close(process)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            with suppress(KeyError):
+                self._selector.unregister(connection)
+            with connection, suppress(OSError):
+                connection.sendall(_STATUS.pack(status if status >= 0 else 128 - status))
+            self._jobs -= 1
+
+        def abandoned() -> None:
+            # a script says nothing after its request: it is gone
+            self._selector.unregister(connection)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+
+        self._watch(process, ended)
+        self._watch(connection, abandoned)
+
+    def _import(self) -> None:
+        if not self._modules:
+            return
+        for name in self._modules:
+            with suppress(ImportError):
+                import_module(name)
+        self._modules = []
+        gc.collect()
+        gc.freeze()  # so that forks share these pages
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    connection.settimeout(_PATIENCE)
+    head, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    with connection.makefile("rb") as file:
+        text = file.read(_LENGTH.unpack(head)[0])
+    connection.settimeout(None)
+    return text, streams
+
+
+def _become_job(text: bytes, streams: Sequence[int]) -> None:
+    """Do what a request asks for in the place of its script; does not return."""
+    status = 1
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        request: _Request = pickle.loads(text)
+        with suppress(OSError):
+            os.setpgid(0, request.group)
+        os.chdir(request.folder)
+        os.environ.clear()
+        os.environ.update(request.environment)
+        status = request.work(request.argument)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # nothing of the server's is to be tidied up here
+
+
+def main(listener: int, *modules: str) -> None:
+    """Serve those who connect to a socket that this process inherits."""
+    with socket.socket(fileno=listener) as inherited:
+        address = inherited.getsockname()
+        try:
+            _Server(inherited, modules).serve()
+        finally:
+            shutil.rmtree(Path(address).parent, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,26 @@
+"""Rule advise: which method and size for every module of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tensorpress.advice import advise
+from tensorpress.artifacts import AdviceArtifact
+from tensorpress.atomic import replacing
+from tensorpress.oom import with_fallback
+
+
+def run(
+    made: AdviceArtifact, model: Path, moments: Path, target: Path, device: torch.device
+) -> None:
+    """Write the choices as JSON."""
+    family = made.calibration.model.family
+    advice = with_fallback(
+        "advise",
+        lambda where, _: advise(model, moments, family, made.spec, made.dtype, where),
+        device,
+    )
+    with replacing(target) as temporary:
+        temporary.write_text(advice.model_dump_json(indent=1), encoding="utf-8")

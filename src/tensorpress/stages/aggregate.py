@@ -1,0 +1,45 @@
+"""Rule aggregate: the results tables out of the listed artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorpress import paths
+from tensorpress.aggregation import RunResult, TaskResult, job_rows, result_rows
+from tensorpress.artifacts import RecipeRun
+from tensorpress.records import read_all, this_run
+from tensorpress.rows import DecompositionRow, JobRow, ResultRow, read_rows, write_rows
+from tensorpress.status import Job
+
+
+def run(
+    recipe_runs: Sequence[RecipeRun],
+    jobs: Sequence[Job],
+    decompositions: Sequence[Path],
+    results_table: Path,
+    decompositions_table: Path,
+    jobs_table: Path,
+) -> None:
+    """Write the three tables."""
+    runs = [
+        RunResult(
+            model=each.run.model.name,
+            recipe=each.recipe,
+            layer_set=each.layer_set,
+            layers=each.layers,
+            methods=each.run.methods,
+            seed=each.seed,
+            run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
+            storage=each.run.storage,
+            tasks=tuple(
+                TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))
+                for e in each.evaluations
+            ),
+        )
+        for each in recipe_runs
+    ]
+    write_rows(result_rows(runs), ResultRow, results_table)
+    rows = read_rows(decompositions, DecompositionRow)
+    write_rows(rows, DecompositionRow, decompositions_table)
+    write_rows(job_rows(jobs, read_all(), this_run()), JobRow, jobs_table)

@@ -1,0 +1,36 @@
+"""Rule calibrate: second moments of every module's inputs, one file a layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tensorpress.artifacts import CalibrationArtifact
+from tensorpress.calibration import calibrate
+from tensorpress.evaluation.windows import token_windows
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.moments import save_moments
+from tensorpress.oom import CPU
+
+
+def run(
+    made: CalibrationArtifact,
+    model: Path,
+    corpus: Path,
+    target: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Pass the text through the model and write the moments."""
+    settings = made.settings
+    text = corpus.read_text(encoding="utf-8")
+    count = -(-settings.tokens // settings.window)
+    windows = token_windows(load_tokenizer(model), text, settings.window, count)
+    shapes = made.model.shapes[:-1]  # the outer one has no inputs
+    # calibration brings it to the device, after it has replaced modules
+    network = load_model(model, CPU, dtype)
+    layers = calibrate(
+        network, made.model.family, shapes, windows, settings.batch, device, settings.gradients
+    )
+    save_moments(layers, windows.numel(), target)

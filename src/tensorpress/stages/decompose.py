@@ -1,0 +1,55 @@
+"""Rule decompose: factors of one module group of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tensorpress import paths
+from tensorpress.artifacts import DecompositionArtifact
+from tensorpress.decomposition import completed, decompose_layer, measure
+from tensorpress.factorfile import save_factors
+from tensorpress.methods.base import Factors
+from tensorpress.oom import with_fallback
+from tensorpress.rows import DecompositionRow, write_rows
+
+
+def run(
+    made: DecompositionArtifact,
+    layer: int,
+    model: Path,
+    moments: Sequence[Path],
+    advice: Sequence[Path],
+    larger: Sequence[Path],
+    factors: Path,
+    rows: Path,
+    device: torch.device,
+) -> None:
+    """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
+    labels = {
+        "model": made.model.name,
+        "method_name": made.method_name,
+        "method": made.spec.method,
+        "group": made.group,
+    }
+    shapes = made.model.shapes[layer].modules
+
+    def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
+        """Factors and rows, from the weights on."""
+        found, seconds, weights = decompose_layer(
+            model,
+            made.model.family,
+            completed(made.spec, list(advice), layer),
+            made.group,
+            layer,
+            paths.moments(moments[0], layer) if moments else None,
+            where,
+            larger[0] if larger else None,
+        )
+        return found, measure(found, weights.matrices, shapes, labels, layer, seconds)
+
+    found, measured = with_fallback("decompose", work, device)
+    save_factors(found, factors)
+    write_rows(measured, DecompositionRow, rows)

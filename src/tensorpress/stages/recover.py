@@ -1,0 +1,47 @@
+"""Rule recover: a compressed checkpoint with adapters trained on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from tensorpress.artifacts import RecoveryArtifact
+from tensorpress.atomic import replacing
+from tensorpress.evaluation.windows import token_windows
+from tensorpress.formats.base import Format
+from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.oom import with_fallback
+from tensorpress.recovered import write_recovered
+from tensorpress.recovery import recover
+from tensorpress.rows import StorageRow, read_rows, write_rows
+
+
+def run(
+    made: RecoveryArtifact,
+    source: Path,
+    storage: Path,
+    corpus: Path,
+    checkpoint: Path,
+    rows: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Train the adapters of ``source``, whose bits are in ``storage``; write what that makes."""
+    family = made.model.family
+    text = corpus.read_text(encoding="utf-8")
+    windows = token_windows(load_tokenizer(source), text, made.spec.window)
+
+    def work(where: torch.device, batch: int) -> Mapping[str, Format]:
+        """Adapters of a model of its own: training uses it up."""
+        model = load_model(source, where, dtype, spill=False)
+        return recover(model, family, windows, made.spec, made.seed, model.device, batch)
+
+    adapters = with_fallback("recover", work, device, made.spec.batch)
+    (compressed,) = read_rows([storage], StorageRow)
+    with replacing(checkpoint) as target:
+        row = write_recovered(
+            source, family, adapters, made.spec, made.assembled.dtype, compressed, target
+        )
+    write_rows([row], StorageRow, rows)
