@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.checkpoint import is_finite
 from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
@@ -23,6 +26,7 @@ from tensorpress.moments import Moments
 from tensorpress.next_token import next_token_losses
 from tensorpress.numbers import spans
 from tensorpress.oom import warn, with_fallback
+from tensorpress.params import Calibration
 from tensorpress.placement import is_spilled, place
 from tensorpress.sites import VALUES_AT_ONCE, passes, site_of
 
@@ -48,6 +52,23 @@ class _RecordingSlices(DenseSlices):
     def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         # slice by slice, through ``project``
         return Format.project_grouped(self, x, ends)
+
+
+def calibration_windows(
+    tokenizer: PreTrainedTokenizerBase, text: str, settings: Calibration
+) -> Int[Tensor, "windows window"]:
+    """Whole windows with the tokens that ``settings`` ask for, or all that the text has.
+
+    Fewer are said, and written with the moments (``moments.tokens_of``).
+    """
+    count = -(-settings.tokens // settings.window)
+    windows = token_windows(tokenizer, text, settings.window, count)
+    if windows.numel() < settings.tokens:
+        warn(
+            f"calibration.tokens: {settings.tokens} are wanted, corpus {settings.corpus!r} has "
+            f"{windows.numel()} in whole windows of {settings.window}: these are used"
+        )
+    return windows
 
 
 def calibrate(

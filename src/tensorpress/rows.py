@@ -23,6 +23,7 @@ class DecompositionRow:
 
     Errors are relative Frobenius norms; bounds belong to the stack of modules that share
     factors, and so do ``stack_error`` and ``stored_bits`` (given once, with the first module).
+    ``calibration_tokens``: over which moments were really taken, where the method read them.
     """
 
     model: str
@@ -40,6 +41,7 @@ class DecompositionRow:
     dense_values: int
     stored_values: int
     seconds: float
+    calibration_tokens: int | None = None
 
 
 @dataclass(frozen=True)
