@@ -67,6 +67,15 @@ def test_forward_computes_the_same_product() -> None:
         assert float(row[9]) < 1e-5, row
 
 
+def test_losses_are_the_same_in_chunks() -> None:
+    rows = table("benchmarks/losses.py", "--size", "small", "--chunk", "16")
+    assert [row[1].strip() for row in rows] == ["transposed", "rows", "chunks"]
+    for row in rows:
+        assert float(row[5]) < 1e-5, row
+        assert float(row[6]) < 1e-4, row
+    assert float(rows[2][4]) < float(rows[1][4]) / 2  # MiB
+
+
 def test_dag_plans_every_method_layer_recipe_and_task() -> None:
     rows = table("benchmarks/dag.py", "--size", "small")
     jobs = {row[1].strip(): int(row[2]) for row in rows if row[2].strip()}
