@@ -75,11 +75,11 @@ SELECT
     published_gap_nats, published_gap_half_width,
     right_gap_nats, right_gap_half_width,
     CASE
-        WHEN published_gap_nats > coalesce(published_gap_half_width, 0)
+        WHEN published_gap_nats > published_gap_half_width
             THEN right_gap_nats / published_gap_nats
     END AS share_remaining,
     CASE
-        WHEN published_gap_nats > coalesce(published_gap_half_width, 0)
+        WHEN published_gap_nats > published_gap_half_width
             THEN sqrt(
                 heads.nats_half_width ** 2
                 + (share_remaining * published.nats_half_width) ** 2

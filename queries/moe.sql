@@ -1,6 +1,6 @@
 -- Mixtures of experts before and after compression, by layer and part. Drift is over the experts of
 -- a projection: `compressed` is the mean, `least` and `most` the range. What compares the two models
--- stands under `compressed`.
+-- stands under `compressed`. Experts without tokens have a query of their own, `idle_experts`.
 WITH named AS (
     SELECT
         model, task, protocol, recipe, layer_set, layers,
@@ -11,7 +11,7 @@ WITH named AS (
         regexp_extract(metric, '_(dense|compressed|random)$', 1) AS state,
         value
     FROM results
-    WHERE kind = 'moe'
+    WHERE kind = 'moe' AND metric NOT LIKE 'experts_without_tokens_%'
 ),
 
 wide AS (

@@ -1,6 +1,6 @@
 -- Perplexity of every recipe on every set of layers: the mean over the seeds of its recovery, with a
--- 95 % interval from Student's t over seeds, or, where there is one run, from the standard error of
--- the evaluation. `nats_lost` per token is over the uncompressed model, by the same protocol.
+-- 95 % interval from Student's t over seeds, or, where there is one run, over the windows of the
+-- evaluation; of one window there is none. `nats_lost` per token is over the uncompressed model, by the same protocol.
 -- `approach` follows from the methods.
 WITH runs AS (
     SELECT
@@ -11,7 +11,11 @@ WITH runs AS (
         avg(bits_saved_modules_percent) AS bits_saved_modules_percent,
         min(modules_dense_bits) AS modules_dense_bits,
         avg(value) AS perplexity,
-        half_width(stddev_samp(value), avg(stderr), count(*)) AS half_width
+        -- what one window says is no sample of the text, whatever the seeds say
+        CASE
+            WHEN count(stderr) = count(*)
+                THEN half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*))
+        END AS half_width
     FROM results
     WHERE kind = 'perplexity' AND metric = 'perplexity'
     GROUP BY ALL
@@ -46,7 +50,7 @@ SELECT
     END AS approach,
     bits_saved_percent, bits_saved_modules_percent, modules_dense_bits,
     perplexity, half_width,
-    greatest(perplexity - half_width, 1) AS low,
+    CASE WHEN half_width IS NOT NULL THEN greatest(perplexity - half_width, 1) END AS low,
     perplexity + half_width AS high,
     ln(perplexity / baseline_perplexity) AS nats_lost,
     half_width / perplexity AS nats_half_width,

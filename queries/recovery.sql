@@ -43,11 +43,11 @@ SELECT
     perplexity, low, high,
     baseline_perplexity,
     CASE
-        WHEN earlier.nats_lost > coalesce(earlier.nats_half_width, 0)
+        WHEN earlier.nats_lost > earlier.nats_half_width
             THEN 100 * (1 - nats_lost / earlier.nats_lost)
     END AS share_recovered_percent,
     CASE
-        WHEN earlier.nats_lost > coalesce(earlier.nats_half_width, 0)
+        WHEN earlier.nats_lost > earlier.nats_half_width
             THEN 100 * nats_half_width / earlier.nats_lost
     END AS share_half_width_percent,
     equal_bits.recipe AS equal_bits_recipe, equal_bits.layers AS equal_bits_layers,
@@ -59,8 +59,9 @@ SELECT
     sqrt(nats_half_width ** 2 + alternative.nats_half_width ** 2) AS gap_half_width,
     CASE
         WHEN alternative IS NULL THEN 'no alternative'
-        WHEN ln(perplexity / alternative.perplexity) < -coalesce(gap_half_width, 0) THEN 'ahead'
-        WHEN ln(perplexity / alternative.perplexity) > coalesce(gap_half_width, 0) THEN 'behind'
+        WHEN gap_half_width IS NULL THEN 'too few windows'
+        WHEN gap_nats < -gap_half_width THEN 'ahead'
+        WHEN gap_nats > gap_half_width THEN 'behind'
         ELSE 'within noise'
     END AS standing
 FROM recovered_runs

@@ -60,8 +60,9 @@ SELECT
         WHEN best IS NULL THEN 'nothing saves so much'
         WHEN tensor IS NULL THEN 'no tensor format'
         WHEN other IS NULL THEN 'no alternative'
-        WHEN lead_nats > coalesce(lead_half_width, 0) THEN 'yes'
-        WHEN lead_nats < -coalesce(lead_half_width, 0) THEN 'no'
+        WHEN lead_half_width IS NULL THEN 'too few windows'
+        WHEN lead_nats > lead_half_width THEN 'yes'
+        WHEN lead_nats < -lead_half_width THEN 'no'
         ELSE 'within noise'
     END AS tensor_format_wins,
     lead_nats, lead_half_width,

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from scipy import stats
+
 from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
 
 BASELINE = 20.0
 STDERR = 0.1
+WINDOWS = 9
+HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
 _EMPTY = {str: "", int: 1, float: 1.0}
 
@@ -41,8 +45,8 @@ class Study:
             task = "heldout" if kind == "perplexity" else kind
             self.add(
                 "perplexity", value, **none, kind=kind, task=task, protocol="p", stderr=STDERR,
-                run="baseline", checkpoint_bytes=4_000_000, bits_saved_with_embeddings_percent=0.0,
-                bits_saved_modules_percent=0.0,
+                stderr_samples=WINDOWS, run="baseline", checkpoint_bytes=4_000_000,
+                bits_saved_with_embeddings_percent=0.0, bits_saved_modules_percent=0.0,
             )  # fmt: skip
 
     def run(
@@ -59,11 +63,11 @@ class Study:
             "layer_count": layers.count(",") + 1,
             **fields,
         }
-        value = BASELINE * math.exp(nats)
-        self.add(
-            "perplexity", value, kind="perplexity", task="heldout", protocol="p", stderr=STDERR,
-            **common,
-        )  # fmt: skip
+        measured = {
+            "kind": "perplexity", "task": "heldout", "protocol": "p", "stderr": STDERR,
+            "stderr_samples": WINDOWS, **common,
+        }  # fmt: skip
+        self.add("perplexity", BASELINE * math.exp(nats), **measured)
         return common
 
     def decomposed(self, method_name: str, method: str, error: float, layer: int) -> None:
@@ -254,6 +258,11 @@ def _experts() -> Iterator[dict[str, Any]]:
             "entropy_nats_compressed", "entropy_change_nats", "assignment_kl_nats",
         ):  # fmt: skip
             yield {"metric": metric, "value": 0.5, "layer": layer, "subject": "router", **run}
+        for state, idle in (("dense", ""), ("compressed", "4, 7-9")):
+            yield {
+                "metric": f"experts_without_tokens_{state}", "value": 4.0 * bool(idle),
+                "layer": layer, "subject": "router", "samples": 512, "text": idle, **run,
+            }  # fmt: skip
 
 
 def _super_weights() -> Iterator[dict[str, Any]]:

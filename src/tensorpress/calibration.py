@@ -8,19 +8,25 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.checkpoint import is_finite
 from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import LayerShape, group_of
 from tensorpress.moments import Moments
-from tensorpress.oom import with_fallback
+from tensorpress.next_token import next_token_losses
+from tensorpress.numbers import spans
+from tensorpress.oom import warn, with_fallback
+from tensorpress.params import Calibration
 from tensorpress.placement import is_spilled, place
 from tensorpress.sites import VALUES_AT_ONCE, passes, site_of
 
@@ -46,6 +52,23 @@ class _RecordingSlices(DenseSlices):
     def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         # slice by slice, through ``project``
         return Format.project_grouped(self, x, ends)
+
+
+def calibration_windows(
+    tokenizer: PreTrainedTokenizerBase, text: str, settings: Calibration
+) -> Int[Tensor, "windows window"]:
+    """Whole windows with the tokens that ``settings`` ask for, or all that the text has.
+
+    Fewer are said, and written with the moments (``moments.tokens_of``).
+    """
+    count = -(-settings.tokens // settings.window)
+    windows = token_windows(tokenizer, text, settings.window, count)
+    if windows.numel() < settings.tokens:
+        warn(
+            f"calibration.tokens: {settings.tokens} are wanted, corpus {settings.corpus!r} has "
+            f"{windows.numel()} in whole windows of {settings.window}: these are used"
+        )
+    return windows
 
 
 def calibrate(
@@ -84,8 +107,20 @@ def calibrate(
             moment.open = layer in layers
         with_fallback("calibrate", run, device, batch, partial(place, model))
         for layer in layers:
-            yield _finite(moments[layer].tensors(shapes[layer]), layer, model.dtype)
+            tensors = moments[layer].tensors(shapes[layer])
+            _name_idle_experts(tensors, layer)
+            yield _finite(tensors, layer, model.dtype)
             moments[layer].clear()
+
+
+def _name_idle_experts(tensors: dict[str, Tensor], layer: int) -> None:
+    counts = tensors.get("experts.gate.tokens", torch.ones(0))
+    idle = (counts == 0).nonzero()[:, 0].tolist()
+    if idle:
+        warn(
+            f"calibrate: layer {layer}: {len(idle)} of {len(counts)} experts ({spans(idle)}) "
+            "received no token of the text: their moments are zero"
+        )
 
 
 def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -105,12 +140,11 @@ def _stream(
     with torch.set_grad_enabled(gradients), kept:
         for ids in tqdm(batches, desc="calibrate", unit="batch"):
             inputs = ids.to(device)
-            logits = model(input_ids=inputs, use_cache=False).logits
             if gradients:
-                losses = nn.functional.cross_entropy(
-                    logits[:, :-1].float().mT, inputs[:, 1:], reduction="sum"
-                )
-                losses.backward()
+                next_token_losses(model, inputs, weight=1.0)
+            else:
+                # without the head: nobody looks at the logits
+                model.base_model(input_ids=inputs, use_cache=False)
 
 
 def _attach(

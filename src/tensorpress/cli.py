@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 
 from tensorpress import params, paths
 from tensorpress.errors import TensorpressError
+from tensorpress.numbers import significant, spans
 from tensorpress.secrets import redacted
+from tensorpress.strict_json import strict_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    print(json.dumps(params.Params.model_json_schema(), indent=1, sort_keys=True))
+    print(strict_json(params.Params.model_json_schema(), sort_keys=True))
 
 
 def _query(options: argparse.Namespace) -> None:
@@ -49,7 +50,7 @@ def _query(options: argparse.Namespace) -> None:
     rows = result.fetchall()
     if options.json:
         records = [dict(zip(result.columns, row, strict=True)) for row in rows]
-        print(json.dumps(records, indent=1))
+        print(strict_json(records))
     else:
         _print_table(options.name, result.columns, rows)
 
@@ -71,7 +72,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obj
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return significant(value) if isinstance(value, float) else str(value)
 
 
 def _sizes(options: argparse.Namespace) -> None:
@@ -90,7 +91,7 @@ def _sizes(options: argparse.Namespace) -> None:
         model = MetaModel(name, read_config(path, str(options.config)), path.parent)
         found += sizes(model, params.load(options.params), only_listed=False)
     if options.json:
-        print(json.dumps([size.record() for size in found], indent=1))
+        print(strict_json([size.record() for size in found]))
         return
     columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
                "of blocks %", "without embeddings %", "flops/token", "peak GiB",
@@ -99,7 +100,7 @@ def _sizes(options: argparse.Namespace) -> None:
         (
             size.model,
             size.recipe,
-            _span(size.layers),
+            spans(size.layers),
             f"{size.stored_values:,}",
             *(f"{v:.2f}" for v in (
                 size.saved.with_embeddings_percent,
@@ -115,11 +116,6 @@ def _sizes(options: argparse.Namespace) -> None:
         for size in found
     ]  # fmt: skip
     _print_table(str(options.config), columns, rows)
-
-
-def _span(layers: Sequence[int]) -> str:
-    together = list(layers) == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if together else ",".join(map(str, layers))
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -168,7 +164,7 @@ def _status(options: argparse.Namespace) -> None:
 
     found = status.status(status.live_jobs(_plan(options)))
     if options.json:
-        print(found.model_dump_json(indent=1))
+        print(strict_json(found))
         return
     _print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
     if found.running:
@@ -184,7 +180,7 @@ def _advise(options: argparse.Namespace) -> None:
         options.model, params.load(options.params), options.saved, not options.no_rounding
     )
     if options.json:
-        print(advice.model_dump_json(indent=1))
+        print(strict_json(advice))
         return
     title = (
         f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "

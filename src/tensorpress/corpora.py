@@ -1,4 +1,7 @@
-"""Fetch corpora into ``results/fetch``. Torch-free: most of such a job would be its import."""
+"""Fetch corpora into ``results/fetch``. Torch-free: most of such a job would be its import.
+
+A byte-order mark at the beginning of a file is no text (``utf-8-sig``).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def _prose(name: str, spec: Corpus) -> str:
 def _file(name: str, spec: Corpus) -> str:
     assert isinstance(spec, FileCorpus)
     with _readable(name, spec.path) as path:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
 
 
 def _wikitext2(name: str, spec: Corpus) -> str:

@@ -16,7 +16,7 @@ from tensorpress.families.base import Family
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.base import Factors, MethodSpec, bounded
-from tensorpress.moments import InputMoments
+from tensorpress.moments import InputMoments, tokens_of
 from tensorpress.rows import DecompositionRow
 
 SUMMED_VALUES = 2**22
@@ -79,14 +79,17 @@ def measure(
     labels: dict[str, str],
     layer: int,
     seconds: float,
+    moments_file: Path | None = None,
 ) -> list[DecompositionRow]:
     """Relative Frobenius errors in float64, per module and per stack, with bits and bounds.
 
     ``matrices(module)`` gives the module's weights ``(out, in)`` one by one (``LayerWeights``);
-    ``labels`` holds the row's model, method_name, method and group. The first module of a
-    stack carries the stack's stored values, the first row the job's seconds.
+    ``labels`` holds the row's model, method_name, method and group, ``moments_file`` is what the
+    method read, if it did. The first module of a stack carries the stack's stored values, the
+    first row the job's seconds.
     """
     rows: list[DecompositionRow] = []
+    calibration_tokens = None if moments_file is None else tokens_of(moments_file)
     for each in factors:
         errors = {
             module: _errors(each, first, matrices(module))
@@ -110,6 +113,7 @@ def measure(
                     shape_gain=each.shape_gain,
                     stored_values=0 if index else each.stored_values,
                     seconds=0.0 if rows else seconds,
+                    calibration_tokens=calibration_tokens,
                 )
             )
     return rows

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, LogLocator, SymmetricalLogLocator
 
+from tensorpress.numbers import significant
+
 CONTROLS: dict[str, dict[str, Any]] = {
     "whitened SVD": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
     "SVD": {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
@@ -51,8 +53,8 @@ def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def plot_points(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: str) -> None:
     """Points of ``perplexities`` or of a query made from it, with their 95 % intervals."""
-    below = (line["perplexity"] - line["low"]).fillna(0)
-    above = (line["high"] - line["perplexity"]).fillna(0)
+    # missing where there is no interval: not one of no width
+    below, above = line["perplexity"] - line["low"], line["high"] - line["perplexity"]
     axes.errorbar(
         line["bits_saved_percent"], line["perplexity"], yerr=[below, above], label=label,
         markersize=5, linewidth=1.4, capsize=2, **style,
@@ -105,11 +107,11 @@ def perplexity_axes(
     axes.set_ylim(baseline * 0.97, max(highest * 1.06, baseline * 1.1))
     is_narrow = highest < 4 * baseline
     axes.yaxis.set_major_locator(AutoLocator() if is_narrow else LogLocator(subs=(1, 1.5, 2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: significant(value))
     axes.minorticks_off()
     axes.set_xlabel("bits saved, % of the model with embeddings")
     axes.set_ylabel("perplexity (log scale)")
-    return f" Not shown: {beyond} above {top:.0f}." if beyond else ""
+    return f" Not shown: {beyond} above {significant(top)}." if beyond else ""
 
 
 def nats_scale(axes: Axes, axis: Literal["x", "y"], drawn: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
+from tensorpress import logits
 from tensorpress.artifacts import (
     AdviceArtifact,
     CalibrationArtifact,
@@ -221,6 +222,8 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
     moments = FLOAT * max(map(moment_values, model.shapes)) if made.moments else 0
     peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)
+    if made.spec.keeps_logits:  # and their log-probabilities
+        peak += 2 * FLOAT * tokens * _embedding(model).out_features
     return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
 
 
@@ -261,9 +264,10 @@ def _experts(shape: LayerShape) -> int:
 
 
 def _activations(model: Model, tokens: int, kept: bool) -> int:
-    """Bytes of logits and of inputs and outputs of matrices: of one layer, or of all if kept."""
-    layers, logits = _widths(model), _embedding(model).out_features * (4 if kept else 2)
-    return FLOAT * tokens * (logits + 2 * (sum(layers) if kept else max(layers)))
+    """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
+    layers = _widths(model)
+    values = tokens * 2 * (sum(layers) if kept else max(layers))
+    return FLOAT * values + logits.bytes_of(tokens, _embedding(model).out_features)
 
 
 @cache

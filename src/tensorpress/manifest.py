@@ -39,7 +39,8 @@ def write_manifest(
 
     ``stack`` lists the modules that share factors; ``stack_bits`` are the bits of all of them.
     ``relative_error`` is that of the factors before the recipe's rounding, ``rounding_error`` how
-    far rounding them moves the rebuilt matrix, relative to its norm.
+    far rounding them moves the rebuilt matrix, relative to its norm. ``calibration_tokens``: over
+    which the moments were taken that the method read, if it read any.
     """
     modules = [entry for each in placed for entry in _entries(each, dtype, rounding)]
     text = json.dumps({"dtype": dtype, "modules": modules}, indent=1)
@@ -77,6 +78,7 @@ def _of_set(
             "settings": dict(placed.settings),
             "format": store.name,
             "ranks": ranks_of(store.settings),
+            "calibration_tokens": rows[module].calibration_tokens,
             "relative_error": rows[module].relative_error,
             "rounding_error": _difference(
                 store, each.store, [index] if len(modules) > 1 else range(store.slices)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
+from tensorpress import numbers
+from tensorpress.numbers import number
 from tensorpress.reporting import run_query
 
 STYLE = """
@@ -62,7 +63,8 @@ function sortTable(event) {
   const head = event.target.closest("table.sortable th");
   if (!head || (event.key && event.key !== "Enter")) return;
   const down = head.getAttribute("aria-sort") === "ascending";
-  const text = row => row.cells[head.cellIndex].textContent.replace(/,(?=\\d{3})/g, "").trim();
+  const text = row => row.cells[head.cellIndex].textContent
+    .replace(/,(?=\\d{3})/g, "").replace("·10^", "e").trim();
   const compare = (a, b) => {
     if (!text(a) || !text(b)) return !text(a) - !text(b);
     const difference = parseFloat(text(a)) - parseFloat(text(b));
@@ -77,6 +79,10 @@ function sortTable(event) {
 document.addEventListener("click", sortTable);
 document.addEventListener("keydown", sortTable);
 """
+
+
+EXACT = ("_bytes", "_mb")
+"""Ends of columns that are never shown in powers of ten."""
 
 
 class Page:
@@ -172,7 +178,10 @@ def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
         words = not pd.api.types.is_numeric_dtype(shown[column])
         wordy.append(words or pd.api.types.is_bool_dtype(shown[column]))
         is_span = column == "layers" or column.endswith("_layers")
-        shown[column] = [_cell(value, digits, is_span and words) for value in shown[column]]
+        is_exact = column.endswith(EXACT)
+        shown[column] = [
+            _cell(value, digits, is_span and words, is_exact) for value in shown[column]
+        ]
     # underscores do not break, and wide heads must
     heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
     rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
@@ -182,29 +191,20 @@ def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
     )
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number for reading: decimals only below a thousand, never ``-0.000``."""
-    rounded = round(value, digits) + 0.0
-    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:.{digits}f}"
-
-
 def spans(layers: str) -> str:
     """Comma-separated layers with ranges: ``0,1,2,5`` as ``0-2, 5``."""
-    numbers = [int(layer) for layer in layers.split(",") if layer]
-    runs = [
-        [layer for _, layer in group]
-        for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-    ]
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return numbers.spans([int(layer) for layer in layers.split(",") if layer])
 
 
-def _cell(value: Any, digits: int, is_span: bool) -> str:
+def _cell(value: Any, digits: int, is_span: bool, is_exact: bool) -> str:
     if pd.isna(value):
         return ""
     if is_span:
         return spans(value)
     if isinstance(value, bool):
         return "yes" if value else ""
+    if is_exact and isinstance(value, float):
+        return f"{value:,.0f}"
     return number(value, digits) if isinstance(value, float) else str(value)
 
 

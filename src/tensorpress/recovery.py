@@ -6,6 +6,7 @@ by one while they are trained, so that each projection of each expert is a layer
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
+from tensorpress.next_token import next_token_losses
 from tensorpress.params import Lora
 
 NAME = "recovery"
@@ -59,8 +61,8 @@ def recover(
     config._register_custom_module({FactoredLinear: PeftLinear})
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of unknown layers
         tuned = get_peft_model(model, config, adapter_name=NAME)
-    _train(tuned, windows, spec, seed, device, batch or spec.batch)
     inner = tuned.get_base_model()
+    _train(inner, windows, spec, seed, device, batch or spec.batch)
     return {
         path: _store([inner.get_submodule(each) for each in paths])
         for path, paths in adapted.items()
@@ -87,14 +89,14 @@ def _train(
     for step in tqdm(range(spec.steps), desc="recover", unit="step"):
         for _ in range(spec.accumulation):
             rows = next(batches).to(device)
+            weight = 1 / (rows[:, 1:].numel() * spec.accumulation)
             for ids in rows.split(batch):
-                loss = model(input_ids=ids, labels=ids, use_cache=False).loss / spec.accumulation
-                if not torch.isfinite(loss):
+                loss = float(next_token_losses(model, ids, weight, auxiliary=True).mean())
+                if not math.isfinite(loss):
                     raise TensorpressError(
-                        f"lora.learning_rate: {spec.learning_rate} makes the loss {float(loss)} "
+                        f"lora.learning_rate: {spec.learning_rate} makes the loss {loss} "
                         f"at step {step}; allowed: a smaller rate"
                     )
-                (loss * (len(ids) / len(rows))).backward()
         optimiser.step()
         optimiser.zero_grad()
 

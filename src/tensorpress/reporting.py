@@ -8,30 +8,38 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
+from scipy.special import stdtrit
 
 from tensorpress.atomic import replacing
 from tensorpress.errors import TensorpressError
 
-MACROS = """
-CREATE MACRO t95(degrees) AS CASE
-    WHEN degrees BETWEEN 1 AND 10 THEN list_extract(
-        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228], degrees
-    )
-    WHEN degrees > 10 THEN 1.95996 + 2.37227 / degrees + 2.8225 / (degrees * degrees)
+HALF_WIDTH = """
+CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
+    WHEN n > 1 THEN t95(n - 1) * deviation / sqrt(n)
+    WHEN stderr_samples > 1 THEN t95(stderr_samples - 1) * stderr
 END;
-CREATE MACRO half_width(deviation, stderr, n) AS
-    CASE WHEN n > 1 THEN t95(n - 1) * deviation / sqrt(n) ELSE 1.95996 * stderr END;
 """
-"""What queries may call. ``t95``: 97.5 % quantile of Student's t, from 11 degrees of freedom on by
-its expansion at the normal quantile (Abramowitz & Stegun 26.7.5; off by less than 0.1 %).
-``half_width``: of the 95 % interval of a mean of n values, or of one value with a standard error.
-"""
+"""Of the 95 % interval of a mean of n values, or of one value by its standard error, which was
+estimated from so many samples; NULL of a single one."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``."""
+    connection = duckdb.connect()
+    connection.create_function("t95", _t95, ["BIGINT"], "DOUBLE")
+    connection.execute(HALF_WIDTH)
+    return connection
+
+
+def _t95(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    return float(stdtrit(degrees, 0.975))
 
 
 def run_query(name: str, tables: Mapping[str, Path], queries: Path) -> duckdb.DuckDBPyRelation:
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
-    A query may read others by their names, and call ``MACROS``.
+    A query may read others by their names, and call what ``connect`` defines.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
@@ -39,8 +47,7 @@ def run_query(name: str, tables: Mapping[str, Path], queries: Path) -> duckdb.Du
     for file in tables.values():
         if not file.is_file():
             raise TensorpressError(f"query: {file} is missing; run snakemake or dvc pull first")
-    connection = duckdb.connect()
-    connection.execute(MACROS)
+    connection = connect()
     for table, file in tables.items():
         connection.read_parquet(str(file)).create_view(table)
     return _relation(connection, name, queries, {*tables, name})

@@ -23,6 +23,7 @@ class DecompositionRow:
 
     Errors are relative Frobenius norms; bounds belong to the stack of modules that share
     factors, and so do ``stack_error`` and ``stored_bits`` (given once, with the first module).
+    ``calibration_tokens``: over which moments were really taken, where the method read them.
     """
 
     model: str
@@ -40,6 +41,7 @@ class DecompositionRow:
     dense_values: int
     stored_values: int
     seconds: float
+    calibration_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class EvalRow:
     ``version`` states protocol or harness version in words, ``protocol`` is the hash of all that
     decides the number but the model. A metric of a part of the model names its ``layer`` and
     ``subject`` (a module, a pair of modules, a point of the layer); a generated ``text`` is kept
-    beside its number.
+    beside its number. ``stderr`` was estimated from ``stderr_samples`` values that are taken for
+    independent, windows or items; of one there is none.
     """
 
     metric: str
@@ -98,6 +101,7 @@ class EvalRow:
     layer: int | None = None
     subject: str = ""
     text: str = ""
+    stderr_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class ResultRow:
     metric: str
     value: float
     stderr: float | None
+    stderr_samples: int | None
     samples: int | None
     version: str
     protocol: str

@@ -32,7 +32,7 @@ def wikitext2_text(rows: Iterable[str]) -> str:
 
 def wikitext2_rows(path: Path) -> list[str]:
     """Rows of a raw file (``wiki.test.raw``) as the dataset has them: blank lines are empty."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         return [line if line.strip() else "" for line in file]
 
 
@@ -44,6 +44,6 @@ def c4_text(documents: Iterable[str]) -> str:
 def c4_documents(path: Path) -> Iterator[str]:
     """Documents of a shard in JSON lines with a ``text``, gzipped if its name ends in ``.gz``."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
+    with opened(path, "rt", encoding="utf-8-sig") as file:
         for line in file:
             yield json.loads(line)["text"]

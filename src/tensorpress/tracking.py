@@ -17,6 +17,7 @@ from tensorpress import paths
 from tensorpress.atomic import is_partial, replacing
 from tensorpress.identities import BASELINE
 from tensorpress.plan import Plan
+from tensorpress.strict_json import strict_json
 
 
 def write_plan(plan: Plan) -> None:
@@ -89,7 +90,7 @@ def write_metrics(plan: Plan) -> None:
         if of_the_model and row["kind"] != "speed":
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(strict_json(metrics, sort_keys=True) + "\n")
     for model in plan.models:
         _write_plot(model, [row for row in rows if row["model"] == model])
 

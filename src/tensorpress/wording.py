@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from tensorpress.pages import number, spans
+from tensorpress.numbers import number
+from tensorpress.pages import spans
 
 NO_RUNS = "The study has no compressed run of this model that was measured by this task."
 
@@ -47,6 +48,8 @@ def verdict(rows: pd.DataFrame) -> str:
             f"{row.budget_percent} % of bits saved: {_duel(row)}, "
             f"{_nats(-row.lead_nats, row.lead_half_width)} higher."
         )
+    elif (rows["tensor_format_wins"] == TOO_FEW).any():
+        words = "Undecided: one window of text, or none, says nothing of how far losses spread."
     else:
         words = "Undecided: at no budget does the study have both a tensor format and another."
     for reason, group in rows.groupby("tensor_format_wins"):
@@ -55,10 +58,13 @@ def verdict(rows: pd.DataFrame) -> str:
     return words
 
 
+TOO_FEW = "too few windows"
+"""How queries call a comparison with a run that has no standard error."""
 UNDECIDED = {
     "nothing saves so much": "no run saves so much",
     "no tensor format": "no tensor format saves so much",
     "no alternative": "nothing but tensor formats saves so much",
+    TOO_FEW: "the evaluation has too few windows to tell the two apart",
 }
 
 
@@ -139,15 +145,17 @@ def every_run(rows: pd.DataFrame) -> str:
     """How many tensor-format runs beat all alternatives at equal bytes (rows of ``controls``)."""
     tensor = rows[(rows["approach"] == "tensor format") & ~rows["recovered"]]
     compared = tensor.dropna(subset="lead_nats")
-    ahead = compared[compared["lead_nats"] > compared["lead_half_width"].fillna(0)]
-    behind = compared[compared["lead_nats"] < -compared["lead_half_width"].fillna(0)]
+    told = compared.dropna(subset="lead_half_width")
+    ahead = told[told["lead_nats"] > told["lead_half_width"]]
+    behind = told[told["lead_nats"] < -told["lead_half_width"]]
+    untold = len(compared) - len(told)
     if compared.empty:
         return "No tensor-format run can be put beside an alternative that saves as many bits."
     return (
         f"Run by run, whatever the budget: of {len(compared)} tensor-format runs, {len(ahead)} "
         f"lose less than every alternative that saves at least as many bits, {len(behind)} lose "
-        f"more than the best of them, and {len(compared) - len(ahead) - len(behind)} are within "
-        "noise."
+        f"more than the best of them, and {len(told) - len(ahead) - len(behind)} are within noise"
+        + (f"; {untold} have too few windows to tell." if untold else ".")
     )
 
 
@@ -159,7 +167,9 @@ def recovery(rows: pd.DataFrame) -> str:
     words += f"over {_range(rows['runs'])} {'seed' if rows['runs'].max() == 1 else 'seeds'} each."
     known = rows.dropna(subset="share_recovered_percent")
     if known.empty:
-        words += " None stands beside its compression without recovery with a loss beyond noise."
+        words += " None stands beside its compression without recovery with a loss beyond noise"
+        untold = rows["before_perplexity"].notna() & rows["before_low"].isna()
+        words += ", some for too few windows." if untold.any() else "."
     else:
         words += (
             f" Recovery takes back {_range(known['share_recovered_percent'].round())} % of the "
@@ -177,7 +187,7 @@ def recovery(rows: pd.DataFrame) -> str:
     return words
 
 
-STANDINGS = ("ahead", "within noise", "behind", "no alternative")
+STANDINGS = ("ahead", "within noise", "behind", "no alternative", TOO_FEW)
 
 
 def head_axis(rows: pd.DataFrame) -> list[str]:
@@ -199,7 +209,9 @@ def head_axis(rows: pd.DataFrame) -> list[str]:
             f"loses {_nats(row.published_gap_nats, row.published_gap_half_width)} more, the right "
             f"one {_nats(row.right_gap_nats, row.right_gap_half_width)}."
         )
-        if pd.isna(row.share_remaining):
+        if pd.isna(row.published_gap_half_width):
+            words += " The evaluation has too few windows to tell whether the gap is beyond noise."
+        elif pd.isna(row.share_remaining):
             words += " The published gap is not beyond noise: nothing to divide."
         else:
             words += f" <b>{_share(row)} of the published gap remains.</b>"
@@ -215,6 +227,22 @@ def head_axis_errors(rows: pd.DataFrame) -> list[str]:
         f"published layout, lower in {row.layers_where_right_is_better} of {row.layers} layers."
         for row in rows.drop_duplicates("pair").itertuples()
     ]
+
+
+def idle_experts(rows: pd.DataFrame) -> list[str]:
+    """Experts that no token of the text reached, layer by layer (rows of ``idle_experts``)."""
+    if rows.empty:
+        return ["Every expert received tokens, before and after."]
+    lines = []
+    for (layer, run, state), group in rows.groupby(["layer", "run", "state"], sort=True):
+        row = group.iloc[0]
+        model = "uncompressed model" if state == "dense" else f"run <code>{run}</code>"
+        lines.append(
+            f"Layer {layer} of the {model}: {_count(row.experts_without_tokens, 'expert')} "
+            f"({row.experts}) received none of the {row.tokens:,} tokens; what is said of "
+            f"{'it' if row.experts_without_tokens == 1 else 'them'} below is of the weights alone."
+        )
+    return lines
 
 
 def prediction(rows: pd.DataFrame) -> str:

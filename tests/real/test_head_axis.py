@@ -43,7 +43,7 @@ def run(
     storage = assemble(model, family, placements, "float32", folder / "out")
     tokenizer = load_tokenizer(folder / "out")
     windows = token_windows(tokenizer, text, 512, 40)
-    result = perplexity(load_model(folder / "out", CPU), tokenizer, windows, 8, CPU)
+    result = perplexity(load_model(folder / "out", CPU), windows, 8, CPU, 1)
     return (error / total) ** 0.5, result.perplexity, storage.stored_bits
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import torch
 from workspace import ROOT
 
+from tensorpress.records import Record
 from tensorpress.registry import METHODS
 
 
@@ -64,6 +67,15 @@ def test_forward_computes_the_same_product() -> None:
         assert float(row[9]) < 1e-5, row
 
 
+def test_losses_are_the_same_in_chunks() -> None:
+    rows = table("benchmarks/losses.py", "--size", "small", "--chunk", "16")
+    assert [row[1].strip() for row in rows] == ["transposed", "rows", "chunks"]
+    for row in rows:
+        assert float(row[5]) < 1e-5, row
+        assert float(row[6]) < 1e-4, row
+    assert float(rows[2][4]) < float(rows[1][4]) / 2  # MiB
+
+
 def test_dag_plans_every_method_layer_recipe_and_task() -> None:
     rows = table("benchmarks/dag.py", "--size", "small")
     jobs = {row[1].strip(): int(row[2]) for row in rows if row[2].strip()}
@@ -71,3 +83,19 @@ def test_dag_plans_every_method_layer_recipe_and_task() -> None:
     assert jobs["assemble"] == 6 + 1  # the baseline is one too
     assert jobs["evaluate"] == 6 * 3 + 1  # of three tasks two compare with the baseline
     assert (jobs["all made"], jobs["one file"]) == (0, 1)
+
+
+def test_run_splits_the_time_of_the_last_drivers_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, driver in enumerate(("earlier", "last", "last")):
+        began = datetime(2026, 1, 1, number, tzinfo=UTC)
+        Record(
+            rule="evaluate", name=f"job-{number}", state="done", run=driver, attempt=1, host="here",
+            pid=1, started=began, ended=began, start_seconds=0.5, wall_seconds=4, load_seconds=1,
+            cpu_seconds=3.5, peak_rss_mb=100.0 * number,
+        ).write()  # fmt: skip
+    rows = table("benchmarks/run.py", "--of", str(tmp_path))
+    cells = ["evaluate", "2", "1.0", "2.0", "6.0", "7.0", "200"]
+    assert [[cell.strip() for cell in row[1:8]] for row in rows] == [cells, ["all", *cells[1:]]]

@@ -6,18 +6,17 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from stages import calibrated
-from torch import nn
+from transformers import LlamaForCausalLM
 from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
 from tensorpress.evaluation.ngram import KneserNey, nll_nats
-from tensorpress.evaluation.perplexity import byte_count, perplexity
+from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.routing import effective_experts
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.table import family_of
@@ -29,27 +28,31 @@ from tensorpress.storage import StoredTensor, bits_saved
 CPU = torch.device("cpu")
 
 
-class Constant(nn.Module):
-    """A model whose logits are the same everywhere."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+def constant(logits: float) -> LlamaForCausalLM:
+    """A model whose logits all are one value."""
+    model = tiny_llama(1).eval()
+    model.lm_head.weight.data.fill_(logits)
+    return model
 
 
 def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
     tokenizer = tiny_tokenizer()
     windows = token_windows(tokenizer, tiny_text(), 32, 5)
-    result = perplexity(Constant(torch.zeros(300)), tokenizer, windows, 2, CPU)
+    result = perplexity(constant(0.0), windows, 2, CPU, 700)
     assert result.perplexity == pytest.approx(300)
     assert result.tokens == 5 * 31
     assert result.nll_stderr == pytest.approx(0, abs=1e-6)
-    text = "".join(tokenizer.decode(w[1:].tolist()) for w in windows)
-    assert result.bytes == len(text.encode())
-    assert result.bits_per_byte == pytest.approx(result.tokens * math.log2(300) / result.bytes)
+    assert result.bits_per_byte == pytest.approx(result.tokens * math.log2(300) / 700)
+
+
+def test_one_window_has_no_standard_error() -> None:
+    windows = token_windows(tiny_tokenizer(), tiny_text(), 32, 2)
+    model = tiny_llama(1).eval()
+    alone, both = (perplexity(model, windows[:n], 2, CPU, 1) for n in (1, 2))
+    assert (alone.windows, alone.nll_stderr, alone.perplexity_stderr) == (1, None, None)
+    losses = [perplexity(model, window[None], 1, CPU, 1).nll_nats / 31 for window in windows]
+    # of two values the standard error of the mean is half their distance
+    assert both.nll_stderr == pytest.approx(abs(losses[0] - losses[1]) / 2, rel=1e-5)
 
 
 def test_windows_are_a_partition_without_the_tail() -> None:
@@ -63,18 +66,9 @@ def test_short_corpus_and_infinite_loss_are_errors() -> None:
     tokenizer = tiny_tokenizer()
     with pytest.raises(TensorpressError, match="too few for one window of 64"):
         token_windows(tokenizer, "short", 64)
-    logits = torch.zeros(300)
-    logits[:] = float("nan")
     windows = token_windows(tokenizer, tiny_text(), 32, 3)
     with pytest.raises(TensorpressError, match="window 0 of 3"):
-        perplexity(Constant(logits), tokenizer, windows, 2, CPU)
-
-
-def test_bytes_of_cut_characters_are_not_three() -> None:
-    tokenizer = tiny_tokenizer()
-    ids = tokenizer("é" * 8)["input_ids"]
-    assert len(ids) == 16
-    assert byte_count(tokenizer, torch.tensor([ids])) == 15
+        perplexity(constant(float("nan")), windows, 2, CPU, 1)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -119,6 +119,38 @@ def test_shapes_and_bounds(method: str, group: str, settings: dict) -> None:
             assert each.stored_values <= (1 - budget["saved"]) * dense
 
 
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-5, 1e-3])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(("method", "group", "settings"), CASES)
+def test_no_lower_bound_lies_above_the_error(
+    method: str, group: str, settings: dict, rank: int, noise: float, whiten: bool
+) -> None:
+    """Stacks of low rank, whose tails are what rounding leaves, and of nearly low rank."""
+    sort, shape = load(method).Spec, layer()
+    if whiten and "whiten" not in sort.model_fields:
+        return
+    spec = sort(method=method, **settings, **{"whiten": "input"} if whiten else {})
+    torch.manual_seed(rank)
+    weights, moments = {}, {}
+    for module, size in shape.group(group).items():
+        left = torch.randn(size.slices, size.out_features, rank)
+        weight = left @ torch.randn(rank, size.in_features)
+        weight += noise * weight.norm() / weight.numel() ** 0.5 * torch.randn_like(weight)
+        weights[module] = weight if size.slices > 1 else weight[0]
+        inputs = torch.randn(size.slices, 64, size.in_features)
+        moment = inputs.mT @ inputs / 64
+        moments[module] = moment if size.slices > 1 else moment[0]
+    factors = load(method).decompose(weights, shape, spec, moments if spec.needs_moments else None)
+    found = rebuilt(factors, weights)
+    for each in factors:
+        error = sum(float((found[m] - weights[m]).double().square().sum()) for m in each.modules)
+        norm = sum(float(weights[m].double().square().sum()) for m in each.modules)
+        reached = (error / norm) ** 0.5
+        assert each.lower_bound is None or each.lower_bound <= reached
+        assert each.upper_bound is None or reached <= each.upper_bound * 1.01 + 2e-6
+
+
 def test_every_method_is_tested() -> None:
     # what is advised is made of the others: test_advice.py
     assert {method for method, _, _ in CASES} == set(METHODS) - {"advised"}

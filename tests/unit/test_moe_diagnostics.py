@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from stages import ask, calibrated
 from test_families import SIZES
 from test_geometry import compress, job, table
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import save_tiny, tiny_moe, tiny_text
 
+from tensorpress import calibration, wording
 from tensorpress.analysis.moe import (
     agreement,
     assignment_kl_nats,
@@ -23,6 +26,7 @@ from tensorpress.analysis.moe import (
     pairwise_overlap,
     right_bands,
     squared_cosine,
+    without_tokens,
 )
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
@@ -184,6 +188,60 @@ def test_equal_models_agree_in_everything(moe_directory: Path, tmp_path: Path) -
             assert value == found[layer, part, metric.replace("_dense", "_compressed")]
     drifts = {part for _, part, metric in found if metric == "drift"}
     assert drifts == {f"experts.{p}.{e}" for p in ("gate", "up", "down") for e in range(EXPERTS)}
+
+
+@pytest.fixture(scope="module")
+def idle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of six experts whose last two get no token: two of ``+-v, +-u`` are above them."""
+    model = tiny_moe()
+    config = copy.deepcopy(model.config)
+    config.num_experts = 6
+    torch.manual_seed(0)
+    model = type(model)(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            v, u, spare = torch.randn(32), torch.randn(32), 1e-6 * torch.randn(2, 32)
+            layer.mlp.gate.weight.copy_(torch.stack([v, -v, u, -u, *spare]))
+    return save_tiny(model, tmp_path_factory.mktemp("models") / "idle")
+
+
+def test_experts_without_tokens_are_named(idle_directory: Path, tmp_path: Path) -> None:
+    rows = moe.evaluate(job(idle_directory, idle_directory, tmp_path), SPEC)
+    idle = [row for row in rows if row.metric.startswith("experts_without_tokens")]
+    assert [(row.metric[23:], row.layer) for row in idle] == [
+        ("dense", 0), ("compressed", 0), ("dense", 1), ("compressed", 1),
+    ]  # fmt: skip
+    assert {(row.value, row.text, row.samples) for row in idle} == {(2, "4-5", TOKENS)}
+    assert without_tokens(torch.tensor([[0, 2], [2, 4]]), 6) == [1, 3, 5]
+
+
+def test_calibration_names_experts_without_tokens(
+    idle_directory: Path, moe_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(calibration, "warn", said.append)
+    windows = torch.arange(64).view(4, 16)
+    calibrated(moe_directory, windows.repeat(8, 1), 4)
+    assert said == []
+    found = calibrated(idle_directory, windows, 2)
+    assert found[0]["experts.gate.tokens"][4:].tolist() == [0, 0]
+    assert said == [
+        f"calibrate: layer {layer}: 2 of 6 experts (4-5) received no token of the text: "
+        "their moments are zero"
+        for layer in (0, 1)
+    ]
+
+
+def test_the_page_names_experts_without_tokens(whole: dict[str, Path]) -> None:
+    rows = ask("idle_experts", whole)
+    assert set(rows["run"]) == {"td_moe two"}
+    first, *others = wording.idle_experts(rows)
+    assert len(others) == len(rows) - 1 == 3
+    assert first.startswith(
+        "Layer 0 of the run <code>td_moe two</code>: 4 experts (4, 7-9) received none of the 512"
+    )
+    assert wording.idle_experts(rows[:0]) == ["Every expert received tokens, before and after."]
+    assert not ask("moe", whole)["measure"].str.contains("without").any()
 
 
 def test_a_permuted_router_disagrees(moe_directory: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_tables_show_numbers_for_reading() -> None:
             "recipe": ["<b>", None],
             "layers": ["0,1,2,5", "7"],
             "perplexity": [12345.678, math.nan],
+            "high": [3.456e11, 99_999.4],
+            "checkpoint_bytes": [4e6, 5e8],
             "nats_lost": [-0.0001, 1.5],
             "efficient": [True, False],
         }
@@ -46,9 +48,9 @@ def test_tables_show_numbers_for_reading() -> None:
         for row in BeautifulSoup(pages.table_html(frame), "html.parser").find_all("tr")
     ]
     assert cells == [
-        ["recipe", "layers", "perplexity", "nats lost", "efficient"],
-        ["<b>", "0-2, 5", "12,346", "0.000", "yes"],
-        ["", "7", "", "1.500", ""],
+        ["recipe", "layers", "perplexity", "high", "checkpoint bytes", "nats lost", "efficient"],
+        ["<b>", "0-2, 5", "12,346", "3.46·10^11", "4,000,000", "0.000", "yes"],
+        ["", "7", "", "99,999", "500,000,000", "1.500", ""],
     ]
 
 

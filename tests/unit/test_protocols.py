@@ -26,7 +26,7 @@ from tensorpress.evaluation.tasks import perplexity as perplexity_task
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.hub_datasets import HubDataset, require
 from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.params import C4Corpus, Wikitext2Corpus, parse
+from tensorpress.params import C4Corpus, FileCorpus, Wikitext2Corpus, parse
 from tensorpress.plan import Plan
 from tensorpress.reporting import run_query
 from tensorpress.rows import ResultRow, write_rows
@@ -155,6 +155,21 @@ def test_c4_is_the_first_documents_joined_by_a_space(tmp_path: Path, suffix: str
     fetch_corpus("c4", C4Corpus(source="c4", path=str(path)), tmp_path / "out.txt")
     text = (tmp_path / "out.txt").read_text(encoding="utf-8")
     assert text == " ".join(f"d{i}\nx" for i in range(1100))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for spec, content, expected in (
+        (FileCorpus(source="file", path=str(tmp_path / "in")), "one\n", "one\n"),
+        (Wikitext2Corpus(source="wikitext2", path=str(tmp_path / "in")), "one\n", "one\n"),
+        (C4Corpus(source="c4", path=str(tmp_path / "in")), '{"text": "one"}\n', "one"),
+    ):
+        (tmp_path / "in").write_text(content, encoding="utf-8-sig")
+        assert (tmp_path / "in").read_bytes().startswith(b"\xef\xbb\xbf")
+        fetch_corpus("text", spec, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == expected.encode()
+    (tmp_path / "in").write_text("", encoding="utf-8-sig")
+    with pytest.raises(TensorpressError, match=r"corpora\.text: the text is empty"):
+        fetch_corpus("text", FileCorpus(source="file", path=str(tmp_path / "in")), tmp_path / "out")
 
 
 def test_c4_of_another_form_is_an_error(tmp_path: Path) -> None:

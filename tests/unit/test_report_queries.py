@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import duckdb
 import pandas as pd
 import pytest
 from scipy import stats
 from stages import ask, records
-from study import BASELINE, LAYERS, STDERR, Study
+from study import BASELINE, HALF_WIDTH, LAYERS, Study
 
 from tensorpress import wording
-from tensorpress.reporting import MACROS
+from tensorpress.reporting import connect
 
 
 def test_intervals_are_of_students_t(tmp_path: Path) -> None:
-    connection = duckdb.connect()
-    connection.execute(MACROS)
-    found = connection.sql("SELECT d, t95(d) FROM range(1, 200) AS r(d)").fetchall()
+    found = connect().sql("SELECT d, t95(d) FROM range(1, 200) AS r(d)").fetchall()
     for degrees, quantile in found:
-        assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-3)
+        assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-12)
     study = Study()
     study.baseline()
     losses = [0.1, 0.2, 0.4]
@@ -131,7 +128,7 @@ def test_share_of_the_published_gap(whole: dict[str, Path], tmp_path: Path) -> N
 
     parts = []
     for name, nats in losses.items():
-        half = 1.95996 * STDERR / (BASELINE * math.exp(nats))
+        half = HALF_WIDTH / (BASELINE * math.exp(nats))
         slope = (share(**{name: nats + 1e-6}) - share(**{name: nats - 1e-6})) / 2e-6
         parts.append(slope * half)
     assert row["share_half_width"] == pytest.approx(math.hypot(*parts), rel=1e-4)
@@ -142,6 +139,28 @@ def test_share_of_the_published_gap(whole: dict[str, Path], tmp_path: Path) -> N
     (words,) = wording.head_axis_errors(errors)
     assert "0.500 (0.500 to 0.500) times" in words
     assert f"lower in {LAYERS} of {LAYERS} layers" in words
+
+
+def test_one_window_says_nothing_of_recovery_or_layouts(tmp_path: Path) -> None:
+    one = {"stderr": None, "stderr_samples": 1}
+    study = Study()
+    study.baseline()
+    study.run("tt", "tt", 12, 0.9, **one)
+    study.run("tt_lora", "tt+lora", 11, 0.1, seed=0, **one)
+    study.run("svd", "svd", 12, 0.5, **one)
+    study.run("attention", "tucker_qkvo", 8, 0.2, **one)
+    study.run("attention_published", "tucker_qkvo", 8, 0.9, **one)
+    tables = study.written(tmp_path)
+    (row,) = records("recovery", tables)
+    assert row["standing"] == "too few windows"
+    assert math.isnan(row["share_recovered_percent"])
+    words = wording.recovery(ask("recovery", tables))
+    assert "beyond noise, some for too few windows." in words
+    assert "1 run of tensor formats: 1 too few windows." in words
+    (row,) = records("head_axis", tables)
+    assert row["published_gap_nats"] == pytest.approx(0.4)
+    assert math.isnan(row["share_remaining"])
+    assert "too few windows to tell" in wording.head_axis(pd.DataFrame([row]))[0]
 
 
 def test_no_share_of_a_gap_within_noise(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from stages import ask
-from study import BASELINE, STDERR, Study
+from stages import ask, records
+from study import BASELINE, HALF_WIDTH, STDERR, Study
 
 from tensorpress import wording
 
@@ -30,7 +30,7 @@ def verdict_of(study: Study, folder: Path, with_recovery: bool = False) -> pd.Da
 def test_a_tensor_format_that_wins_is_said_to_win(tmp_path: Path) -> None:
     rows = verdict_of(duel(0.10, 0.30), tmp_path)
     words = wording.verdict(rows)
-    width = 1.95996 * STDERR / BASELINE * math.hypot(math.exp(-0.10), math.exp(-0.30))
+    width = HALF_WIDTH / BASELINE * math.hypot(math.exp(-0.10), math.exp(-0.30))
     assert words.startswith("Yes, at 5, 10 and 20 % of bits saved a tensor format beats every")
     assert f"0.200 ± {width:.3f} nats per token lower" in words
     assert f"<code>tt_ffn</code> has perplexity {BASELINE * math.exp(0.1):.2f}" in words
@@ -101,3 +101,40 @@ def test_other_protocols_are_not_compared(tmp_path: Path) -> None:
         "protocols <code>other</code>, <code>p</code>: numbers of different ones must not be "
         "compared"
     )
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_window_gives_no_verdict(seeds: int, tmp_path: Path) -> None:
+    """Neither a win nor a loss, whatever the lead, and whatever seeds of recovery say."""
+    one, lora = {"stderr": None, "stderr_samples": 1}, "+lora" * (seeds > 1)
+    study = Study()
+    study.baseline()
+    for seed in range(seeds):
+        study.run("tt_ffn", f"tt{lora}", 20, 0.1 + seed / 100, seed=seed, **one)
+        study.run("svd_whitened", f"svd-whitened{lora}", 21, 2.0, seed=seed, **one)
+    tables = study.written(tmp_path)
+    for row in records("perplexities", tables)[1:]:
+        assert row["perplexity"] > 20
+        assert all(math.isnan(row[name]) for name in ("half_width", "low", "high"))
+    rows = verdict_of(study, tmp_path, with_recovery=seeds > 1)
+    assert list(rows["tensor_format_wins"])[:3] == ["too few windows"] * 3
+    words = wording.verdict(rows)
+    assert words.startswith("Undecided: one window of text")
+    assert "At 5, 10 and 20 % the evaluation has too few windows" in words
+    assert "<code>tt_ffn</code>" in wording.budgets(rows)[0]
+    if seeds == 1:
+        assert "0 lose more than the best of them, and 0 are within noise; 1 have too few" in (
+            wording.every_run(ask("controls", tables))
+        )
+
+
+def test_a_handful_of_windows_takes_students_t(tmp_path: Path) -> None:
+    """At three windows the 95 % interval is 4.303 standard errors, not 1.96."""
+    study = Study()
+    study.baseline()
+    study.run("tt_ffn", "tt", 20, 0.1, stderr_samples=3)
+    (row,) = [
+        r for r in records("perplexities", study.written(tmp_path)) if r["recipe"] != "baseline"
+    ]
+    assert row["half_width"] == pytest.approx(4.302653 * STDERR)
+    assert row["high"] - row["perplexity"] == pytest.approx(4.302653 * STDERR)

@@ -69,6 +69,11 @@ def agreement(
     return common.double() / (2 * chosen - common), common == chosen
 
 
+def without_tokens(chosen: Int[Tensor, "tokens k"], experts: int) -> list[int]:
+    """Experts that no token is sent to."""
+    return (torch.bincount(chosen.flatten(), minlength=experts) == 0).nonzero()[:, 0].tolist()
+
+
 def entropy_nats(probabilities: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch"]:
     """Entropy of each distribution."""
     return torch.special.entr(probabilities.double()).sum(-1)

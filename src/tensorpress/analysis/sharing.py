@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tensorpress.linalg.gram import spectrum
+from tensorpress.linalg.bounds import of_tails
+from tensorpress.linalg.gram import SAFE_TAIL, spectrum
 from tensorpress.linalg.tucker import partial_tucker, project_modes, unfold
 
 RESOLUTION = 1e-3
@@ -68,9 +69,14 @@ def sharing(
         allowed = math.floor((1.0 - share) * tensor.numel())
         ranks = best_ranks(core, allowed)
         tails = [float(values[rank:].sum()) for (_, values), rank in zip(modes, ranks, strict=True)]
-        lower, upper = relative(max(tails), total), relative(sum(tails), total)
-        # bounds that meet say the error: one mode is truncated, or none
-        shared = upper if lower == upper else tucker_error(tensor, ranks)
+        if max(tails) < SAFE_TAIL * total and tensor.dtype != torch.float64:
+            # what is left is rounding of float32
+            found += sharing(tensor.double(), squares, [share])
+            continue
+        lower, upper = of_tails(tails, total)
+        # tails that meet say the error: one mode is truncated, or none
+        meet = max(tails) == sum(tails)
+        shared = relative(sum(tails), total) if meet else tucker_error(tensor, ranks)
         separate = separate_error(squares, sum(tensor.shape[1:]), allowed)
         found.append(Sharing(ranks, shared, separate, lower, upper))
     return found

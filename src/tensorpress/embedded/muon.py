@@ -11,21 +11,29 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-STEPS = 5
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+SMALLEST = 0.02
+COEFFICIENTS = (
+    (7.7110, -22.1138, 16.2487),
+    (3.2153, -2.4112, 0.5013),
+    (2.2183, -1.5940, 0.4107),
+)
+"""Of odd quintics whose composition is nearest to one from ``SMALLEST`` to one: each is the best on
+what the one before leaves (Amsel et al. 2025, Polar Express). Three such steps end within 0.1 of
+one, where five of the usual (3.4445, -4.7750, 2.0315) end between 0.68 and 1.13.
+"""
 
 
-def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, steps: int = STEPS) -> Tensor:
+def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """About ``U V^T`` of each matrix ``(..., m, n)``, by a quintic Newton-Schulz iteration.
 
-    Products are of ``dtype``; bfloat16 is precise enough.
+    Singular values of less than ``SMALLEST`` of the matrix's norm stay below one. Products are of
+    ``dtype``; bfloat16 is precise enough.
     """
-    a, b, c = COEFFICIENTS
     x = matrix.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(matrix.dtype)

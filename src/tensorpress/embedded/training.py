@@ -88,7 +88,12 @@ def build(spec: EmbeddedSpec) -> PreTrainedModel:
     if hasattr(config, "output_router_logits"):
         config.output_router_logits = True
     # on CPU the backward pass of eager attention is the fastest at these sizes
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for name, weight in model.named_parameters():
+        # what writes the residual stream begins with nothing: the first steps go to the embedding
+        if ".o_proj" in name or ".down_proj" in name:
+            nn.init.zeros_(weight)
+    return model
 
 
 def balancing_loss(router_logits: Sequence[Tensor], spec: EmbeddedSpec) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -81,8 +83,11 @@ def run_task(
         metric, _, filter_name = composite.partition(",")
         if filter_name and not metric.endswith("_stderr"):
             stderr = metrics.get(f"{metric}_stderr,{filter_name}")
-            known = float(stderr) if isinstance(stderr, int | float) else None
-            rows.append(EvalRow(metric, float(value), known, samples, version, protocol))
+            # of one item lm-eval gives zero or no number
+            told = isinstance(stderr, int | float) and samples > 1 and math.isfinite(stderr)
+            known = float(stderr) if told else None
+            row = EvalRow(metric, float(value), known, samples, version, protocol)
+            rows.append(replace(row, stderr_samples=samples))
     return rows
 
 

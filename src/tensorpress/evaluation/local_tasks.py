@@ -66,7 +66,7 @@ def question_items(path: Path, count: int | None, where: str) -> list[Item]:
 
 def _lines(path: Path, count: int | None, where: str) -> list[Item]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = [json.loads(line) for line in islice(file, count)]
     except (OSError, ValueError) as error:
         raise TensorpressError(f"{where}: {path} is not JSON lines: {error}") from error

@@ -10,9 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.spread import standard_error
+from tensorpress.next_token import next_token_losses
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class PerplexityResult:
     nll_nats: float
     tokens: int
     bytes: int
-    nll_stderr: float
-    """Standard error of the mean token NLL, from the means of the windows."""
+    windows: int
+    nll_stderr: float | None
+    """Standard error of the mean token NLL, from the means of the windows; none of a single one."""
 
     @property
     def perplexity(self) -> float:
@@ -31,54 +33,40 @@ class PerplexityResult:
         return math.exp(self.nll_nats / self.tokens)
 
     @property
-    def perplexity_stderr(self) -> float:
+    def perplexity_stderr(self) -> float | None:
         """Standard error of the perplexity, to first order."""
-        return self.perplexity * self.nll_stderr
+        return None if self.nll_stderr is None else self.perplexity * self.nll_stderr
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per UTF-8 byte of the predicted tokens, comparable between tokenizers."""
+        """Bits per UTF-8 byte of the text that is predicted, comparable between tokenizers."""
         return self.nll_nats / math.log(2) / self.bytes
 
 
 @torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
+    predicted_bytes: int,
 ) -> PerplexityResult:
     """Score every token of every window but the first, given those before it in the window.
 
-    A window whose loss is not finite raises ``TensorpressError``; none is ever skipped.
+    ``predicted_bytes``: of the text that these tokens stand for. A window whose loss is not finite
+    raises ``TensorpressError``; none is ever skipped.
     """
     means: list[float] = []
     for ids in tqdm(windows.split(batch), desc="perplexity", unit="batch", leave=False):
-        inputs = ids.to(device)
-        logits = model(input_ids=inputs, use_cache=False).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(
-            logits.mT, inputs[:, 1:], reduction="none"
-        ).double()
-        means += losses.mean(1).tolist()
+        means += next_token_losses(model, ids.to(device)).double().mean(1).tolist()
     for index, mean in enumerate(means):
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
     predicted = windows.shape[1] - 1
-    spread = torch.tensor(means, dtype=torch.float64).std() if len(means) > 1 else torch.tensor(0.0)
     return PerplexityResult(
         nll_nats=sum(means) * predicted,
         tokens=len(means) * predicted,
-        bytes=byte_count(tokenizer, windows),
-        nll_stderr=float(spread) / math.sqrt(len(means)),
+        bytes=predicted_bytes,
+        windows=len(means),
+        nll_stderr=standard_error(means),
     )
-
-
-def byte_count(tokenizer: PreTrainedTokenizerBase, windows: Int[Tensor, "windows window"]) -> int:
-    """UTF-8 bytes of every token of every window but the first."""
-    texts = (
-        str(tokenizer.decode(ids[1:].tolist(), clean_up_tokenization_spaces=False))
-        for ids in windows
-    )
-    # a character cut by the window's edge decodes to a replacement sign: count it as one byte
-    return sum(len(text.replace("\ufffd", "?").encode()) for text in texts)

@@ -34,6 +34,8 @@ class BaseTask(BaseModel):
     """Whether the model's calibration is read, with gradients."""
     needs_experts: ClassVar[bool] = False
     """Whether only mixture-of-experts models can run it."""
+    keeps_logits: ClassVar[bool] = True
+    """Whether the logits of a whole batch exist together."""
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -89,6 +91,7 @@ class Perplexity(WindowsTask):
     """Perplexity and bits per byte on non-overlapping windows of a corpus."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
+    keeps_logits: ClassVar[bool] = False
 
     kind: Literal["perplexity"]
     max_windows: int | None = Field(None, ge=1, description="windows read; null: all of them")
@@ -241,6 +244,7 @@ class Geometry(WindowsTask):
     """Where compression moves each layer's activations: cosine, angle, norms, differences."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.geometry"
+    keeps_logits: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = True
 
     kind: Literal["geometry"]
@@ -254,6 +258,7 @@ class MoeDiagnostics(WindowsTask):
     """Subspaces, drift and routing of a mixture's experts, before and after compression."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.moe"
+    keeps_logits: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = True
     needs_experts: ClassVar[bool] = True
 

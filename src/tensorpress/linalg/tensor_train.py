@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tensorpress.linalg.bounds import of_tails
 from tensorpress.linalg.gram import leading_right, tail_bounds
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 
@@ -85,15 +86,14 @@ def _project_in_place(rest: Tensor, basis: Tensor) -> Tensor:
 def tt_bounds(tensor: Tensor, ranks: Sequence[int]) -> tuple[float, float]:
     """Relative Frobenius error bounds of any and of the TT-SVD tensor of these ranks.
 
-    ``max_k tail_k <= error <= sqrt(sum_k tail_k^2)`` with the tails of the original unfoldings;
-    those of very wide unfoldings are bracketed, so the bounds hold but are less tight.
+    ``max_k tail_k <= error <= sqrt(sum_k tail_k^2)`` with the tails of the original unfoldings,
+    and what rounding allows (``of_tails``); those of very wide unfoldings are bracketed, so the
+    bounds hold but are less tight.
     """
     total = float(tensor.double().square().sum())
     tails = [(0.0, 0.0)]
     for k in range(1, tensor.ndim):
         unfolding = tensor.reshape(math.prod(tensor.shape[:k]), -1)
         tails.append(tail_bounds(unfolding, ranks[k], EXACT_SIDE))
-    if not total:
-        return 0.0, 0.0
-    least, most = max(lower for lower, _ in tails), sum(upper for _, upper in tails)
-    return math.sqrt(least / total), math.sqrt(min(most / total, 1.0))
+    least = of_tails([lower for lower, _ in tails], total)[0]
+    return least, min(of_tails([upper for _, upper in tails], total)[1], 1.0)

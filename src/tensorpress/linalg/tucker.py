@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tensorpress.linalg.gram import gram, leading_right
+from tensorpress.linalg.bounds import of_tails
+from tensorpress.linalg.gram import SAFE_TAIL, gram, leading_right
 
 SWEEPS = 20
 TOLERANCE = 1e-5
@@ -53,13 +54,19 @@ def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
     return leading_right(unfold(tensor, mode), rank, joint=True)[0]
 
 
-def mode_spectrum(tensor: Tensor, mode: int) -> Tensor:
-    """All squared singular values of a mode's unfolding, largest first, float64."""
+def mode_spectrum(tensor: Tensor, mode: int, kept: int | None = None) -> Tensor:
+    """All squared singular values of a mode's unfolding, largest first, float64.
+
+    ``kept``: how many of them are no tail, so that a small one is taken from float64 products.
+    """
     blocks, size = unfold(tensor, mode), tensor.shape[mode]
     rows = blocks.shape[0] * blocks.shape[1]
     # without vectors, which of a wide mode take several times the room of the tensor
     products = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, joint=True)
     squares = torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
+    is_small = kept is not None and float(squares[kept:].sum()) < SAFE_TAIL * float(squares.sum())
+    if is_small and tensor.dtype != torch.float64:
+        return mode_spectrum(tensor.double(), mode)
     return torch.nn.functional.pad(squares, (0, size - len(squares)))
 
 
@@ -175,9 +182,6 @@ def _energy(tensor: Tensor) -> float:
 
 
 def tucker_bounds(tensor: Tensor, ranks: Mapping[int, int]) -> tuple[float, float]:
-    """Relative error bounds: ``max_n tail_n <= error^2 <= sum_n tail_n`` over the modes."""
-    total = _energy(tensor)
-    tails = [float(mode_spectrum(tensor, mode)[rank:].sum()) for mode, rank in ranks.items()]
-    if not total:
-        return 0.0, 0.0
-    return math.sqrt(max(tails) / total), math.sqrt(sum(tails) / total)
+    """Bounds of the relative error, from the tails of the modes' unfoldings (``of_tails``)."""
+    tails = [float(mode_spectrum(tensor, m, rank)[rank:].sum()) for m, rank in ranks.items()]
+    return of_tails(tails, _energy(tensor))

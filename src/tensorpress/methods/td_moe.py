@@ -218,6 +218,7 @@ def _joint(
     spec: Spec,
     moments: Mapping[str, Tensor] | None,
 ) -> Factors:
+    from tensorpress.linalg.bounds import certain
     from tensorpress.linalg.tucker import hosvd, mode_spectrum
 
     names = {1: "out_rank", 2: "in_rank"}
@@ -227,7 +228,8 @@ def _joint(
     if moments is not None:
         # the moments, as many values as the weights or more, are gone when this returns
         roots = expert_roots(stack, stacked(moments[layout.modules[0]]), spec)
-        plain = {mode: mode_spectrum(stack, mode) for mode in names}
+        # the ranks are not chosen yet
+        plain = {mode: certain(mode_spectrum(stack, mode)) for mode in names}
         stack = weighed(stack, roots)
     if spec.ranks is None and spec.rank_choice == "predicted_error":
         layout = layout_of(layout.modules[0], shape, spec, choose_ranks(stack, shape, spec))

@@ -111,6 +111,7 @@ def decompose(
     """
     import torch
 
+    from tensorpress.linalg.bounds import of_tails
     from tensorpress.linalg.gram import leading_right
 
     factors = []
@@ -126,6 +127,5 @@ def decompose(
         store = layout.build().fill(basis=basis.float(), **cores)
         total = float(together.double().square().sum())
         tail = float(squares[settings["rank"] :].sum())
-        least = (tail / total) ** 0.5 if total else 0.0
-        factors.append(Factors(layout.modules, store, least, least))
+        factors.append(Factors(layout.modules, store, *of_tails([tail], total)))
     return factors

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from tensorpress.artifacts import CalibrationArtifact
-from tensorpress.calibration import calibrate
-from tensorpress.evaluation.windows import token_windows
+from tensorpress.calibration import calibrate, calibration_windows
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.moments import save_moments
 from tensorpress.oom import CPU
@@ -25,8 +24,7 @@ def run(
     """Pass the text through the model and write the moments."""
     settings = made.settings
     text = corpus.read_text(encoding="utf-8")
-    count = -(-settings.tokens // settings.window)
-    windows = token_windows(load_tokenizer(model), text, settings.window, count)
+    windows = calibration_windows(load_tokenizer(model), text, settings)
     shapes = made.model.shapes[:-1]  # the outer one has no inputs
     # calibration brings it to the device, after it has replaced modules
     network = load_model(model, CPU, dtype)

@@ -38,17 +38,18 @@ def run(
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
         """Factors and rows, from the weights on."""
+        file = paths.moments(moments[0], layer) if moments else None
         found, seconds, weights = decompose_layer(
             model,
             made.model.family,
             completed(made.spec, list(advice), layer),
             made.group,
             layer,
-            paths.moments(moments[0], layer) if moments else None,
+            file,
             where,
             larger[0] if larger else None,
         )
-        return found, measure(found, weights.matrices, shapes, labels, layer, seconds)
+        return found, measure(found, weights.matrices, shapes, labels, layer, seconds, file)
 
     found, measured = with_fallback("decompose", work, device)
     save_factors(found, factors)

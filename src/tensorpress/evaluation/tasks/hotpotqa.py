@@ -6,9 +6,7 @@ published code looks for the answer in prompt and generation together; here the 
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 import lm_eval
@@ -23,6 +21,7 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.local_tasks import question_items
 from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import HotpotQA
+from tensorpress.evaluation.spread import standard_error
 from tensorpress.keys import key
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
@@ -60,10 +59,14 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
     version = f"{VERSION}, {job.dtype}, lm-eval {lm_eval.__version__}"
     protocol = key(version=version, items=items)
     return [
-        EvalRow(metric, statistics.fmean(values), _stderr(values), len(items), version, protocol)
+        EvalRow(
+            metric,
+            statistics.fmean(values),
+            standard_error(values),
+            len(items),
+            version,
+            protocol,
+            stderr_samples=len(items),
+        )
         for metric, values in measured.items()
     ]
-
-
-def _stderr(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

@@ -18,6 +18,7 @@ from tensorpress.analysis.moe import (
     divergence_nats,
     drift,
     entropy_nats,
+    without_tokens,
 )
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.evaluation.job import EvaluationJob
@@ -32,6 +33,7 @@ from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import MoeDiagnostics
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.loading import load_tokenizer
+from tensorpress.numbers import spans
 from tensorpress.rows import EvalRow
 
 
@@ -66,6 +68,21 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
         ):
             words, same = protocol.words, protocol.id
             rows.append(EvalRow(metric, value, None, samples, words, same, layer, subject))
+        for state, view in (("dense", before), ("compressed", after)):
+            idle = without_tokens(view.chosen, mixture.experts)
+            rows.append(
+                EvalRow(
+                    f"experts_without_tokens_{state}",
+                    len(idle),
+                    None,
+                    len(view.chosen),
+                    protocol.words,
+                    protocol.id,
+                    layer,
+                    "router",
+                    spans(idle),
+                )
+            )
     return rows
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.ngram import nll_nats
-from tensorpress.evaluation.perplexity import PerplexityResult, byte_count
+from tensorpress.evaluation.perplexity import PerplexityResult
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import Ngram
+from tensorpress.evaluation.text_bytes import predicted_bytes
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
@@ -20,7 +21,8 @@ def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
     windows = token_windows(tokenizer, job.text("text"), spec.window)
     nll = nll_nats(training["input_ids"], windows.tolist(), spec.order, len(tokenizer))
     tokens = windows[:, 1:].numel()
-    result = PerplexityResult(nll, tokens, byte_count(tokenizer, windows), 0.0)
+    counted = predicted_bytes(job, tokenizer, job.text("text"), windows)
+    result = PerplexityResult(nll, tokens, counted, len(windows), None)
     words = f"interpolated modified Kneser-Ney, order {spec.order}; {protocol.words}"
     return [
         EvalRow("perplexity", result.perplexity, None, tokens, words, protocol.id),

@@ -6,6 +6,7 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import Perplexity
+from tensorpress.evaluation.text_bytes import predicted_bytes
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
@@ -25,16 +26,23 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
     tokenizer = load_tokenizer(job.run_directory)
     text = job.text("text")[: spec.characters]
     windows = token_windows(tokenizer, text, spec.window, spec.max_windows, spec.bos)
+    counted = predicted_bytes(job, tokenizer, text, windows, spec.bos)
     result = job.run(
         "perplexity",
         job.model(job.run_directory),
-        lambda model, device, batch: perplexity(model, tokenizer, windows, batch, device),
+        lambda model, device, batch: perplexity(model, windows, batch, device, counted),
         spec.batch,
     )
     words, same = protocol.words, protocol.id
     return [
         EvalRow(
-            "perplexity", result.perplexity, result.perplexity_stderr, result.tokens, words, same
+            "perplexity",
+            result.perplexity,
+            result.perplexity_stderr,
+            result.tokens,
+            words,
+            same,
+            stderr_samples=result.windows,
         ),
         EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, words, same),
     ]

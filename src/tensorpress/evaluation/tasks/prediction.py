@@ -46,5 +46,9 @@ def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
             change = rebuilt - stacked(weight)
             damage = damage_nats(change, sensitivity(sites, module, tokens))
             total += damage
-            rows.append(EvalRow("predicted_damage", damage, layer=layer, subject=module))
-    return [EvalRow("predicted_damage", total), *rows]
+            said = f"moments of {tokens} tokens"
+            rows.append(
+                EvalRow("predicted_damage", damage, version=said, layer=layer, subject=module)
+            )
+    version = rows[0].version if rows else ""  # of one calibration, all layers
+    return [EvalRow("predicted_damage", total, version=version), *rows]
