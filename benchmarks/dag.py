@@ -203,6 +203,8 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     """A narrow Llama; in a process of its own, for torch's memory would count as its children's."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tensorpress.embedded.tokenizer import train_tokenizer
+
     config = LlamaConfig(
         vocab_size=512,
         hidden_size=256,
@@ -213,6 +215,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
         max_position_embeddings=512,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    train_tokenizer([], 257).save_pretrained(folder)  # bytes alone
 
 
 def study(size: Size) -> dict[str, Any]:

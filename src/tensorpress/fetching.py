@@ -127,8 +127,9 @@ def _download(
     for file in (CONFIG, *companions(names, spec.trust_remote_code)):
         _bring(name, spec, file, target)
     _download_code(name, spec, target)
+    shards = _hub_shards(name, spec, names, target)
     _check_tokenizer(name, target)
-    return _hub_tensors(name, spec, names, target)
+    return _hub_tensors(name, spec, shards, target)
 
 
 def _download_code(name: str, spec: HubModel, target: Path) -> None:
@@ -153,19 +154,25 @@ def _bring(name: str, spec: HubModel, file: str, target: Path) -> None:
     shutil.copyfile(hub_file(name, spec, file), target / file)
 
 
-def _hub_tensors(name: str, spec: HubModel, names: list[str], target: Path) -> dict[str, Stored]:
+def _hub_shards(name: str, spec: HubModel, names: list[str], target: Path) -> list[str]:
+    """The files with a repository's weights, all of which it has; their index is brought."""
     where = f"models.{name}.repository"
+    shards = [SINGLE]
     if INDEX in names:
         _bring(name, spec, INDEX, target)
         shards = indexed_shards(target / INDEX, where)
         check_one_set(shards, SINGLE in names, where)
-        check_there(name, spec, shards, names)
-        files = [hub_file(name, spec, shard) for shard in shards]
-        return check_index(target / INDEX, files, where)
-    pickled = [] if SINGLE in names else [file for file in PICKLES if file in names]
-    if pickled:
+    elif SINGLE not in names and (pickled := [file for file in PICKLES if file in names]):
         raise pickles_refused(pickled, spec.repository, spec.repository.split("/")[1], where)
-    return tensors_in(hub_file(name, spec, SINGLE))
+    check_there(name, spec, shards, names)
+    return shards
+
+
+def _hub_tensors(name: str, spec: HubModel, shards: list[str], target: Path) -> dict[str, Stored]:
+    files = [hub_file(name, spec, shard) for shard in shards]
+    if (target / INDEX).is_file():
+        return check_index(target / INDEX, files, f"models.{name}.repository")
+    return tensors_in(files[0])
 
 
 def _check_tokenizer(name: str, directory: Path) -> None:
