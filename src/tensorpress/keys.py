@@ -27,6 +27,7 @@ PLUMBING = frozenset(
         "tensorpress.evaluation.specs",
         "tensorpress.families.table",
         "tensorpress.footprint",
+        "tensorpress.forkserver",
         "tensorpress.formats.table",
         "tensorpress.guards",
         "tensorpress.hub_datasets",
