@@ -25,7 +25,7 @@ if "models" not in config:
 
 
 try:
-    plan = Plan(tensorpress_params.parse(config, "params.yaml"))
+    plan = Plan(tensorpress_params.merged(config, workflow.configfiles))
 except TensorpressError as error:
     raise WorkflowError(redacted(str(error))) from None
 

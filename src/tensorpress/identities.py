@@ -25,6 +25,7 @@ from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import (
+    BASELINE,
     Calibration,
     Corpus,
     EmbeddedModel,
@@ -35,9 +36,6 @@ from tensorpress.params import (
 )
 from tensorpress.registry import METHODS
 from tensorpress.sources import corpus_source, model_config, model_source
-
-BASELINE = "baseline"
-"""Recipe name of the uncompressed model; every model has it."""
 
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:

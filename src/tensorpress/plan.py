@@ -27,12 +27,11 @@ from tensorpress.artifacts import (
 from tensorpress.checks import check_method, check_modules, check_whole, check_window, layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
-from tensorpress.identities import BASELINE
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
 from tensorpress.methods.advised import Spec as Advised
-from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe, Rounding
 from tensorpress.sources import file_content, shared_text
 
 
@@ -247,7 +246,7 @@ class Plan:
             tasks |= dict.fromkeys(model.spec.baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
-            yield RecipeRun(BASELINE, "none", (), run, None, evaluations)
+            yield RecipeRun(BASELINE, NO_LAYERS, (), run, None, evaluations)
 
     def _compares(self, task: str) -> bool:
         return self.params.tasks[task].needs_dense

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tensorpress import paths
 from tensorpress.atomic import is_partial, replacing
-from tensorpress.identities import BASELINE
+from tensorpress.params import BASELINE
 from tensorpress.plan import Plan
 
 
