@@ -30,9 +30,10 @@ from tensorpress.hub_datasets import require
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.leakage import shared_text
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe, Rounding
-from tensorpress.sources import file_content, shared_text
+from tensorpress.sources import file_content
 
 
 class Plan:
@@ -200,7 +201,7 @@ class Plan:
         """Recovery and evaluation must not share text."""
         for task in recipe.tasks:
             for name in self.params.tasks[task].corpora.values():
-                shared = shared_text(self.corpora[name].spec, corpus.spec)
+                shared = shared_text(self.corpora[name], corpus)
                 if name == corpus.name or self.corpora[name].key == corpus.key or shared:
                     detail = f" (both hold: {shared[:60]!r})" if shared else ""
                     raise TensorpressError(
