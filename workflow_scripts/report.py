@@ -15,6 +15,6 @@ with job(snakemake):
         "results": str(Path(snakemake.input.results).resolve()),
         "decompositions": str(Path(snakemake.input.decompositions).resolve()),
         "jobs": str(Path(snakemake.input.jobs).resolve()),
-        "queries": str(paths.QUERIES.resolve()),
+        "queries": str(paths.queries().resolve()),
     }
     render(Path(snakemake.input.notebook), parameters, Path(snakemake.output[0]))

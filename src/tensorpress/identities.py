@@ -190,7 +190,7 @@ def evaluation(
 
 def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
     """A page: tables, notebook, and the content of all queries."""
-    notebook = paths.NOTEBOOKS / f"{spec.notebook}.ipynb"
+    notebook = paths.notebooks() / f"{spec.notebook}.ipynb"
     content = key(
         stage="reports",
         table=table_id,

@@ -101,8 +101,10 @@ class Plan:
     @cached_property
     def reports(self) -> dict[str, ReportArtifact]:
         """Reports by id."""
-        queries = file_fingerprint(*sorted(paths.QUERIES.glob("*.sql")))
         reports = self.params.reports.items()
+        if not reports:
+            return {}
+        queries = file_fingerprint(*sorted(paths.queries().glob("*.sql")))
         made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
 

@@ -28,17 +28,20 @@ its expansion at the normal quantile (Abramowitz & Stegun 26.7.5; off by less th
 """
 
 
-def run_query(name: str, tables: Mapping[str, Path], queries: Path) -> duckdb.DuckDBPyRelation:
+def run_query(
+    name: str, tables: Mapping[str, Path], queries: Path, hint: str = "run snakemake first"
+) -> duckdb.DuckDBPyRelation:
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
-    A query may read others by their names, and call ``MACROS``.
+    A query may read others by their names, and call ``MACROS``. ``hint``: what to do where a file
+    is missing.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
         raise TensorpressError(f"query: {name!r} is not allowed; allowed: {', '.join(known)}")
     for file in tables.values():
         if not file.is_file():
-            raise TensorpressError(f"query: {file} is missing; run snakemake or dvc pull first")
+            raise TensorpressError(f"query: {file} is missing; {hint}")
     connection = duckdb.connect()
     connection.execute(MACROS)
     for table, file in tables.items():
