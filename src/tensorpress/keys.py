@@ -55,6 +55,7 @@ PLUMBING = frozenset(
         "tensorpress.tensorfile",
         "tensorpress.tracking",
         "tensorpress.weightfiles",
+        "tensorpress.yamlfile",
     }
 )
 """Modules that move numbers but do not make them: a change here makes nothing stale.

@@ -27,14 +27,14 @@ from tensorpress.artifacts import (
 from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
-from tensorpress.identities import BASELINE
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.leakage import shared_text
 from tensorpress.methods.advised import Spec as Advised
-from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe, Rounding
 from tensorpress.registry import METHODS
-from tensorpress.sources import file_content, shared_text
+from tensorpress.sources import file_content
 
 
 class Plan:
@@ -102,8 +102,10 @@ class Plan:
     @cached_property
     def reports(self) -> dict[str, ReportArtifact]:
         """Reports by id."""
-        queries = file_fingerprint(*sorted(paths.QUERIES.glob("*.sql")))
         reports = self.params.reports.items()
+        if not reports:
+            return {}
+        queries = file_fingerprint(*sorted(paths.queries().glob("*.sql")))
         made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
 
@@ -219,7 +221,7 @@ class Plan:
         """Recovery and evaluation must not share text."""
         for task in recipe.tasks:
             for name in self.params.tasks[task].corpora.values():
-                shared = shared_text(self.corpora[name].spec, corpus.spec)
+                shared = shared_text(self.corpora[name], corpus)
                 if name == corpus.name or self.corpora[name].key == corpus.key or shared:
                     detail = f" (both hold: {shared[:60]!r})" if shared else ""
                     raise TensorpressError(
@@ -264,7 +266,7 @@ class Plan:
             tasks |= dict.fromkeys(model.spec.baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
-            yield RecipeRun(BASELINE, "none", (), run, None, evaluations)
+            yield RecipeRun(BASELINE, NO_LAYERS, (), run, None, evaluations)
 
     def _compares(self, task: str) -> bool:
         return self.params.tasks[task].needs_dense
