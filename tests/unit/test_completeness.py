@@ -34,19 +34,20 @@ from tensorpress.sizing import MetaModel, sizes
 from tensorpress.weightfiles import INDEX, SINGLE, held_tensors
 
 Tensors = dict[str, Tensor]
-IDS = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
+IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def saved(model_type: str, folder: Path, **config: object) -> Path:
     """A tiny random model of a family as transformers saves it; biases are not zero."""
     torch.manual_seed(0)
-    known = AutoConfig.for_model(model_type, vocab_size=96, **SIZES[model_type], **config)
+    known = AutoConfig.for_model(model_type, vocab_size=300, **SIZES[model_type], **config)
     network = AutoModelForCausalLM.from_config(known)
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
     network.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -364,7 +365,6 @@ def test_files_of_the_hub_are_read_alike(tmp_path: Path, monkeypatch: pytest.Mon
         ),
     )
     update(folder / "config.json", tie_word_embeddings=True)
-    tiny_tokenizer().save_pretrained(folder)
     target = fetch(hub(shard(folder), "some/model", monkeypatch), tmp_path / "fetched")
     assert torch.equal(logits(load_model(target, CPU)), expected)
     assert "transformer.wte.weight" in Checkpoint.open(target).files

@@ -82,7 +82,7 @@ def test_rows_carry_the_protocol_of_what_was_measured(job: EvaluationJob) -> Non
     (protocol,) = {row.protocol for row in rows}
     same = {row.protocol for row in perplexity_task.evaluate(job, spec(batch=2))}
     assert same == {protocol}  # a batch decides no number
-    half = perplexity_task.evaluate(job, spec(dtype="bfloat16"))
+    half = perplexity_task.evaluate(dataclasses.replace(job, dtype="bfloat16"), spec())
     assert half[0].protocol != protocol
     assert half[0].value != rows[0].value
     assert half[0].value == pytest.approx(rows[0].value, rel=0.02)
@@ -133,8 +133,9 @@ def test_half_precision_that_overflows_is_an_error(tmp_path: Path, job: Evaluati
         model.lm_head.weight.fill_(1e30)
     broken = dataclasses.replace(job, run_directory=save_tiny(model, tmp_path / "broken"))
     assert math.isfinite(perplexity_task.evaluate(broken, spec())[0].value)
+    half = dataclasses.replace(broken, dtype="float16")
     with pytest.raises(TensorpressError, match="window 0 of 4 has a loss of"):
-        perplexity_task.evaluate(broken, spec(dtype="float16"))
+        perplexity_task.evaluate(half, spec())
 
 
 def test_wikitext2_rows_are_joined_as_papers_do(tmp_path: Path) -> None:
