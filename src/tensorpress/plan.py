@@ -110,13 +110,15 @@ class Plan:
         return {report.id: report for report in made}
 
     def imports(self) -> list[str]:
-        """Modules that the jobs import which load torch, as far as this study needs them."""
+        """Modules that jobs import and that take long, as far as this study needs them."""
         rules = ["calibrate", "decompose", "assemble", "evaluate"]
         rules += ["advise"] * bool(self.advices) + ["recover"] * bool(self.recoveries)
         tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
         types = sorted({model.family.model_type for model in self.models.values()})
+        pages = ["tensorpress.stages.report", "papermill", "nbconvert"] * bool(self.reports)
         return [
             *(f"tensorpress.stages.{rule}" for rule in ("fetch_model", *rules)),
+            *pages,
             *tasks,
             *(METHODS[name] for name in sorted({m.method for m in self.params.methods.values()})),
             *(f"transformers.models.{name}.modeling_{name}" for name in types),
