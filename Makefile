@@ -1,6 +1,15 @@
 # Two commands: `make run` does the main job, `make test` passes the tests. Both set up .venv.
 PYTHON ?= python3
-VENV := .venv
+# Snakemake starts jobs by the unquoted path of Python. Where this folder's has a space, or another
+# sign that a shell may take for its own, the environment lies in the user's cache.
+VENV := $(shell case "$$(pwd)" in \
+	(*[!A-Za-z0-9_@%+=:,./-]*) \
+		echo "$${XDG_CACHE_HOME:-$$HOME/.cache}/tensorpress/venv-$$(pwd | cksum | cut -d' ' -f1)" ;; \
+	(*) echo .venv ;; \
+	esac)
+ifneq ($(words $(VENV)),1)
+$(error $(VENV): a path with a space is not allowed; allowed: any other, as make VENV=/path/of/venv)
+endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -28,4 +37,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake results/*
+	rm -rf '$(VENV)' .snakemake results/*

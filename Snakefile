@@ -5,6 +5,8 @@ ancient() because modification times say nothing.
 """
 
 import gc
+import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -26,11 +28,12 @@ if "models" not in config:
 
 
 try:
-    plan = Plan(tensorpress_params.parse(config, "params.yaml"))
+    guards.check_place(Path.cwd(), sys.executable)
+    plan = Plan(tensorpress_params.merged(config, workflow.configfiles))
+    LIVE = plan.live()
 except TensorpressError as error:
     raise WorkflowError(redacted(str(error))) from None
 
-LIVE = plan.live()
 gc.freeze()  # a fifth of planning went into looking for garbage among modules
 RUN = records.this_run()  # jobs inherit it
 

@@ -12,7 +12,7 @@ rule report:
         decompositions=ancient(paths.decompositions_table(plan.table_id)),
         jobs=ancient(paths.jobs_table(plan.table_id)),
         notebook=lambda w: local(
-            ancient(paths.NOTEBOOKS / f"{plan.reports[w.report].spec.notebook}.ipynb")
+            ancient(paths.notebooks() / f"{plan.reports[w.report].spec.notebook}.ipynb")
         ),
     output:
         report(paths.report("{report}"), category="Reports"),

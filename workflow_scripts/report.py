@@ -6,7 +6,6 @@ from tensorpress.request import run_stage
 
 run_stage(
     snakemake,
-    needs_torch=False,
     spec=snakemake.params.spec,
     notebook=Path(snakemake.input.notebook),
     tables={name: Path(snakemake.input[name]) for name in ("results", "decompositions", "jobs")},

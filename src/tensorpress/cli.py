@@ -46,7 +46,9 @@ def _query(options: argparse.Namespace) -> None:
         "decompositions": paths.decompositions_table(plan.table_id),
         "jobs": paths.jobs_table(plan.table_id),
     }
-    result = run_query(options.name, tables, paths.QUERIES)
+    given = "" if options.params == paths.PARAMS else f" --configfile {options.params}"
+    hint = f"run snakemake{given} or dvc pull first"
+    result = run_query(options.name, tables, paths.queries(), hint)
     rows = result.fetchall()
     if options.json:
         records = [dict(zip(result.columns, row, strict=True)) for row in rows]
@@ -87,7 +89,7 @@ def _sizes(options: argparse.Namespace) -> None:
             found += sizes(MetaModel(name, model_config(name, spec), weights), study)
     else:
         path = options.config / "config.json" if options.config.is_dir() else options.config
-        name = path.parent.name if path.name == "config.json" else path.stem
+        name = path.absolute().parent.name if path.name == "config.json" else path.stem
         model = MetaModel(name, read_config(path, str(options.config)), path.parent)
         found += sizes(model, params.load(options.params), only_listed=False)
     if options.json:
@@ -155,8 +157,7 @@ def _record(options: argparse.Namespace) -> None:
         paths.stage(stage).mkdir(parents=True, exist_ok=True)
         tracking.retire(stage, artifacts)
     tracking.write_metrics(plan)
-    if subprocess.run(["dvc", "commit", "--force", "--quiet"], check=False).returncode:
-        raise TensorpressError("record: dvc commit failed, see above")
+    tracking.commit()
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -21,12 +21,17 @@ from tensorpress.texts import C4_SPLIT, c4_documents, c4_text, wikitext2_rows, w
 
 def fetch_corpus(name: str, spec: Corpus, target: Path) -> None:
     """Write the text of a corpus."""
-    readers = {"embedded": _prose, "file": _file, "wikitext2": _wikitext2, "c4": _c4}
-    text = readers[spec.source](name, spec)
+    text = text_of(name, spec)
     if not text.strip():
         raise TensorpressError(f"corpora.{name}: the text is empty")
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def text_of(name: str, spec: Corpus) -> str:
+    """The text of a corpus, from its file, the hub's cache or the hub."""
+    readers = {"embedded": _prose, "file": _file, "wikitext2": _wikitext2, "c4": _c4}
+    return readers[spec.source](name, spec)
 
 
 def _prose(name: str, spec: Corpus) -> str:

@@ -245,3 +245,4 @@ def main(listener: int, *modules: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), *sys.argv[2:])
+    os._exit(0)  # to free what was imported takes long, and libraries complain of what stays

@@ -6,6 +6,7 @@ Torch-free.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,8 +16,25 @@ from tensorpress import paths
 from tensorpress.atomic import discard
 from tensorpress.errors import TensorpressError
 
+_SPLIT = re.compile(r"[\s&;<>()$`\"'\\|*?{}]")
+"""What a shell does not take as part of a word."""
 _STAMP = ".snakemake_timestamp"
 """What holds the time of a folder that Snakemake made."""
+
+
+def check_place(project: Path, python: str) -> None:
+    """Refuse folders whose names Snakemake takes for something else, before it fails on them."""
+    if set("{}") & set(str(project)):
+        raise TensorpressError(
+            f"{project}: a project in a folder with {{ or }} in its name is not allowed; allowed: "
+            "any other name (Snakemake takes these for wildcards)"
+        )
+    if _SPLIT.search(python):
+        raise TensorpressError(
+            f"{python}: a Python in a folder with a space or a sign of the shell in its name is "
+            "not allowed; allowed: an environment elsewhere, as 'make run' makes one (Snakemake "
+            "starts jobs by its unquoted path)"
+        )
 
 
 def check_writable(artifacts: Iterable[str]) -> None:

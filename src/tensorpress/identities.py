@@ -25,6 +25,7 @@ from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import (
+    BASELINE,
     Calibration,
     Corpus,
     EmbeddedModel,
@@ -36,9 +37,6 @@ from tensorpress.params import (
 )
 from tensorpress.registry import METHODS
 from tensorpress.sources import corpus_source, model_config, model_source
-
-BASELINE = "baseline"
-"""Recipe name of the uncompressed model; every model has it."""
 
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:
@@ -198,7 +196,7 @@ def evaluation(
 
 def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
     """A page: tables, notebook, and the content of all queries."""
-    notebook = paths.NOTEBOOKS / f"{spec.notebook}.ipynb"
+    notebook = paths.notebooks() / f"{spec.notebook}.ipynb"
     content = key(
         stage="reports",
         table=table_id,

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tensorpress.hub_datasets import HubDataset
+from tensorpress.refusals import LONGEST_NAME, NAME_PATTERN
 from tensorpress.texts import C4, WIKITEXT2
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 
 
 class Section(BaseModel):

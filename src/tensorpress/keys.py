@@ -27,6 +27,7 @@ PLUMBING = frozenset(
         "tensorpress.evaluation.specs",
         "tensorpress.families.table",
         "tensorpress.footprint",
+        "tensorpress.forkserver",
         "tensorpress.formats.table",
         "tensorpress.guards",
         "tensorpress.hub_datasets",
@@ -54,6 +55,7 @@ PLUMBING = frozenset(
         "tensorpress.tensorfile",
         "tensorpress.tracking",
         "tensorpress.weightfiles",
+        "tensorpress.yamlfile",
     }
 )
 """Modules that move numbers but do not make them: a change here makes nothing stale.

@@ -5,12 +5,14 @@ Torch-free. What needs a model's shapes (ranks, layers, missing modules) is chec
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from tensorpress import paths
 from tensorpress.confinement import check_inside
 from tensorpress.embedded.specs import EMBEDDED
 from tensorpress.errors import TensorpressError
@@ -29,10 +31,11 @@ from tensorpress.inputs import (
 )
 from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
-from tensorpress.refusals import explain, line, listed
+from tensorpress.refusals import Place, explain, line, listed
 from tensorpress.registry import METHODS, spec_class
-from tensorpress.secrets import check_no_token, one_line
+from tensorpress.secrets import check_no_token
 from tensorpress.storage import ComputeDtype, Dtype
+from tensorpress.yamlfile import read
 
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
@@ -41,6 +44,12 @@ else:
         Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - from the registry
         Field(discriminator="method"),
     ]
+
+
+BASELINE = "baseline"
+"""Recipe name of the uncompressed model; every model has it."""
+NO_LAYERS = "none"
+"""Layer set of the uncompressed model."""
 
 
 class Storage(Section):
@@ -204,6 +213,14 @@ class Params(Section):
     reports: dict[Name, Report]
 
     @model_validator(mode="after")
+    def _reserved(self) -> Self:
+        for section, name in (("recipes", BASELINE), ("layer_sets", NO_LAYERS)):
+            if name in getattr(self, section):
+                meant = "the uncompressed model in every table"
+                raise TensorpressError(line(section, name, f"any other name; this is {meant}"))
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> Self:
         for path, name, section in self._names():
             known = getattr(self, section)
@@ -264,21 +281,31 @@ class Params(Section):
 
 def load(path: Path) -> Params:
     """Read and check a params file; ``TensorpressError`` is one line with path, value, allowed."""
-    if not path.is_file():
-        raise TensorpressError(f"{path}: no such params file")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise TensorpressError(f"{path}: not YAML: {one_line(error)}") from error
-    return parse(raw, str(path))
+    written = read(path)
+    return parse(written.values, str(path), written.texts)
 
 
-def parse(raw: Any, where: str = "params") -> Params:
-    """Check params already read; ``where`` begins every error."""
+def merged(config: Mapping[str, Any], files: Sequence[Path | str]) -> Params:
+    """Params as Snakemake merged them from ``files``, the last over the others, and ``--config``.
+
+    What was written shows only in the files, so that they are read again.
+    """
+    texts: dict[Place, str] = {}
+    names = [os.path.relpath(file) for file in files]
+    for name in names:
+        texts |= read(Path(name)).texts
+    return parse(config, names[-1] if names else str(paths.PARAMS), texts)
+
+
+def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = None) -> Params:
+    """Check params already read; ``where`` begins every error.
+
+    ``texts``: what stands in the file at values that YAML made no text of.
+    """
     try:
         check_no_token(raw)
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise TensorpressError(f"{where}: {explain(error, raw)}") from error
+        raise TensorpressError(f"{where}: {explain(error, raw, texts or {})}") from error
     except TensorpressError as error:
         raise TensorpressError(f"{where}: {error}") from error

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from tensorpress.errors import TensorpressError
+
 PARAMS = Path("params.yaml")
-NOTEBOOKS = Path("notebooks")
-QUERIES = Path("queries")
 
 RESULTS = Path("results")
 ATTIC = RESULTS / ".attic"
@@ -28,6 +28,28 @@ STAGES = (
     "reports",
 )
 """Keyed stages in the order of the pipeline; each is a folder of ``results`` and a DVC stage."""
+
+
+def queries() -> Path:
+    """Folder of the project's queries."""
+    return _of_project("queries")
+
+
+def notebooks() -> Path:
+    """Folder of the notebooks that reports are made from."""
+    return _of_project("notebooks")
+
+
+def _of_project(name: str) -> Path:
+    """A folder of the working directory, or, where that is another one, beside the package."""
+    source = Path(__file__).parents[2] / name
+    for folder in (Path(name), source):
+        if folder.is_dir():
+            return folder
+    raise TensorpressError(
+        f"{Path.cwd()}: a folder without {name} is not allowed; allowed: the project's, or one "
+        "with its queries and notebooks"
+    )
 
 
 def stage(name: str) -> Path:

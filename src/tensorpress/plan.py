@@ -27,14 +27,14 @@ from tensorpress.artifacts import (
 from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
-from tensorpress.identities import BASELINE
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import code_fingerprint, file_fingerprint, key
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.leakage import shared_text
 from tensorpress.methods.advised import Spec as Advised
-from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe, Rounding
 from tensorpress.registry import METHODS
-from tensorpress.sources import file_content, shared_text
+from tensorpress.sources import file_content
 
 
 class Plan:
@@ -102,19 +102,23 @@ class Plan:
     @cached_property
     def reports(self) -> dict[str, ReportArtifact]:
         """Reports by id."""
-        queries = file_fingerprint(*sorted(paths.QUERIES.glob("*.sql")))
         reports = self.params.reports.items()
+        if not reports:
+            return {}
+        queries = file_fingerprint(*sorted(paths.queries().glob("*.sql")))
         made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
 
     def imports(self) -> list[str]:
-        """Modules that the jobs import which load torch, as far as this study needs them."""
+        """Modules that jobs import and that take long, as far as this study needs them."""
         rules = ["calibrate", "decompose", "assemble", "evaluate"]
         rules += ["advise"] * bool(self.advices) + ["recover"] * bool(self.recoveries)
         tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
         types = sorted({model.family.model_type for model in self.models.values()})
+        pages = ["tensorpress.stages.report", "papermill", "nbconvert"] * bool(self.reports)
         return [
             *(f"tensorpress.stages.{rule}" for rule in ("fetch_model", *rules)),
+            *pages,
             *tasks,
             *(METHODS[name] for name in sorted({m.method for m in self.params.methods.values()})),
             *(f"transformers.models.{name}.modeling_{name}" for name in types),
@@ -219,7 +223,7 @@ class Plan:
         """Recovery and evaluation must not share text."""
         for task in recipe.tasks:
             for name in self.params.tasks[task].corpora.values():
-                shared = shared_text(self.corpora[name].spec, corpus.spec)
+                shared = shared_text(self.corpora[name], corpus)
                 if name == corpus.name or self.corpora[name].key == corpus.key or shared:
                     detail = f" (both hold: {shared[:60]!r})" if shared else ""
                     raise TensorpressError(
@@ -264,7 +268,7 @@ class Plan:
             tasks |= dict.fromkeys(model.spec.baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
-            yield RecipeRun(BASELINE, "none", (), run, None, evaluations)
+            yield RecipeRun(BASELINE, NO_LAYERS, (), run, None, evaluations)
 
     def _compares(self, task: str) -> bool:
         return self.params.tasks[task].needs_dense

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import yaml
@@ -16,6 +19,7 @@ from tensorpress.methods.advised import Advice, Advised, Choice
 from tensorpress.methods.advised import Spec as AdvisedSpec
 from tensorpress.params import LocalModel, Params, parse
 from tensorpress.plan import Plan
+from tensorpress.refusals import LONGEST_NAME
 
 
 def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
@@ -52,7 +56,7 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
     if model in params.models:
         name, spec = model, params.models[model].model_copy(update={"baseline_tasks": ()})
     elif Path(model).is_dir():
-        name, spec = Path(model).name, LocalModel(source="local", path=model)
+        name, spec = name_of(Path(model)), LocalModel(source="local", path=model)
         external.append(model)  # named by the user on the command line
     else:
         raise TensorpressError(
@@ -80,6 +84,13 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
             "reports": {},
         }
     )
+
+
+def name_of(folder: Path) -> str:
+    """A name for the model of a folder, as params may have it: keys tell equal ones apart."""
+    plain = unicodedata.normalize("NFKD", os.path.basename(os.path.abspath(folder)))
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", plain.encode("ascii", "ignore").decode())
+    return name.strip("-_.")[:LONGEST_NAME] or "model"
 
 
 def rows(advice: Advice) -> list[tuple[object, ...]]:

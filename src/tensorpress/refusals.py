@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from pydantic import ValidationError
 
+Place = tuple[int | str, ...]
+"""Keys and indices that lead to a value."""
 
-def explain(error: ValidationError, raw: Any) -> str:
-    """The first of pydantic's errors as ``path: value is not allowed; allowed: ...``."""
+LONGEST_NAME = 60
+"""Characters: files are named after a model, its methods and a task, in 255 bytes."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+ALLOWED_NAMES = (
+    f"up to {LONGEST_NAME} of A-Z, a-z, 0-9, '_', '.' and '-', the first a letter or digit"
+)
+
+
+def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str:
+    """The first of pydantic's errors as ``path: value is not allowed; allowed: ...``.
+
+    ``texts``: what stands in the file at values that YAML made no text of.
+    """
     first, *others = error.errors()
-    path = _path_in_file(first["loc"], raw)
+    place = _place_in_file(first["loc"], raw)
+    path, value, context = dotted(place), first["input"], first.get("ctx", {})
+    is_key = first["loc"][-1:] == ("[key]",)
+    if is_key:
+        path = f"{dotted(_place_in_file(first['loc'][:-2], raw))}: the name"
     if first["type"] == "extra_forbidden":
         text = f"{path}: unknown key"
     elif first["type"] == "missing":
         text = f"{path}: missing"
     elif first["type"] == "union_tag_invalid":
-        field = first["ctx"]["discriminator"].strip("'")
-        allowed = first["ctx"]["expected_tags"].replace("'", "")
-        text = line(f"{path}.{field}", first["ctx"]["tag"], allowed)
+        field = context["discriminator"].strip("'")
+        text = line(f"{path}.{field}", context["tag"], context["expected_tags"].replace("'", ""))
+    elif first["type"] == "string_type" and not isinstance(value, dict | list):
+        text = misread(path if is_key else f"{path}:", texts.get(place), value)
+    elif context.get("pattern") == NAME_PATTERN or context.get("max_length") == LONGEST_NAME:
+        text = f"{path if is_key else path + ':'} {_cut(value)} is not allowed"
+        text += f"; allowed: {ALLOWED_NAMES}"
     else:
-        text = f"{path}: {first['input']!r} is not allowed: {first['msg']}"
+        text = f"{path}: {value!r} is not allowed: {first['msg']}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _path_in_file(loc: tuple[int | str, ...], raw: Any) -> str:
+def _place_in_file(loc: Place, raw: Any) -> Place:
     """Pydantic's location without the union tags, which are not in the file."""
-    path: list[str] = []
+    place: list[int | str] = []
     for index, part in enumerate(loc):
         inside = (isinstance(raw, dict) and part in raw) or (
             isinstance(raw, list) and isinstance(part, int) and part < len(raw)
@@ -35,8 +59,29 @@ def _path_in_file(loc: tuple[int | str, ...], raw: Any) -> str:
             raw = raw[part]
         is_tag = isinstance(part, str) and part.startswith("<")
         if inside or (index == len(loc) - 1 and not is_tag):
-            path.append(str(part))
-    return ".".join(path) or "the file"
+            place.append(part)
+    return tuple(place)
+
+
+def dotted(place: Place) -> str:
+    """A place as errors name it."""
+    return ".".join(map(str, place)) or "the file"
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 2 * LONGEST_NAME else f"{text[:LONGEST_NAME]}… ({len(text) - 2})"
+
+
+def misread(where: str, text: str | None, value: object, allowed: str = "") -> str:
+    """Refusal of what YAML makes no text of; ``text`` stands in the file, if that is known."""
+    if value is None and not text:
+        return f"{where} nothing is not allowed; allowed: a text"
+    spelled = json.dumps(value, default=str)  # null, true, false, numbers
+    written = spelled if text is None else text
+    kind = "the date " * isinstance(value, date)
+    allowed += f'a quoted text ("{written}")'
+    return f"{where} {written} is read by YAML as {kind}{spelled}; allowed: {allowed}"
 
 
 def line(path: str, value: object, allowed: str) -> str:

@@ -36,17 +36,20 @@ def _t95(degrees: int) -> float:
     return float(stdtrit(degrees, 0.975))
 
 
-def run_query(name: str, tables: Mapping[str, Path], queries: Path) -> duckdb.DuckDBPyRelation:
+def run_query(
+    name: str, tables: Mapping[str, Path], queries: Path, hint: str = "run snakemake first"
+) -> duckdb.DuckDBPyRelation:
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
-    A query may read others by their names, and call what ``connect`` defines.
+    A query may read others by their names, and call what ``connect`` defines. ``hint``: what to do
+    where a file is missing.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
         raise TensorpressError(f"query: {name!r} is not allowed; allowed: {', '.join(known)}")
     for file in tables.values():
         if not file.is_file():
-            raise TensorpressError(f"query: {file} is missing; run snakemake or dvc pull first")
+            raise TensorpressError(f"query: {file} is missing; {hint}")
     connection = connect()
     for table, file in tables.items():
         connection.read_parquet(str(file)).create_view(table)

@@ -58,7 +58,7 @@ def run_stage(
 ) -> NoReturn:
     """End a script with the work of its rule: ``stages.<rule>.run`` with these arguments.
 
-    A fork of the server does it, if there is one; a rule that needs no torch starts faster alone.
+    A fork of the server does it, if there is one; a rule that needs no torch does not wait for it.
     """
     request = Request(
         rule=snakemake.rule,

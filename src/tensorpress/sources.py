@@ -6,10 +6,8 @@ Torch-free.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +36,6 @@ from tensorpress.params import (
 )
 from tensorpress.weightfiles import INDEX, check_quantised, check_weights
 
-_WORDS = re.compile(r"[^\W\d_]{2,}")
-BOILERPLATE = 0.01
-"""Share of lines that texts may have in common by chance."""
 _FINGERPRINTS = Path("results/.fingerprints.json")
 
 
@@ -98,24 +93,6 @@ def existing_file(path: str, where: str) -> Path:
 def file_content(path: str, where: str) -> str:
     """Content hash of a file that params name at ``where``."""
     return _fingerprint(existing_file(path, where))
-
-
-def shared_text(evaluated: Corpus, trained: Corpus) -> str | None:
-    """A line of the one local file that stands in the other too; ``None`` if hardly any does."""
-    files = [getattr(corpus, "path", None) for corpus in (evaluated, trained)]
-    if None in files:
-        return None
-    paths = [Path(str(path)) for path in files]
-    lines, others = (_long_lines(path, path.stat().st_mtime_ns) for path in paths)
-    shared = lines & others
-    return min(shared) if len(shared) > BOILERPLATE * len(lines) else None
-
-
-@lru_cache(maxsize=8)
-def _long_lines(path: Path, modified: int) -> frozenset[str]:
-    """Lines of ten words or more; ``modified`` only tells versions of the file apart."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return frozenset(line for line in text.splitlines() if len(_WORDS.findall(line)) >= 10)
 
 
 def checkpoint_files(directory: Path, with_code: bool = False) -> list[str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tensorpress import paths
 from tensorpress.atomic import is_partial, replacing
-from tensorpress.identities import BASELINE
+from tensorpress.errors import TensorpressError
+from tensorpress.params import BASELINE
 from tensorpress.plan import Plan
 from tensorpress.strict_json import strict_json
 
@@ -71,6 +74,22 @@ def prune() -> int:
     freed = sum(path.stat().st_size for path in files)
     shutil.rmtree(paths.ATTIC, ignore_errors=True)
     return freed
+
+
+def commit() -> None:
+    """Hand what is in the stages' folders over to DVC; what it says where it fails is repeated."""
+    # not --quiet, which hides its errors too
+    command = [sys.executable, "-m", "dvc", "commit", "--force"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR: ")] or lines
+        said = " ".join(" ".join(errors).removeprefix("ERROR: ").split())
+        here = Path.cwd()
+        under_git = any((folder / ".git").exists() for folder in (here, *here.parents))
+        raise TensorpressError(
+            f"record: dvc commit failed: {said}" + ("" if under_git else "; run 'git init' first")
+        )
 
 
 def write_metrics(plan: Plan) -> None:

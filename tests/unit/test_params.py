@@ -12,7 +12,8 @@ from workspace import ROOT, tiny_params
 
 from tensorpress.checks import layer_sets
 from tensorpress.errors import TensorpressError
-from tensorpress.params import Params, load, parse
+from tensorpress.params import Params, load, merged, parse
+from tensorpress.plan import Plan
 
 SCHEMA = ROOT / "docs/params.schema.json"
 
@@ -66,6 +67,126 @@ def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) 
     assert "\n" not in message
     for part in parts:
         assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # names, as keys
+        ("recipes:\n  svd:", "recipes:\n  no:",
+         'recipes: the name no is read by YAML as false; allowed: a quoted text ("no")'),
+        ("layer_sets:\n  one:", "layer_sets:\n  1_000:",
+         'layer_sets: the name 1_000 is read by YAML as 1000; allowed: a quoted text ("1_000")'),
+        ("models:\n  tiny:", "models:\n  007:",
+         'models: the name 007 is read by YAML as 7; allowed: a quoted text ("007")'),
+        ("tasks:\n  heldout:", "tasks:\n  2024-01-01:",
+         "tasks: the name 2024-01-01 is read by YAML as the date "
+         '"2024-01-01"; allowed: a quoted text ("2024-01-01")'),
+        ("methods:\n  svd:", "methods:\n  null:",
+         'methods: the name null is read by YAML as null; allowed: a quoted text ("null")'),
+        # names, as references
+        ("    - heldout", "    - On",
+         'recipes.svd.tasks.0: On is read by YAML as true; allowed: a quoted text ("On")'),
+        ("calibration:\n  corpus: text", "calibration:\n  corpus: 1.50",
+         'calibration.corpus: 1.50 is read by YAML as 1.5; allowed: a quoted text ("1.50")'),
+        ("calibration:\n  corpus: text", "calibration:\n  corpus:",
+         "calibration.corpus: nothing is not allowed; allowed: a text"),
+        # numbers that are others
+        ("rank: 8", "rank: 010",
+         'methods.svd.rank: 010 is read by YAML as 8; allowed: 8, or a quoted text ("010")'),
+        ("tokens: 256", "tokens: 1:30",
+         'calibration.tokens: 1:30 is read by YAML as 90; allowed: 90, or a quoted text ("1:30")'),
+        # keys that stand twice: YAML takes the last
+        ("  drop:\n    method: drop", "  svd:\n    method: drop",
+         "methods: the key 'svd' stands in line 17 and again in line 21; allowed: each key once"),
+        ("storage:", "calibration: {}\nstorage:",
+         "the file: the key 'calibration' stands in line 1 and again in line 12"),
+    ],
+)  # fmt: skip
+def test_what_yaml_reads_as_something_else_is_refused_from_file_and_through_snakemake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = yaml.safe_dump(tiny_params(), sort_keys=False)
+    assert text.count(old) >= 1
+    path = tmp_path / "p.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(TensorpressError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    # as Snakemake gives it: values without what was written
+    with pytest.raises(TensorpressError) as caught:
+        merged(yaml.safe_load(path.read_text()), [path])
+    assert str(caught.value).startswith(f"p.yaml: {message}")
+
+
+def test_numbers_and_quoted_names_stay_what_they_are(tmp_path: Path) -> None:
+    text = yaml.safe_dump(tiny_params(), sort_keys=False).replace("svd", '"no"')
+    text = text.replace('method: "no"', "method: svd", 1).replace("tokens: 256", "tokens: 1_000")
+    (tmp_path / "p.yaml").write_text(text)
+    read = load(tmp_path / "p.yaml")
+    assert set(read.recipes) == {"no", "drop"}
+    assert read.calibration.tokens == 1000
+
+
+def test_one_file_over_another_and_single_values_over_both(tmp_path: Path) -> None:
+    """What the command line overrides need not be in any file."""
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(tiny_params()))
+    config = broken("calibration.corpus", False)
+    with pytest.raises(TensorpressError) as caught:
+        merged(config, [tmp_path / "p.yaml"])
+    assert str(caught.value).endswith(
+        'calibration.corpus: false is read by YAML as false; allowed: a quoted text ("false")'
+    )
+    assert merged(tiny_params(), []) == parse(tiny_params())
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        ("recipes", "baseline", "recipes: 'baseline' is not allowed; allowed: any other name"),
+        ("layer_sets", "none", "layer_sets: 'none' is not allowed; allowed: any other name"),
+        ("recipes", "a b", "recipes: the name 'a b' is not allowed; allowed: up to 60 of A-Z"),
+        ("recipes", "ü", "recipes: the name 'ü' is not allowed; allowed: up to 60 of A-Z"),
+        ("models", "x" * 61, "models: the name 'xxx"),
+        ("tasks", "y" * 300, "tasks: the name 'yyy"),
+    ],
+)
+def test_names_that_mean_something_else_or_no_file_can_have(
+    section: str, name: str, message: str
+) -> None:
+    params = tiny_params()
+    params[section][name] = next(iter(params[section].values()))
+    with pytest.raises(TensorpressError) as caught:
+        parse(params)
+    assert str(caught.value).startswith(f"params: {message}")
+    assert len(str(caught.value)) < 250
+
+
+def test_the_longest_names_make_file_names(inputs: Path) -> None:
+    """Rows of the evaluation of a recovered model are named after most of them."""
+    params = yaml.safe_load(
+        yaml.safe_dump(tiny_params())
+        .replace("tiny:", f"{'m' * 60}:")
+        .replace("- tiny", f"- {'m' * 60}")
+        .replace("heldout", "t" * 60)
+        .replace("drop:", f"{'d' * 60}:")
+        .replace("method: drop", f"method: {'d' * 60}")
+    )
+    params["methods"]["d" * 60]["method"] = "drop"
+    params["layer_sets"]["one"] = [0, 2]
+    params["reports"] = {}
+    params["corpora"]["other"] = {"source": "file", "path": "inputs/other.txt"}
+    (inputs / "inputs/other.txt").write_text("A text of its own.")
+    for recipe in params["recipes"].values():
+        recipe |= {
+            "rounding": {"bits": 4},
+            "lora": {"corpus": "other", "window": 64, "seeds": [2**31]},
+        }
+    params["calibration"]["corpus"] = "other"
+    paths = [Path(path) for live in Plan(parse(params)).live().values() for path in live]
+    longest = max(len(f".partial-4194304-{path.name}.tmp") for path in paths)
+    assert 200 < longest <= 255
 
 
 def test_missing_section() -> None:

@@ -31,6 +31,11 @@ def shared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         ("middle: 1", "middle: 9", "layer_sets.one.middle: 9 is not allowed; allowed: 1 to 2"),
         ("- ffn", "- experts", "'experts' is not in model 'tiny'"),
         ("kind: perplexity", "kind: perplexed", "tasks.heldout.kind: 'perplexed'"),
+        (
+            "recipes:\n  svd:",
+            "recipes:\n  no:",
+            "params.yaml: recipes: the name no is read by YAML",
+        ),
     ],
 )
 def test_wrong_params_stop_both_tools_before_any_job(
@@ -51,6 +56,21 @@ def test_wrong_params_stop_both_tools_before_any_job(
         assert not (shared_workspace.folder / "results/fetch").exists()
     finally:
         path.write_text(before)
+
+
+def test_a_name_that_yaml_changes_is_refused_in_every_file_that_snakemake_merges(
+    shared_workspace: Workspace,
+) -> None:
+    folder = shared_workspace.folder / "studies"
+    text = (shared_workspace.folder / "params.yaml").read_text()
+    (folder / "twice.yaml").write_text(text + "recipes: {}\n")
+    done = shared_workspace.snakemake("-n", "--configfile", "studies/twice.yaml", check=False)
+    assert "studies/twice.yaml: the file: the key 'recipes' stands in line" in said(done)
+    (folder / "lora.yaml").write_text("recipes: {svd: {lora: {corpus: off}}}\n")
+    files = ("params.yaml", "studies/lora.yaml")
+    done = shared_workspace.snakemake("-n", "--configfile", *files, check=False)
+    message = "studies/lora.yaml: recipes.svd.lora.corpus: off is read by YAML as false; allowed: a"
+    assert message in said(done)
 
 
 def test_unknown_config_override_and_dvc_set_are_checked(shared_workspace: Workspace) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,7 @@ from tensorpress.methods.base import (
 from tensorpress.methods.cost import VECTORS, Cost, eigen_products
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from tensorpress.linalg.whitening import Root
@@ -110,17 +111,13 @@ class Spec(MethodSpec):
             require_rank("ranks.expert", self.ranks.expert or 1, shape.slices, module)
             ranks = TuckerRanks(self.ranks.expert or shape.slices, self.ranks.out, self.ranks.in_)
             return layout_of(module, shape, self, ranks)
-        found = candidates(shape, self)
-        if not found:
+        planned = planned_ranks(shape, self)
+        if planned is None:
             raise TensorpressError(
                 f"ratio: {self.saved} leaves no room at {module} for ranks that are "
                 f"multiples of {self.alignment}; allowed: a smaller ratio or alignment"
             )
-        compressed = self.experts == "compress"
-        if self.rank_choice == "nearest_budget":
-            return layout_of(module, shape, self, nearest(found, shape, self))
-        most = max(found, key=lambda ranks: ranks.values(shape, compressed))
-        return layout_of(module, shape, self, most)
+        return layout_of(module, shape, self, planned)
 
 
 @dataclass(frozen=True)
@@ -132,10 +129,31 @@ class TuckerRanks:
     inner: int
 
     def values(self, shape: ModuleShape, compressed: bool) -> int:
-        """Stored values: core, output and input bases, and the expert factor if there is one."""
-        core = self.expert * self.out * self.inner
-        bases = shape.out_features * self.out + shape.in_features * self.inner
-        return core + bases + (shape.slices * self.expert if compressed else 0)
+        """Stored values of the factors."""
+        return _values(self.expert, self.out, self.inner, shape, compressed)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Ranks to choose from, ``(n,)`` of each mode: hundreds of thousands of large mixtures."""
+
+    expert: NDArray
+    out: NDArray
+    inner: NDArray
+
+    def values(self, shape: ModuleShape, compressed: bool) -> NDArray:
+        """Stored values of each, ``(n,)``."""
+        return _values(self.expert, self.out, self.inner, shape, compressed)
+
+    def take(self, index: int) -> TuckerRanks:
+        """One of them."""
+        return TuckerRanks(int(self.expert[index]), int(self.out[index]), int(self.inner[index]))
+
+
+def _values(expert: Any, out: Any, inner: Any, shape: ModuleShape, compressed: bool) -> Any:
+    """Core, output and input bases, and the expert factor if there is one; numbers or arrays."""
+    bases = shape.out_features * out + shape.in_features * inner
+    return expert * out * inner + bases + shape.slices * expert * compressed
 
 
 def budget_of(shape: ModuleShape, spec: Spec) -> int:
@@ -143,30 +161,40 @@ def budget_of(shape: ModuleShape, spec: Spec) -> int:
     return round((1.0 - spec.saved) * shape.numel)
 
 
-def candidates(shape: ModuleShape, spec: Spec) -> list[TuckerRanks]:
+def candidates(shape: ModuleShape, spec: Spec) -> Candidates:
     """For each pair of expert and output ranks, the input rank that uses the budget P.
 
     TD-MoE (Xu et al., ICLR 2026): ``in = (P - E e - d_out o) / (e o + d_in)`` in multiples of
     the alignment: rounded down, so that the budget holds, or to the nearest as published.
     """
+    import numpy as np
+
     compressed, align = spec.experts == "compress", spec.alignment
-    budget = budget_of(shape, spec)
-    found = []
-    for expert in range(1, shape.slices + 1) if compressed else (shape.slices,):
-        for out in range(min(align, shape.out_features), shape.out_features + 1, align):
-            left = budget - shape.out_features * out - (shape.slices * expert if compressed else 0)
-            steps = left / (expert * out + shape.in_features) / align
-            nearest = spec.rank_choice == "nearest_budget"
-            inner = align * (round(steps) if nearest else math.floor(steps))
-            if inner >= align:
-                found.append(TuckerRanks(expert, out, min(inner, shape.in_features)))
-    return found
+    experts = np.arange(1 if compressed else shape.slices, shape.slices + 1)
+    outs = np.arange(min(align, shape.out_features), shape.out_features + 1, align)
+    expert, out = (grid.ravel() for grid in np.meshgrid(experts, outs, indexing="ij"))
+    left = budget_of(shape, spec) - shape.out_features * out - shape.slices * expert * compressed
+    steps = left / (expert * out + shape.in_features) / align
+    nearest = spec.rank_choice == "nearest_budget"
+    inner = align * (np.rint if nearest else np.floor)(steps).astype(np.int64)
+    room = inner >= align
+    return Candidates(expert[room], out[room], np.minimum(inner, shape.in_features)[room])
 
 
-def nearest(found: list[TuckerRanks], shape: ModuleShape, spec: Spec) -> TuckerRanks:
-    """The candidate whose size is nearest to the budget, as the published code chooses."""
-    budget, compressed = budget_of(shape, spec), spec.experts == "compress"
-    return min(found, key=lambda ranks: abs(ranks.values(shape, compressed) - budget))
+@cache
+def planned_ranks(shape: ModuleShape, spec: Spec) -> TuckerRanks | None:
+    """The candidate that follows from shapes, the first of equal ones; ``None`` without any.
+
+    The one whose size is nearest to the budget, as the published code chooses, or the largest that
+    ``choose_ranks`` may take. Planning asks again and again for few shapes.
+    """
+    found = candidates(shape, spec)
+    if not found.expert.size:
+        return None
+    values = found.values(shape, spec.experts == "compress")
+    if spec.rank_choice == "nearest_budget":
+        return found.take(int(abs(values - budget_of(shape, spec)).argmin()))
+    return found.take(int(values.argmax()))
 
 
 def layout_of(module: str, shape: ModuleShape, spec: Spec, ranks: TuckerRanks) -> Layout:
@@ -185,12 +213,17 @@ def choose_ranks(stack: Tensor, shape: ModuleShape, spec: Spec) -> TuckerRanks:
 
     The prediction is the HOSVD bound: the sum over modes of the discarded squared spectrum.
     """
+    import numpy as np
+
     from tensorpress.linalg.tucker import mode_spectrum
 
-    spectra = [mode_spectrum(stack, mode) for mode in range(3)]
-    tails = [[*s.flip(0).cumsum(0).flip(0).tolist(), 0.0] for s in spectra]
+    tails = []
+    for squares in (mode_spectrum(stack, mode) for mode in range(3)):
+        tail = squares.flip(0).cumsum(0).flip(0).cpu().numpy()
+        tails.append(np.append(tail, 0.0))
     found = candidates(shape, spec)
-    return min(found, key=lambda r: tails[0][r.expert] + tails[1][r.out] + tails[2][r.inner])
+    discarded = tails[0][found.expert] + tails[1][found.out] + tails[2][found.inner]
+    return found.take(int(discarded.argmin()))
 
 
 def decompose(

@@ -12,6 +12,6 @@ from tensorpress.reporting import render
 
 def run(spec: Report, notebook: Path, tables: Mapping[str, Path], target: Path) -> None:
     """Render the page; ``tables`` by the name that queries know."""
-    files = {**tables, "queries": paths.QUERIES}
+    files = {**tables, "queries": paths.queries()}
     parameters = {name: str(path.resolve()) for name, path in files.items()}
     render(notebook, {"model": spec.model, "task": spec.task, **parameters}, target)
