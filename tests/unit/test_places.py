@@ -126,7 +126,7 @@ def test_advice_on_a_folder_of_any_name(inputs: Path, monkeypatch: pytest.Monkey
     found = []
     for folder in ("inputs/my model (v2)", "inputs/my model v2"):
         shutil.copytree("inputs/tiny", folder)
-        (Path(folder) / "more.json").write_text(f'{{"of": "{folder}"}}')
+        (Path(folder) / "chat_template.jinja").write_text(folder)
         (model,) = Plan(preflight._study(folder, params, 0.2, True)).models.values()
         found.append(model.id)
     assert all(each.startswith("my-model-v2-") for each in found)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from study import Study
-from workspace import ROOT
 
 from tensorpress import cli, paths
 from tensorpress.strict_json import strict_json
@@ -49,7 +48,6 @@ def test_a_correlation_of_one_run_is_null(
     study.run("svd", "svd", 10, 0.1)
     study.add("predicted_damage", 0.1, kind="prediction", task="p", recipe="svd", layer=None)
     tables = study.written(tmp_path)
-    monkeypatch.setattr(paths, "QUERIES", ROOT / "queries")
     for name, file in tables.items():
         monkeypatch.setattr(paths, f"{name}_table", lambda _, file=file: file)
     monkeypatch.setattr(cli, "_plan", lambda options: SimpleNamespace(table_id=""))
