@@ -129,6 +129,8 @@ def _message(error: BaseException, log: Path) -> str:
     """One line on what ended a job."""
     if isinstance(error, TensorpressError):
         return redacted(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return f"unexpected {type(error).__name__}: {one_line(error)} (traceback in {log})"
 
 

@@ -117,9 +117,12 @@ def test_a_failed_job_says_why_and_the_next_attempt_is_counted(
     unexpected = read("decompose", "tiny-svd-001")
     assert unexpected is not None
     assert unexpected.error == f"unexpected ValueError: two lines (traceback in {unexpected.log})"
+    with pytest.raises(KeyboardInterrupt), job(request()):
+        raise KeyboardInterrupt
+    assert read("decompose", "tiny-svd-001").error == "interrupted"
     with job(request()):
         pass
-    assert read("decompose", "tiny-svd-001").attempt == 4
+    assert read("decompose", "tiny-svd-001").attempt == 5
     with job(request()):
         pass
     assert read("decompose", "tiny-svd-001").attempt == 1
