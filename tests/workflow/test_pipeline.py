@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import Qwen3MoeForCausalLM
 from workspace import Workspace, save_tiny, tiny_moe, tiny_params
 
 from tensorpress.registry import METHODS
@@ -161,10 +163,19 @@ def every_method() -> dict:
     return params
 
 
+def moe_with_an_idle_expert() -> Qwen3MoeForCausalLM:
+    """The first layer's last expert is sent no token, for what all tokens have in common."""
+    model = tiny_moe()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 0.05
+        model.model.layers[0].mlp.gate.weight[-1, 0] = -9
+    return model
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace.create(tmp_path_factory.mktemp("all") / "project", every_method())
-    save_tiny(tiny_moe(), workspace.folder / "inputs/moe")
+    save_tiny(moe_with_an_idle_expert(), workspace.folder / "inputs/moe")
     lines = (f"In year {i} they told each other many long stories about that" for i in range(300))
     (workspace.folder / "inputs/train.txt").write_text("\n".join(lines), encoding="utf-8")
     workspace.snakemake("--resources", "gpu=1")

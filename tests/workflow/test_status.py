@@ -60,11 +60,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     before = status(workspace)
 
     # assembling waits, so that it can be seen with nothing made, and then fails
-    script = workspace.folder / "workflow_scripts/assemble.py"
-    good = script.read_text(encoding="utf-8")
-    begin = "with job(snakemake):\n"
-    assert begin in good
-    script.write_text(good.replace(begin, begin + HELD), encoding="utf-8")
+    workspace.plant("assemble", HELD)
     driver = subprocess.Popen(
         ["snakemake", "--cores", "2", "--keep-going"], cwd=workspace.folder,
         env=workspace.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -77,7 +73,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     assert driver.wait(timeout=600) != 0
     failed = status(workspace)
 
-    script.write_text(good, encoding="utf-8")
+    workspace.weed()
     workspace.snakemake()
     (table,) = (workspace.folder / "results/aggregate").rglob("jobs.parquet")
     return Watched(workspace, before, during, failed, status(workspace), read_rows([table], JobRow))

@@ -106,8 +106,7 @@ def test_tokens_stay_secret(
     params["recipes"].pop("svd")
     workspace.write_params(params)
     outputs = [workspace.snakemake("--verbose")]
-    script = workspace.folder / "workflow_scripts/fetch_corpus.py"
-    script.write_text(script.read_text().replace("with job(snakemake):\n", FAILING))
+    workspace.plant("fetch_corpus", FAILING)
     hub = {"source": "hub", "repository": "some/model", "revision": REVISION}
     params["models"]["hub"] = hub | {"baseline_tasks": ["heldout"]}
     (workspace.folder / "inputs/text.txt").write_text("Another text.")
@@ -138,11 +137,9 @@ def test_tokens_stay_secret(
     assert not found
 
 
-FAILING = """import os
-
-with job(snakemake):
+FAILING = """
     address = f"https://user:{os.environ['HF_TOKEN']}@hf.co"
     said = f"{os.environ['AWS_SECRET_ACCESS_KEY']} {os.environ['SOME_API_KEY']}"
     raise RuntimeError(f"401 for {address} with {said}")
 """
-"""The beginning of a script whose error tells all it knows."""
+"""A job whose error tells all it knows."""
