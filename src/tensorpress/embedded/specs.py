@@ -26,10 +26,10 @@ class EmbeddedSpec:
 
     config: dict[str, Any]
     tokens: int
-    batch: int = 16
-    window: int = 256
-    matrix_rate: float = 0.02
+    batch: int
+    matrix_rate: float
     """Muon's learning rate: the spectral norm of an update before scaling by shape."""
+    window: int = 256
     other_rate: float = 3e-3
     """AdamW's learning rate, for embeddings, norms and routers."""
     weight_decay: float = 0.1
@@ -46,8 +46,9 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
-        tokens=760_000,
-        batch=8,
+        tokens=740_000,
+        batch=4,
+        matrix_rate=0.009,
     ),
     "moe": EmbeddedSpec(
         config={
@@ -62,6 +63,8 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "norm_topk_prob": True,
             "router_aux_loss_coef": 0.0,
         },
-        tokens=700_000,
+        tokens=530_000,
+        batch=8,
+        matrix_rate=0.008,
     ),
 }
