@@ -24,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +43,8 @@ ENVIRONMENT = {
 
 _LENGTH = struct.Struct("!Q")
 _STATUS = struct.Struct("!i")
+_BEGUN = b"+"
+"""What a fork says once it is in the process group of its script, and gets the signals of that."""
 _PATIENCE = 60
 """Seconds in which a script must have sent its request."""
 _PR_SET_PDEATHSIG = 1
@@ -62,16 +64,22 @@ class _Request:
 def start(modules: Sequence[str]) -> None:
     """Start a server for the jobs of this process, whose end ends it too.
 
+    None where no socket can be made (the folder for temporary files has too long a name, say).
     ``modules``: imported when the first job comes; one that cannot be is left to the job.
     """
     from tensorpress.slots import visible_ids  # scripts do without
 
     if sys.platform != "linux" or visible_ids() or ADDRESS in os.environ:
         return
-    address = str(Path(tempfile.mkdtemp(prefix="tensorpress-")) / "jobs")
     global _server  # its standard input is how the server knows that this process lives
+    folder = Path(tempfile.mkdtemp(prefix="tensorpress-"))
+    address = str(folder / "jobs")
     with socket.socket(socket.AF_UNIX) as listener:  # here, so that no job comes too early
-        listener.bind(address)
+        try:
+            listener.bind(address)
+        except OSError:
+            folder.rmdir()
+            return
         listener.listen(128)
         _server = subprocess.Popen(
             [sys.executable, "-m", __name__, str(listener.fileno()), *modules],
@@ -101,28 +109,33 @@ def call(work: str, argument: Any) -> int | None:
     if ADDRESS not in os.environ:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(os.environ[ADDRESS])
-        except OSError:
-            return None
         request = _Request(work, argument, os.getcwd(), dict(os.environ), os.getpgrp())
         text = pickle.dumps(request)
-        socket.send_fds(connection, [_LENGTH.pack(len(text))], [0, 1, 2])
-        connection.sendall(text)
+        try:
+            connection.connect(os.environ[ADDRESS])
+            socket.send_fds(connection, [_LENGTH.pack(len(text))], [0, 1, 2])
+            connection.sendall(text)
+        except OSError:
+            return None  # a request that is cut short makes no fork
         return _status(connection)
 
 
 def _status(connection: socket.socket) -> int:
-    while True:
+    answer = b""
+    while len(answer.removeprefix(_BEGUN)) < _STATUS.size:
         try:
-            answer = connection.recv(_STATUS.size)
-            break
+            more = connection.recv(_STATUS.size)
         except KeyboardInterrupt:
+            if not answer:
+                raise  # nothing has begun, and nothing will without this process
             continue  # the fork is in the same process group, has got it too, and tidies up
-    if not answer:
-        print("tensorpress: the process that runs jobs is gone", file=sys.stderr)
-        return 1
-    return int(_STATUS.unpack(answer)[0])
+        except ConnectionError:
+            more = b""
+        if not more:
+            print("tensorpress: the process that runs jobs is gone", file=sys.stderr)
+            return 1
+        answer += more
+    return int(_STATUS.unpack(answer.removeprefix(_BEGUN))[0])
 
 
 class _Server:
@@ -140,33 +153,32 @@ class _Server:
         """Until the driver is gone and the last job has ended."""
         while self._jobs or not self._ends:
             for key, _ in self._selector.select():
-                key.data()
+                # one that came with it may have ended it: a script and its fork die together
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
 
     def _watch(self, what: Any, then: Callable[[], None]) -> None:
         self._selector.register(what, selectors.EVENT_READ, then)
 
     def _stop(self) -> None:
         self._selector.unregister(sys.stdin)
-        self._selector.unregister(self._listener)
-        self._ends = True
+        self._ends = True  # but jobs that are at work may ask for forks of their own
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         self._import()
+        sys.stdout.flush()
         try:
-            text, streams = _received(connection)
-        except (OSError, EOFError):
+            with _received(connection) as (text, streams):
+                pid = os.fork()
+                if not pid:
+                    self._selector.close()
+                    self._listener.close()
+                    _become_job(text, streams, connection)
+        except OSError as error:  # the script's end or this machine's limit, and no other job's
+            print(f"tensorpress: no process for a job: {error}", file=sys.stderr)
             connection.close()
             return
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            self._selector.close()
-            self._listener.close()
-            connection.close()
-            _become_job(text, streams)
-        for stream in streams:
-            os.close(stream)
         self._jobs += 1
         process = os.pidfd_open(pid)
 
@@ -192,25 +204,32 @@ class _Server:
         if not self._modules:
             return
         for name in self._modules:
-            with suppress(ImportError):
+            with suppress(Exception):
                 import_module(name)
         self._modules = []
         gc.collect()
         gc.freeze()  # so that forks share these pages
 
 
-def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+@contextmanager
+def _received(connection: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
+    """A request and, until the block ends, its script's streams; ``OSError`` if it is cut short."""
     connection.settimeout(_PATIENCE)
     head, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    with connection.makefile("rb") as file:
-        text = file.read(_LENGTH.unpack(head)[0])
-    connection.settimeout(None)
-    return text, streams
+    try:
+        with connection.makefile("rb") as file:
+            length = _LENGTH.unpack(head)[0] if head else 1
+            text = file.read(length)
+        if len(text) < length:
+            raise ConnectionError("its request is cut short")
+        connection.settimeout(None)
+        yield text, streams
+    finally:
+        for stream in streams:
+            os.close(stream)
 
 
-def _become_job(text: bytes, streams: Sequence[int]) -> None:
+def _become_job(text: bytes, streams: Sequence[int], connection: socket.socket) -> None:
     """Do what a request asks for in the place of its script; does not return."""
     status = 1
     try:
@@ -219,8 +238,9 @@ def _become_job(text: bytes, streams: Sequence[int]) -> None:
             os.dup2(stream, number)
             os.close(stream)
         request: _Request = pickle.loads(text)
-        with suppress(OSError):
+        with connection, suppress(PermissionError):  # a script of another session
             os.setpgid(0, request.group)
+            connection.sendall(_BEGUN)
         os.chdir(request.folder)
         os.environ.clear()
         os.environ.update(request.environment)
@@ -228,9 +248,12 @@ def _become_job(text: bytes, streams: Sequence[int]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # nothing of the server's is to be tidied up here
+        # nothing of the server's is to be tidied up here, whatever happens
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def main(listener: int, *modules: str) -> None:

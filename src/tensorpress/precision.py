@@ -39,7 +39,9 @@ def fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = torch.bfloat16 if supported else torch.float32
         return dtype, f"{torch.cuda.get_device_name(device)} has {'' if supported else 'no '}units"
-    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    units = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    # the operator is there only where torch was built with it: not on macOS
+    if not units or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32, f"the {device.type} has no units for bfloat16"
     ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
     dtype = torch.bfloat16 if ratio >= WORTH else torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,17 @@ def wait(path):
         file.write(str(os.getpid()))
     time.sleep(60)
     return 0
+
+
+def ask(path):
+    """A job whose driver is gone asks for a fork of its own."""
+    from tensorpress import forkserver
+    wait_for = path + ".go"
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    while not os.path.exists(wait_for):
+        time.sleep(0.02)
+    return forkserver.call("work:tell", "inner")
 
 
 def fail(what):
@@ -112,6 +124,79 @@ def test_a_fork_dies_with_its_script(driver: Path) -> None:
     asking.kill()
     asking.communicate()
     fork.wait(timeout=20)
+
+
+def test_script_and_fork_that_die_together_leave_the_server_alive(driver: Path) -> None:
+    asking = script("wait", repr(str(driver / "pid")))
+    fork = started(driver / "pid")
+    assert forkserver._server is not None
+    forkserver._server.send_signal(signal.SIGSTOP)  # so that it sees both at once
+    asking.kill()
+    fork.kill()
+    asking.communicate()
+    time.sleep(0.2)
+    forkserver._server.send_signal(signal.SIGCONT)
+    after = script("tell", "'me'")
+    after.communicate(timeout=60)
+    assert after.returncode == 3
+
+
+def test_a_request_cut_short_costs_no_other_job(driver: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(os.environ[forkserver.ADDRESS])
+        socket.send_fds(connection, [forkserver._LENGTH.pack(100)], [0, 1, 2])
+        connection.sendall(b"half")
+    after = script("tell", "'me'")
+    after.communicate(timeout=60)
+    assert after.returncode == 3
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_ends_the_script_or_its_fork(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(tmp_path / "jobs")
+    monkeypatch.setenv(forkserver.ADDRESS, address)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        asking = script("wait", "''", process_group=0)
+        connection, _ = listener.accept()
+        with connection, forkserver._received(connection):  # it waits for an answer now
+            if begun:
+                connection.sendall(forkserver._BEGUN)
+            time.sleep(0.5)
+            asking.send_signal(signal.SIGINT)
+            if begun:
+                time.sleep(0.5)
+                assert asking.poll() is None
+                connection.sendall(forkserver._STATUS.pack(7))
+            assert asking.wait(timeout=20) == (7 if begun else -signal.SIGINT)
+    asking.communicate()
+
+
+def test_a_job_without_its_driver_still_gets_forks(driver: Path) -> None:
+    asking = script("ask", repr(str(driver / "pid")))
+    started(driver / "pid")
+    assert forkserver._server is not None
+    forkserver._server.stdin.close()  # type: ignore[union-attr] - as when the driver is killed
+    time.sleep(0.2)
+    (driver / "pid.go").touch()
+    assert "inner" in asking.communicate(timeout=30)[0]
+    assert asking.returncode == 3
+
+
+def test_no_server_where_its_socket_has_too_long_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv(forkserver.ADDRESS, raising=False)
+    forkserver.start([])
+    assert forkserver.ADDRESS not in os.environ
+    assert not list(folder.iterdir())
 
 
 def test_forks_die_with_the_server_and_their_scripts_say_so(
