@@ -81,10 +81,17 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
 
 
 def _granted(request: Request, slot: str | None) -> dict[str, Any]:
-    granted: dict[str, Any] = {}
+    if request.gpus is None and "torch" not in sys.modules:
+        return {}
+    import torch
+
+    # in a fork too, which imported torch before Snakemake set OMP_NUM_THREADS for its script
+    torch.set_num_threads(request.threads)
     if request.gpus is None:
-        return granted
-    granted["device"] = device = _device(slot, request.threads)
+        return {}
+    has_gpu = slot is not None and torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
+    granted: dict[str, Any] = {"device": device}
     if request.dtype is not None:
         from tensorpress.precision import resolved
 
@@ -132,13 +139,6 @@ def _message(error: BaseException, log: Path) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return f"unexpected {type(error).__name__}: {one_line(error)} (traceback in {log})"
-
-
-def _device(slot: str | None, threads: int) -> torch.device:
-    import torch
-
-    torch.set_num_threads(threads)
-    return torch.device("cuda" if slot is not None and torch.cuda.is_available() else "cpu")
 
 
 def _gpu_name(device: torch.device | None) -> str | None:

@@ -60,6 +60,17 @@ def planted(rule: str, name: str, **fields: Any) -> Record:
     return record
 
 
+def test_a_job_without_a_device_keeps_to_its_share_of_the_cores() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)  # as a fork finds it
+        with job(request()) as granted:
+            assert granted == {}
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_job_records_its_start_and_its_end() -> None:
     with job(request(gpu=1)):
         running = read("decompose", "tiny-svd-001")
