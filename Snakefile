@@ -76,7 +76,7 @@ onstart:
         raise WorkflowError(str(error)) from None
     # not for the jobs of a cluster's hosts or of other environments
     if workflow.local_exec and not workflow.deployment_settings.deployment_method:
-        forkserver.start(plan.imports())
+        forkserver.start(plan.imports({job.rule.name for job in workflow.dag.needrun_jobs()}))
 
 
 onsuccess:

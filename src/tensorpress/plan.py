@@ -5,7 +5,7 @@ Torch-free: Snakemake and DVC both plan with this module, so neither can disagre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -109,20 +109,27 @@ class Plan:
         made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
         return {report.id: report for report in made}
 
-    def imports(self) -> list[str]:
-        """Modules that jobs import and that take long, as far as this study needs them."""
-        rules = ["calibrate", "decompose", "assemble", "evaluate"]
-        rules += ["advise"] * bool(self.advices) + ["recover"] * bool(self.recoveries)
-        tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
+    def imports(self, rules: Collection[str]) -> list[str]:
+        """Modules that the jobs of ``rules`` import and that take long."""
         types = sorted({model.family.model_type for model in self.models.values()})
-        pages = ["tensorpress.stages.report", "papermill", "nbconvert"] * bool(self.reports)
-        return [
-            *(f"tensorpress.stages.{rule}" for rule in ("fetch_model", *rules)),
-            *pages,
-            *tasks,
-            *(METHODS[name] for name in sorted({m.method for m in self.params.methods.values()})),
-            *(f"transformers.models.{name}.modeling_{name}" for name in types),
+        running = [f"transformers.models.{name}.modeling_{name}" for name in types]
+        tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
+        methods = [
+            METHODS[each] for each in sorted({m.method for m in self.params.methods.values()})
         ]
+        wanted = {
+            "fetch_model": running,
+            "calibrate": running,
+            "advise": methods,
+            "decompose": methods,
+            "assemble": [],
+            "recover": running,
+            "evaluate": [*running, *tasks],
+            "report": ["papermill", "nbconvert"],
+        }
+        chosen = [rule for rule in wanted if rule in rules]
+        stages = [f"tensorpress.stages.{rule}" for rule in chosen]
+        return [*stages, *dict.fromkeys(module for rule in chosen for module in wanted[rule])]
 
     def live(self) -> dict[str, list[str]]:
         """Paths of all live artifacts, by stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,15 @@ def test_planning_work_does_not_grow_with_recipes_and_layers(
     many, again = work(params)
     assert (few, many) == (3, 3 * 3)
     assert again == once > 0
+
+
+def test_what_jobs_import_follows_their_rules(inputs: Path) -> None:
+    """And is there, so that a fork imports nothing more."""
+    plan = Plan(parse(tiny_params()))
+    assert plan.imports({"aggregate", "fetch_corpus"}) == []
+    assert plan.imports({"report"}) == ["tensorpress.stages.report", "papermill", "nbconvert"]
+    every = plan.imports({"fetch_model", "calibrate", "decompose", "assemble", "evaluate"})
+    assert {"tensorpress.stages.evaluate", "tensorpress.methods.svd"} <= set(every)
+    assert "tensorpress.evaluation.tasks.perplexity" in every
+    assert "papermill" not in every
+    assert all(find_spec(name) for name in every)
