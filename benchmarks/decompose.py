@@ -138,7 +138,8 @@ def published_ranks(experts: int, rows: int, columns: int) -> dict[int, int]:
     """Ranks of modes out and in that the study's code takes to save a fifth."""
     spec = td_moe.Spec(method="td_moe", ratio=0.2, rank_choice="nearest_budget")
     shape = ModuleShape(rows, columns, experts)
-    ranks = td_moe.nearest(td_moe.candidates(shape, spec), shape, spec)
+    ranks = td_moe.planned_ranks(shape, spec)
+    assert ranks is not None
     return {1: ranks.out, 2: ranks.inner}
 
 
