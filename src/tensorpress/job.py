@@ -63,7 +63,7 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
             granted = _granted(request, slot)
             dtype = granted.get("dtype")
             gpu = _gpu_name(granted.get("device"))
-            record = record.granted(slot, gpu, dtype and _name(dtype), request.script)
+            record = record.granted(slot, gpu, dtype and _name(dtype), request.began)
             record.write()
             yield granted
         _append(log, "finished\n")

@@ -94,11 +94,8 @@ class Record(BaseModel):
             started=datetime.now(UTC),
         )
 
-    def granted(
-        self, slot: str | None, gpu: str | None, dtype: str | None = None, script: int | None = None
-    ) -> Record:
-        """The same job at work on the devices of a slot; ``script``: process that asked for it."""
-        began = psutil.Process(script).create_time()
+    def granted(self, slot: str | None, gpu: str | None, dtype: str | None, began: float) -> Record:
+        """The same job at work on the devices of a slot; ``began``: when its script did."""
         devices = tuple(slot.split(",")) if slot else CPU
         at_work = self.model_copy(
             update={

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,8 @@ class Request:
 
     ``gpus``: how many it asks for; ``None`` for a rule that runs on the CPU in any case and is
     given no device. ``dtype``: in which it runs models, ``auto`` for what its device does fast;
-    ``None`` where none runs. ``script``: process id of its script.
+    ``None`` where none runs. ``began``: when its script did, in seconds of the epoch, by the CPU
+    time that it took so far (the start of a process is known to a second only).
     """
 
     rule: str
@@ -44,7 +45,7 @@ class Request:
     gpus: int | None
     threads: int
     dtype: str | None = None
-    script: int = field(default_factory=os.getpid)
+    began: float = field(default_factory=lambda: time.time() - time.process_time())
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def unpacked(self) -> dict[str, Any]:
