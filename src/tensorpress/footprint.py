@@ -30,7 +30,7 @@ from tensorpress.params import EmbeddedModel
 from tensorpress.sites import moment_values, passes
 from tensorpress.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
 
-PROCESS = 450 * 10**6
+PROCESS = 500 * 10**6
 """Python with torch, transformers and the BLAS at work."""
 RUNNING = 900 * 10**6
 """The same with what runs and measures a model."""

@@ -29,14 +29,14 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     Singular values of less than ``SMALLEST`` of the matrix's norm stay below one. Products are of
     ``dtype``; bfloat16 is precise enough.
     """
-    x = matrix.to(dtype)
+    x = matrix.to(dtype).reshape(-1, *matrix.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrix.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrix.dtype).reshape(matrix.shape)
 
 
 class Muon(torch.optim.Optimizer):
