@@ -28,7 +28,7 @@ from published import PEERS, TUCKER
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tensorpress.decomposition import measure
+from tensorpress.decomposition import MadeBy, measure
 from tensorpress.evaluation.peak_memory import random_prompt
 from tensorpress.evaluation.tasks.speed import decode_speed, machine, prefill_speed
 from tensorpress.families.base import Family
@@ -202,8 +202,8 @@ def our_error(
     group: str,
 ) -> float:
     """Relative error of all matrices of the group together."""
-    labels = {"model": "", "method_name": "", "method": spec.method, "group": group}
-    rows = measure(factors, lambda m: stacked(weights[m]), shape.modules, labels, 0, 0.0)
+    made_by = MadeBy("", "", spec, group)
+    rows = measure(factors, lambda m: stacked(weights[m]), shape.modules, made_by, 0, 0.0)
     norms = {module: float(weight.double().square().sum()) for module, weight in weights.items()}
     lost = sum(row.relative_error**2 * norms[row.module] for row in rows)
     return math.sqrt(lost / sum(norms.values()))

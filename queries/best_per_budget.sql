@@ -15,17 +15,17 @@ budgets AS (
 found AS (
     SELECT
         model, task, protocol, budget_percent,
-        arg_min(points, perplexity) FILTER (approach <> 'drop') AS best,
-        min(perplexity) FILTER (approach LIKE 'RTN%' OR approach = 'GPTQ') AS quantised_perplexity,
-        min(perplexity) FILTER (approach = 'whitened SVD') AS whitened_svd_perplexity,
-        min(perplexity) FILTER (approach = 'drop') AS drop_perplexity
+        arg_min(points, perplexity) FILTER (control IS DISTINCT FROM 'drop') AS best,
+        min(perplexity) FILTER (approach = 'quantisation') AS quantised_perplexity,
+        min(perplexity) FILTER (control = 'whitened SVD') AS whitened_svd_perplexity,
+        min(perplexity) FILTER (control = 'drop') AS drop_perplexity
     FROM points INNER JOIN budgets ON points.bits_saved_percent >= budgets.budget_percent
     GROUP BY ALL
 )
 
 SELECT
     model, task, protocol, budget_percent,
-    best.recipe, best.layers, best.approach,
+    best.recipe, best.layers, best.kind,
     best.bits_saved_percent, best.perplexity, best.low, best.high,
     quantised_perplexity, whitened_svd_perplexity, drop_perplexity
 FROM found

@@ -24,7 +24,7 @@ sizes AS (
 ),
 
 kinds AS (
-    SELECT DISTINCT model, recipe, approach
+    SELECT DISTINCT model, recipe, kind
     FROM perplexities
 ),
 

@@ -1,30 +1,26 @@
 -- How much of the published mismatch is the published layout: recipes that share Q, K, V and O with
--- the heads split (`right`) and with the residual stream split in their place (`published`, of the
--- same name with `_published`), on the same layers, against SVD of the same modules at equal bytes:
--- the best that saves at least as much as either, up to a point of the modules' bits; a whitened one
--- if there is any. Gaps are nats per token over it; `share_remaining` is the right layout's gap over
--- the published one's, given where the latter is beyond noise. Means over seeds, 95 % intervals by
--- linear propagation, the three evaluations taken for independent, though they read the same text.
-WITH tucker AS (
-    SELECT *, regexp_replace(recipe, '[_-]published', '') AS pair
-    FROM perplexities
-    WHERE contains(methods, 'tucker_qkvo')
-),
-
-pairs AS (
+-- the heads split (`right`, layout `tensorllm`) and with the residual stream split in their place
+-- (`published`, which is compared with the other), on the same layers, against SVD of the same
+-- modules at equal bytes: the best that saves at least as much as either, up to a point of the
+-- modules' bits; a whitened one if there is any. Gaps are nats per token over it; `share_remaining`
+-- is the right layout's gap over the published one's, given where the latter is beyond noise. Means
+-- over seeds, 95 % intervals by linear propagation, the three evaluations taken for independent,
+-- though they read the same text.
+WITH pairs AS (
     SELECT
-        split.model, split.task, split.protocol, split.pair, split.layer_set, split.layers,
+        split.model, split.task, split.protocol, split.recipe AS pair, split.layer_set, split.layers,
         split.modules_dense_bits,
         split AS heads,
         published
-    FROM tucker AS split INNER JOIN tucker AS published
+    FROM perplexities AS split INNER JOIN perplexities AS published
         ON
             published.model = split.model AND published.task = split.task
-            AND published.protocol = split.protocol AND published.pair = split.pair
+            AND published.protocol = split.protocol
+            AND published.compared_with = split.recipe
             AND published.layer_set = split.layer_set AND published.layers = split.layers
             AND published.methods = split.methods
-            AND published.recipe <> published.pair
-            AND split.recipe = split.pair
+            AND published.head_layout = 'published'
+            AND split.head_layout = 'tensorllm'
 ),
 
 compared AS (
@@ -33,14 +29,14 @@ compared AS (
         heads, published,
         coalesce(
             arg_min(reference, reference.perplexity)
-                FILTER (reference.approach = 'whitened SVD'),
+                FILTER (reference.control = 'whitened SVD'),
             arg_min(reference, reference.perplexity)
         ) AS svd
     FROM pairs LEFT JOIN perplexities AS reference
         ON
             reference.model = pairs.model AND reference.task = pairs.task
             AND reference.protocol = pairs.protocol AND reference.layers = pairs.layers
-            AND reference.approach IN ('whitened SVD', 'SVD')
+            AND reference.control IN ('whitened SVD', 'SVD')
             AND reference.recovered = heads.recovered
             AND reference.modules_dense_bits = pairs.modules_dense_bits
             AND reference.bits_saved_modules_percent + 1 >= greatest(
@@ -70,7 +66,7 @@ SELECT
     published.low AS published_low, published.high AS published_high,
     ln(published.perplexity / heads.perplexity) AS nats_gained,
     sqrt(heads.nats_half_width ** 2 + published.nats_half_width ** 2) AS nats_gained_half_width,
-    svd.recipe AS svd_recipe, svd.approach AS svd_approach,
+    svd.recipe AS svd_recipe, svd.control AS svd_control,
     svd.bits_saved_percent AS svd_bits_saved_percent, svd.perplexity AS svd_perplexity,
     published_gap_nats, published_gap_half_width,
     right_gap_nats, right_gap_half_width,

@@ -1,27 +1,19 @@
 -- Reconstruction error of Q, K, V and O with the heads split (`right`) and with the residual stream
--- split in their place (`published`: the method of the same name with `published`), by layer and
+-- split in their place (`published`: the same method with no other setting changed), by layer and
 -- module. `mean_ratio` is over layers: the geometric mean of right over published, each layer's
 -- the mean over its modules, with a 95 % interval from Student's t over layers.
-WITH errors AS (
+WITH pairs AS (
     SELECT
-        model, method, method_name, layer, module, relative_error,
-        regexp_replace(method_name, '[_-]published', '') AS pair
-    FROM decompositions
-    WHERE method IN ('tucker_qkvo', 'tucker_qkvo_separate') AND relative_error > 0
-),
-
-pairs AS (
-    SELECT
-        split.model, split.pair, split.method, split.layer, split.module,
+        split.model, split.method_name AS pair, split.method, split.layer, split.module,
         split.relative_error AS right_error,
         published.relative_error AS published_error
-    FROM errors AS split INNER JOIN errors AS published
+    FROM decompositions AS split INNER JOIN decompositions AS published
         ON
             published.model = split.model AND published.method = split.method
-            AND published.pair = split.pair
+            AND published.settings = split.settings
             AND published.layer = split.layer AND published.module = split.module
-            AND published.method_name <> published.pair
-            AND split.method_name = split.pair
+            AND published.relative_error > 0 AND published.head_layout = 'published'
+            AND split.relative_error > 0 AND split.head_layout = 'tensorllm'
 ),
 
 by_layer AS (

@@ -1,7 +1,7 @@
 -- What compressing one layer alone does: runs of exactly one layer, with the rise of perplexity
 -- over the uncompressed model, measured by the same protocol; means over seeds, 95 % intervals.
 SELECT
-    model, task, protocol, recipe, methods, approach, recovered, runs,
+    model, task, protocol, recipe, methods, kind, recovered, runs,
     cast(layers AS INTEGER) AS layer,
     bits_saved_percent,
     perplexity, low, high,

@@ -18,7 +18,7 @@ lines AS (
 )
 
 SELECT
-    model, task, protocol, recipe, methods, approach, recovered, layers, runs,
+    model, task, protocol, recipe, methods, approach, kind, recovered, layers, runs,
     bits_saved_percent, perplexity, low, high
 FROM lines
 QUALIFY row_number() OVER (

@@ -32,7 +32,7 @@ ranked AS (
 )
 
 SELECT
-    model, task, protocol, prediction_protocol, recipe, approach, layer_set, layers,
+    model, task, protocol, prediction_protocol, recipe, kind, layer_set, layers,
     bits_saved_percent, predicted_nats, nats_lost, nats_half_width,
     corr(predicted_rank, measured_rank) OVER comparison AS spearman,
     count(*) OVER comparison AS runs_compared

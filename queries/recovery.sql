@@ -1,13 +1,13 @@
 -- What LoRA recovers, adapters counted: each recovered recipe after it and before it, which is the
--- same recipe without `lora` in its name, with the same methods and layers. `share_recovered` is of
+-- recipe that it is compared with, of the same methods and layers. `share_recovered` is of
 -- the loss per token that compression cost, where that is beyond noise; its interval is over seeds.
 -- `equal_bits`: the best run of the same methods without recovery that saves at least as much as the
 -- recovered one, which may spend the adapters' bits on larger ranks. `alternative`: the best run
--- without recovery that is no tensor format and saves at least as much; `gap_nats` is what the
+-- without recovery that holds no tensor format and saves at least as much; `gap_nats` is what the
 -- recovered run still loses against it. Means over seeds, 95 % intervals; those of differences take
 -- both sides for independent.
 WITH recovered_runs AS (
-    SELECT *, regexp_replace(recipe, '(^lora\d*[_-])|([_-]lora\d*)', '') AS plain
+    SELECT *
     FROM perplexities
     WHERE recovered
 ),
@@ -16,15 +16,17 @@ compared AS (
     SELECT
         one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
         any_value(other) FILTER (
-            other.recipe = one.plain AND other.layers = one.layers
-            AND other.methods || '+lora' = one.methods
+            other.recipe = one.compared_with AND other.layers = one.layers
+            AND other.methods = one.methods
+            AND other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
         ) AS earlier,
         arg_min(other, other.perplexity) FILTER (
-            other.methods || '+lora' = one.methods
+            other.methods = one.methods
+            AND other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
             AND other.bits_saved_percent >= one.bits_saved_percent
         ) AS equal_bits,
         arg_min(other, other.perplexity) FILTER (
-            other.approach <> 'tensor format'
+            NOT other.holds_tensor_format
             AND other.bits_saved_percent >= one.bits_saved_percent
         ) AS alternative
     FROM recovered_runs AS one LEFT JOIN perplexities AS other
@@ -36,7 +38,7 @@ compared AS (
 )
 
 SELECT
-    model, task, protocol, recipe, approach, layer_set, layers, runs,
+    model, task, protocol, recipe, approach, kind, layer_set, layers, runs,
     bits_saved_percent, earlier.bits_saved_percent AS before_bits_saved_percent,
     earlier.perplexity AS before_perplexity,
     earlier.low AS before_low, earlier.high AS before_high,
@@ -52,7 +54,7 @@ SELECT
     END AS share_half_width_percent,
     equal_bits.recipe AS equal_bits_recipe, equal_bits.layers AS equal_bits_layers,
     equal_bits.perplexity AS equal_bits_perplexity,
-    alternative.recipe AS alternative, alternative.approach AS alternative_approach,
+    alternative.recipe AS alternative, alternative.kind AS alternative_kind,
     alternative.perplexity AS alternative_perplexity,
     ln(perplexity / alternative.perplexity) AS gap_nats,
     ln(earlier.perplexity / alternative.perplexity) AS before_gap_nats,

@@ -10,6 +10,7 @@ rule aggregate:
     input:
         evaluations=ancient(LIVE["evaluate"]),
         storage=ancient([each.run.storage for each in plan.recipe_runs]),
+        advices=ancient([paths.advice(name) for name in plan.advices]),
         decompositions=ancient([p.rows for p in plan.used_decompositions]),
     output:
         results=paths.results_table(plan.table_id),
@@ -20,6 +21,7 @@ rule aggregate:
     conda:
         "../envs/report.yaml"
     params:
+        advices=lambda w: list(plan.advices),
         recipe_runs=lambda w: Packed.of(plan.recipe_runs),
         jobs=lambda w: Packed.of(
             [j for j in status.live_jobs(plan) if j.stage not in ("aggregate", "reports")]

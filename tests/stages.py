@@ -14,7 +14,7 @@ from workspace import ROOT
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer, measure
+from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.factorfile import save_factors
 from tensorpress.families.table import family_of
@@ -75,8 +75,8 @@ def make(
     factors, seconds, weights = decompose_layer(model, family, spec, group, LAYER, None, CPU)
     folder.mkdir(exist_ok=True)
     save_factors(factors, folder / "f.safetensors")
-    labels = {"model": "m", "method_name": method, "method": method, "group": group}
-    rows = measure(factors, weights.matrices, shape.modules, labels, LAYER, seconds)
+    made_by = MadeBy("m", method, spec, group)
+    rows = measure(factors, weights.matrices, shape.modules, made_by, LAYER, seconds)
     write_rows(rows, DecompositionRow, folder / "f.parquet")
     placement = LayerFactors(LAYER, modules, folder / "f.safetensors")
     storage = assemble(model, family, [placement], dtype, folder / "out", rounding)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from scipy import stats
 
+from tensorpress.compression import Compression, compression
+from tensorpress.decomposition import MadeBy
+from tensorpress.methods.base import MethodSpec
+from tensorpress.registry import spec_class
 from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
 
 BASELINE = 20.0
@@ -17,7 +21,33 @@ STDERR = 0.1
 WINDOWS = 9
 HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
-_EMPTY = {str: "", int: 1, float: 1.0}
+_EMPTY = {str: "", int: 1, float: 1.0, bool: False}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "drop": {},
+    "svd": {"rank": 1},
+    "svd-whitened": {"method": "svd", "rank": 1, "whiten": "input"},
+    "tt": {"rank": 1},
+    "tucker_ffn": {"ranks": {"out": 1, "in": 1}},
+    "tucker_qkvo": {},
+    "tucker_qkvo-published": {"method": "tucker_qkvo", "layout": "published"},
+    "td_moe": {"ratio": 0.5},
+    "gptq": {},
+    "advised": {"saved": 0.2},
+}
+
+
+def method_spec(name: str, **settings: Any) -> MethodSpec:
+    """A method as params would have it, by a name of ``_SETTINGS``."""
+    given = {"method": name, **_SETTINGS[name], **settings}
+    return spec_class(given["method"]).model_validate(given)
+
+
+def result(**fields: Any) -> ResultRow:
+    """A row of the results; fields not given are empty, counts one."""
+    hints = get_type_hints(ResultRow)
+    empty = {name: _EMPTY.get(hint) for name, hint in hints.items()}
+    return ResultRow(**{**empty, **asdict(Compression()), **fields})
 
 
 @dataclass
@@ -31,12 +61,8 @@ class Study:
 
     def add(self, metric: str, value: float, **fields: Any) -> None:
         """One row of the results; fields not given are empty, counts one."""
-        hints = get_type_hints(ResultRow)
-        empty = {name: _EMPTY.get(hint) for name, hint in hints.items()}
         given = {"model": self.model, "layer_set": "two", "layers": "1,2", "layer_count": 2}
-        self.results.append(
-            ResultRow(**{**empty, **given, **fields, "metric": metric, "value": value})
-        )
+        self.results.append(result(**{**given, **fields, "metric": metric, "value": value}))
 
     def baseline(self, **kinds: float) -> None:
         """The uncompressed model's perplexity, and other metrics by kind."""
@@ -50,13 +76,21 @@ class Study:
             )  # fmt: skip
 
     def run(
-        self, recipe: str, methods: str, saved: float, nats: float, **fields: Any
+        self,
+        recipe: str,
+        methods: str | Sequence[MethodSpec],
+        saved: float,
+        nats: float,
+        rounding_bits: int | None = None,
+        recovered: bool = False,
+        **fields: Any,
     ) -> dict[str, Any]:
         """A run that loses ``nats`` per token at ``saved`` percent; returns its fields."""
+        specs = [method_spec(methods)] if isinstance(methods, str) else methods
         layers = fields.get("layers", "1,2")
         common = {
             "recipe": recipe,
-            "methods": methods,
+            **asdict(compression(specs, rounding_bits, recovered)),
             "run": f"{recipe}-L{layers}-{fields.get('seed', '')}",
             "bits_saved_with_embeddings_percent": saved,
             "bits_saved_modules_percent": 2 * saved,
@@ -70,26 +104,30 @@ class Study:
         self.add("perplexity", BASELINE * math.exp(nats), **measured)
         return common
 
-    def decomposed(self, method_name: str, method: str, error: float, layer: int) -> None:
-        """Q, K, V and O of a layer, each with the same error."""
-        for module in ("q", "k", "v", "o"):
+    def decomposed(self, method_name: str, error: float, layer: int) -> None:
+        """Q, K, V and O of a layer, each with the same error, by a method of ``method_spec``."""
+        made_by = MadeBy(self.model, method_name, method_spec(method_name), "attention")
+        for module in ("attention.q", "attention.k", "attention.v", "attention.o"):
             self.decompositions.append(
                 DecompositionRow(
-                    self.model,
-                    method_name,
-                    method,
-                    "attention",
-                    layer,
-                    f"attention.{module}",
-                    f"attention.{module}",
-                    error,
-                    error,
-                    None,
-                    None,
-                    None,
-                    100,
-                    50,
-                    1.0,
+                    model=self.model,
+                    method_name=method_name,
+                    method=made_by.spec.method,
+                    approach=made_by.spec.approach,
+                    head_layout=made_by.spec.head_layout,
+                    settings=made_by.settings,
+                    group="attention",
+                    layer=layer,
+                    module=module,
+                    stack=module,
+                    relative_error=error,
+                    stack_error=error,
+                    lower_bound=None,
+                    upper_bound=None,
+                    shape_gain=None,
+                    dense_values=100,
+                    stored_values=50,
+                    seconds=1.0,
                 )
             )
 
@@ -125,8 +163,8 @@ def whole_study(lead: float) -> Study:
         study.run("drop", "drop", saved, 0.1 * saved, **at)
         study.run("tt_ffn", "tt", saved, 0.05 * saved if saved < 20 else 0.3 - lead, **at)
         study.run("tucker_ffn", "tucker_ffn", saved, 0.06 * saved, **at)
-    study.run("int8", "dense+int8", 35, 0.3)
-    study.run("int4", "dense+int4", 65, 0.9)
+    study.run("int8", "dense", 35, 0.3, rounding_bits=8)
+    study.run("int4", "dense", 65, 0.9, rounding_bits=4)
     study.run("gptq", "gptq", 65, 0.8)
     for layer in range(LAYERS):
         for recipe, methods, nats in (
@@ -147,26 +185,37 @@ def whole_study(lead: float) -> Study:
 
 def _recovery(study: Study) -> None:
     for seed, nats in enumerate((0.29, 0.30, 0.31)):
-        study.run("tt_ffn_lora", "tt+lora", 11, nats, seed=seed, layer_set="first-12", layers="0,1")
-        study.run("tucker_ffn_lora", "tucker_ffn+lora", 11, 0.6 + nats, seed=seed, layers="7")
+        for recipe, methods, loss, at in (
+            ("tt_ffn", "tt", nats, {"layer_set": "first-12", "layers": "0,1"}),
+            ("tucker_ffn", "tucker_ffn", 0.6 + nats, {"layers": "7"}),
+        ):
+            study.run(
+                f"{recipe}_lora", methods, 11, loss, recovered=True, seed=seed,
+                compared_with=recipe, **at,
+            )  # fmt: skip
 
 
 def _head_axis(study: Study) -> None:
     same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": "0,1,2,3"}
     study.run("attention", "tucker_qkvo", 8, 0.35, **same)
-    study.run("attention_published", "tucker_qkvo", 8, 0.65, **same)
+    study.run(
+        "attention_published", "tucker_qkvo-published", 8, 0.65, compared_with="attention", **same
+    )
     study.run("svd_whitened_attention", "svd-whitened", 8, 0.15, **same)
     for layer in range(LAYERS):
-        study.decomposed("attention", "tucker_qkvo", 0.40 + 0.01 * layer, layer)
-        study.decomposed("attention-published", "tucker_qkvo", 0.80 + 0.02 * layer, layer)
-        study.decomposed("svd-whitened", "svd", 0.3 + 0.02 * layer, layer)
+        study.decomposed("tucker_qkvo", 0.40 + 0.01 * layer, layer)
+        study.decomposed("tucker_qkvo-published", 0.80 + 0.02 * layer, layer)
+        study.decomposed("svd-whitened", 0.3 + 0.02 * layer, layer)
 
 
 def _costs(study: Study) -> None:
-    runs = (("svd_whitened", "svd-whitened", 22.0), ("int8", "dense+int8", 35.0))
-    for recipe, methods, saved in runs:
+    for recipe, methods, saved, bits in (
+        ("svd_whitened", "svd-whitened", 22.0, None),
+        ("int8", "dense", 35.0, 8),
+    ):
         at = {
-            "recipe": recipe, "methods": methods, "bits_saved_with_embeddings_percent": saved,
+            "recipe": recipe, **asdict(compression([method_spec(methods)], bits)),
+            "bits_saved_with_embeddings_percent": saved,
             "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",
         }  # fmt: skip
         for state, factor in (("dense", 1.0), ("compressed", 0.8)):
@@ -192,7 +241,7 @@ def _predictions(study: Study) -> None:
     """Predicted losses in the order of the measured ones, but not equal to them."""
     measured = [
         row for row in study.results
-        if row.kind == "perplexity" and row.methods and "lora" not in row.methods
+        if row.kind == "perplexity" and row.methods and not row.recovered
     ]  # fmt: skip
     for row in measured:
         study.add(

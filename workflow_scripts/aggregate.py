@@ -9,6 +9,7 @@ run_stage(
     needs_torch=False,
     recipe_runs=snakemake.params.recipe_runs,
     jobs=snakemake.params.jobs,
+    advices=dict(zip(snakemake.params.advices, map(Path, snakemake.input.advices), strict=True)),
     decompositions=[Path(each) for each in snakemake.input.decompositions],
     results_table=Path(snakemake.output.results),
     decompositions_table=Path(snakemake.output.decompositions),

@@ -28,7 +28,7 @@ from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.rounded import rounded
 from tensorpress.layers import GROUPS, LayerShape
 from tensorpress.manifest import ranks_of
-from tensorpress.methods.advised import Advice, Advised, Choice, Spec
+from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Spec
 from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
 from tensorpress.moments import expand_sites, load_moments, tokens_of
 from tensorpress.registry import load, spec_class
@@ -126,7 +126,7 @@ def options(
         for width in BITS if spec.quantise else ():
             store = rounded(whole, width, spec.group, torch.bfloat16)
             settings = {"bits": width, "group": spec.group}
-            yield choice("rounding", settings, [Factors((module,), store)])
+            yield choice(ROUNDING, settings, [Factors((module,), store)])
     for method, settings, within in _attempts(weights, shape, spec):
         sub = spec_class(method)(method=method, **settings)
         own = {module: weights[module] for module in within.modules}

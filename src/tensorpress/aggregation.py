@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from tensorpress.compression import Compression
 from tensorpress.records import Record
-from tensorpress.rows import EvalRow, JobRow, ResultRow, StorageRow, read_rows
+from tensorpress.rows import EvalRow, JobRow, RecipeRow, ResultRow, StorageRow, read_rows
 from tensorpress.status import Job
 
 
@@ -26,13 +26,8 @@ class TaskResult:
 class RunResult:
     """One recipe on one model and layer set: what it is and where its numbers lie."""
 
-    model: str
-    recipe: str
-    layer_set: str
-    layers: tuple[int, ...]
-    methods: tuple[str, ...]
-    seed: int | None
-    run: str
+    recipe: RecipeRow
+    compression: Compression
     storage: Path
     tasks: tuple[TaskResult, ...]
 
@@ -44,22 +39,10 @@ def result_rows(runs: Iterable[RunResult]) -> list[ResultRow]:
 
 def _rows(run: RunResult) -> Iterable[ResultRow]:
     (storage,) = read_rows([run.storage], StorageRow)
+    known = {**asdict(run.recipe), **asdict(run.compression), **asdict(storage)}
     for task in run.tasks:
         for measured in read_rows([task.rows], EvalRow):
-            yield ResultRow(
-                model=run.model,
-                recipe=run.recipe,
-                layer_set=run.layer_set,
-                layers=",".join(map(str, run.layers)),
-                layer_count=len(run.layers),
-                methods="+".join(run.methods),
-                seed=run.seed,
-                run=run.run,
-                task=task.task,
-                kind=task.kind,
-                **dataclasses.asdict(storage),
-                **dataclasses.asdict(measured),
-            )
+            yield ResultRow(task=task.task, kind=task.kind, **known, **asdict(measured))
 
 
 def job_rows(jobs: Iterable[Job], records: Iterable[Record], this_run: str) -> list[JobRow]:
@@ -77,7 +60,7 @@ def _job_row(job: Job, record: Record | None, this_run: str, began: dict[str, da
     row = JobRow(job.model, job.stage, job.rule, job.name, made="elsewhere")
     if record is None:
         return row
-    return dataclasses.replace(
+    return replace(
         row,
         made="this run" if record.run == this_run else "earlier run",
         run=record.run,

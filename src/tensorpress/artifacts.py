@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tensorpress import paths
+from tensorpress.compression import Compression, compression
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
 from tensorpress.layers import LayerShape, modules_of
+from tensorpress.methods.advised import Advice
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import Calibration, Corpus, Lora, Model, Report, Rounding
+
+NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -165,11 +171,15 @@ class RunArtifact:
     def id(self) -> str:
         return f"{self.model.name}-{self.label}-{self.key}"
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Distinct methods, in the order of their first layer, then ``int4`` if rounded so."""
-        used = dict.fromkeys(p.decomposition.spec.label for p in self.placements)
-        return (*used, *([self.rounding.label] if self.rounding else []))
+    def compression(self, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+        """What was done to the model; ``advices`` by id say what was chosen, where it is known."""
+        specs = {}
+        for placement in self.placements:  # in the order of their first layer
+            made = placement.decomposition
+            if made.method_name not in specs:
+                advice = advices.get(made.advised.id) if made.advised else None
+                specs[made.method_name] = advice.completes(made.spec) if advice else made.spec
+        return compression(list(specs.values()), self.rounding.bits if self.rounding else None)
 
     @property
     def checkpoint(self) -> Path:
@@ -208,10 +218,9 @@ class RecoveryArtifact:
     def label(self) -> str:
         return f"{self.assembled.label}-lora-s{self.seed}"
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Those of the compressed checkpoint, and ``lora``."""
-        return (*self.assembled.methods, "lora")
+    def compression(self, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+        """That of the compressed checkpoint, recovered."""
+        return replace(self.assembled.compression(advices), recovered=True)
 
     @property
     def checkpoint(self) -> Path:
@@ -264,6 +273,8 @@ class RecipeRun:
     """A recipe on one model and layer set; several may share one run."""
 
     recipe: str
+    compared_with: str | None
+    """Another recipe that this one varies."""
     layer_set: str
     layers: tuple[int, ...]
     run: AnyRun

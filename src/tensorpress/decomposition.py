@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +23,22 @@ from tensorpress.rows import DecompositionRow
 
 SUMMED_VALUES = 2**22
 """Values of a matrix that stand in float64 at a time while errors are summed."""
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What the rows of a job say of the method, whose settings are complete."""
+
+    model: str
+    method_name: str
+    spec: MethodSpec
+    group: str
+
+    @property
+    def settings(self) -> str:
+        """JSON of what has no column of its own; what was advised is in the checkpoint's plan."""
+        settings = self.spec.model_dump(mode="json", exclude={"method", "layout", "choices"})
+        return json.dumps(settings, sort_keys=True)
 
 
 def decompose_layer(
@@ -58,9 +76,7 @@ def completed(spec: MethodSpec, advice: Sequence[Path], layer: int) -> MethodSpe
     """The settings with the choices for a layer out of the advice, where the method takes one."""
     if not advice:
         return spec
-    found = Advice.model_validate_json(advice[0].read_text(encoding="utf-8"))
-    chosen = tuple(each.chosen for each in found.modules if each.chosen.layer == layer)
-    return spec.model_copy(update={"choices": chosen})
+    return Advice.model_validate_json(advice[0].read_text(encoding="utf-8")).completes(spec, layer)
 
 
 def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> list[Factors]:
@@ -76,7 +92,7 @@ def measure(
     factors: Sequence[Factors],
     matrices: Callable[[str], Iterable[Tensor]],
     shapes: dict[str, ModuleShape],
-    labels: dict[str, str],
+    made_by: MadeBy,
     layer: int,
     seconds: float,
     moments_file: Path | None = None,
@@ -84,9 +100,8 @@ def measure(
     """Relative Frobenius errors in float64, per module and per stack, with bits and bounds.
 
     ``matrices(module)`` gives the module's weights ``(out, in)`` one by one (``LayerWeights``);
-    ``labels`` holds the row's model, method_name, method and group, ``moments_file`` is what the
-    method read, if it did. The first module of a stack carries the stack's stored values, the
-    first row the job's seconds.
+    ``moments_file`` is what the method read, if it did. The first module of a stack carries the
+    stack's stored values, the first row the job's seconds.
     """
     rows: list[DecompositionRow] = []
     calibration_tokens = None if moments_file is None else tokens_of(moments_file)
@@ -101,7 +116,13 @@ def measure(
             error, norm = errors[module]
             rows.append(
                 DecompositionRow(
-                    **labels,
+                    model=made_by.model,
+                    method_name=made_by.method_name,
+                    method=made_by.spec.method,
+                    approach=made_by.spec.approach_of(module),
+                    head_layout=made_by.spec.head_layout,
+                    settings=made_by.settings,
+                    group=made_by.group,
                     layer=layer,
                     module=module,
                     stack="+".join(each.modules),

@@ -1,4 +1,4 @@
-"""How compressions look in every figure: a colour and a marker for each kind of control."""
+"""How compressions look in every figure: a colour and a marker for each kind."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from matplotlib.ticker import AutoLocator, LogLocator, SymmetricalLogLocator
 
 from tensorpress.numbers import significant
 
-CONTROLS: dict[str, dict[str, Any]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "whitened SVD": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
     "SVD": {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
     "RTN-8": {"color": "black", "marker": "^", "linestyle": ":"},
     "RTN-4": {"color": "black", "marker": "v", "linestyle": ":"},
     "GPTQ": {"color": "#666666", "marker": "D", "linestyle": ":"},
     "drop": {"color": "#999999", "marker": "x", "linestyle": "--"},
-    "other": {"color": "#CC79A7", "marker": "P", "linestyle": "-"},
+    "low rank": {"color": "#56B4E9", "marker": "P", "linestyle": "-"},
+    "quantisation": {"color": "#666666", "marker": "P", "linestyle": ":"},
+    "pruning": {"color": "#999999", "marker": "P", "linestyle": "--"},
+    "control": {"color": "black", "marker": "+", "linestyle": "-"},
+    "hybrid": {"color": "#CC79A7", "marker": "X", "linestyle": "-"},
+    "mixture": {"color": "#CC79A7", "marker": "P", "linestyle": "-"},
 }
 TENSOR_FORMAT = "tensor format"
 TENSOR_COLOURS = ("#D55E00", "#E69F00", "#009E73", "#882255", "#999933", "#661100")
@@ -28,21 +33,21 @@ OTHER_BITS = {"color": "black", "marker": "1", "linestyle": ":"}
 """RTN to other than 4 or 8 bits."""
 
 
-def approach_style(approach: str) -> dict[str, Any]:
-    """Colour, marker and line of a kind of compression (``approach`` of ``perplexities``)."""
-    if approach == TENSOR_FORMAT:
+def kind_style(kind: str) -> dict[str, Any]:
+    """Colour, marker and line of a compression (``kind`` of ``perplexities``)."""
+    if kind == TENSOR_FORMAT:
         return {"color": TENSOR_COLOURS[0], "marker": "s", "linestyle": "-"}
-    return CONTROLS.get(approach, OTHER_BITS)
+    return KINDS.get(kind, OTHER_BITS)
 
 
 def recipe_styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Style by recipe: tensor formats differ, a control has its own, later recipes of it hollow."""
     styles: dict[str, dict[str, Any]] = {}
     kinds = frame.drop_duplicates("recipe").sort_values("recipe")
-    for approach, recipes in kinds.groupby("approach"):
+    for kind, recipes in kinds.groupby("kind"):
         for index, recipe in enumerate(recipes["recipe"]):
-            style = dict(approach_style(approach))
-            if approach == TENSOR_FORMAT:
+            style = dict(kind_style(kind))
+            if kind == TENSOR_FORMAT:
                 style["color"] = TENSOR_COLOURS[index % len(TENSOR_COLOURS)]
                 style["marker"] = TENSOR_MARKERS[index % len(TENSOR_MARKERS)]
             elif index:
@@ -64,31 +69,31 @@ def plot_points(axes: Axes, line: pd.DataFrame, style: dict[str, Any], label: st
 def plot_recipes(axes: Axes, frame: pd.DataFrame) -> None:
     """One line per recipe through its points, with 95 % intervals, controls last in the legend."""
     styles = recipe_styles(frame)
-    controls = frame["approach"] != TENSOR_FORMAT
+    controls = frame["kind"] != TENSOR_FORMAT
     for recipe in dict.fromkeys([*frame[~controls]["recipe"], *frame[controls]["recipe"]]):
         line = frame[frame["recipe"] == recipe].sort_values("bits_saved_percent")
         plot_points(axes, line, styles[recipe], recipe)
 
 
-def plot_approaches(axes: Axes, frame: pd.DataFrame) -> None:
+def plot_kinds(axes: Axes, frame: pd.DataFrame) -> None:
     """Every run as a faint mark; the best of each kind at each saving as a line of steps."""
-    for approach in (TENSOR_FORMAT, *sorted(set(frame["approach"]) - {TENSOR_FORMAT})):
-        points = frame[frame["approach"] == approach].sort_values("bits_saved_percent")
+    for kind in (TENSOR_FORMAT, *sorted(set(frame["kind"]) - {TENSOR_FORMAT})):
+        points = frame[frame["kind"] == kind].sort_values("bits_saved_percent")
         if points.empty:
             continue
-        style = approach_style(approach)
+        style = kind_style(kind)
         axes.scatter(
             points["bits_saved_percent"], points["perplexity"], s=20, alpha=0.3,
             color=style["color"], marker=style["marker"],
         )  # fmt: skip
-        best = points[points["efficient_of_approach"]]
+        best = points[points["efficient_of_kind"]]
         saved, perplexity = best["bits_saved_percent"], best["perplexity"]
         steps = ([0, *saved], [*perplexity[:1], *perplexity])  # who saves more saves less, too
         axes.plot(
             *steps, drawstyle="steps-pre", linewidth=1.4,
             color=style["color"], linestyle=style["linestyle"],
         )  # fmt: skip
-        plot_points(axes, best, {**style, "linestyle": ""}, approach)
+        plot_points(axes, best, {**style, "linestyle": ""}, kind)
 
 
 def perplexity_axes(

@@ -174,6 +174,9 @@ class Recipe(Section):
     steps: tuple[Step, ...] = Field(min_length=1)
     layers: tuple[Name, ...] = Field(min_length=1, description="names of layer_sets")
     tasks: tuple[Name, ...] = Field(min_length=1)
+    compared_with: Name | None = Field(
+        None, description="the recipe that this one varies: by recovery, or by the layout of heads"
+    )
     lora: Lora | None = None
     rounding: Rounding | None = None
 
@@ -231,6 +234,11 @@ class Params(Section):
                 raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
         known_modules = ("all", *GROUPS, *MODULES)
         for name, recipe in self.recipes.items():
+            if recipe.compared_with == name:
+                others = [other for other in self.recipes if other != name]
+                raise TensorpressError(
+                    line(f"recipes.{name}.compared_with", name, f"another recipe: {listed(others)}")
+                )
             for index, step in enumerate(recipe.steps):
                 for module in step.modules:
                     if module not in known_modules:
@@ -265,6 +273,8 @@ class Params(Section):
             found += [(f"{at}.models", model, "models") for model in recipe.models]
             found += [(f"{at}.layers", layers, "layer_sets") for layers in recipe.layers]
             found += [(f"{at}.tasks", task, "tasks") for task in recipe.tasks]
+            if recipe.compared_with is not None:
+                found.append((f"{at}.compared_with", recipe.compared_with, "recipes"))
             if recipe.lora is not None and recipe.lora.corpus is not None:
                 found.append((f"{at}.lora.corpus", recipe.lora.corpus, "corpora"))
             for index, step in enumerate(recipe.steps):

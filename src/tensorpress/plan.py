@@ -6,6 +6,7 @@ Torch-free: Snakemake and DVC both plan with this module, so neither can disagre
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -92,7 +93,15 @@ class Plan:
     def table_id(self) -> str:
         """Identity of the results tables."""
         rows = [
-            [e.recipe, e.layer_set, list(e.layers), e.run.id, [v.id for v in e.evaluations]]
+            [
+                e.recipe,
+                e.compared_with,
+                e.layer_set,
+                list(e.layers),
+                e.run.id,
+                asdict(e.run.compression()),
+                [v.id for v in e.evaluations],
+            ]
             for e in self.recipe_runs
         ]
         factors = sorted([p.decomposition.id, p.layer] for p in self.used_decompositions)
@@ -275,7 +284,7 @@ class Plan:
             tasks |= dict.fromkeys(model.spec.baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
-            yield RecipeRun(BASELINE, NO_LAYERS, (), run, None, evaluations)
+            yield RecipeRun(BASELINE, None, NO_LAYERS, (), run, None, evaluations)
 
     def _compares(self, task: str) -> bool:
         return self.params.tasks[task].needs_dense
@@ -291,7 +300,13 @@ class Plan:
                         for final, seed in self._final_runs(name, recipe, run):
                             evaluations = (self._evaluation(final, task) for task in recipe.tasks)
                             yield RecipeRun(
-                                name, layer_set, layers, final, seed, tuple(evaluations)
+                                name,
+                                recipe.compared_with,
+                                layer_set,
+                                layers,
+                                final,
+                                seed,
+                                tuple(evaluations),
                             )
 
     def _final_runs(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tensorpress import paths
 from tensorpress.atomic import replacing
 from tensorpress.errors import TensorpressError
-from tensorpress.methods.advised import Advice, Advised, Choice
+from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice
 from tensorpress.methods.advised import Spec as AdvisedSpec
 from tensorpress.params import LocalModel, Params, parse
 from tensorpress.plan import Plan
@@ -100,7 +100,7 @@ def rows(advice: Advice) -> list[tuple[object, ...]]:
 
 def _row(each: Advised) -> tuple[object, ...]:
     chosen = each.chosen
-    factors = [c for c in each.alternatives if c.method not in ("dense", "rounding")]
+    factors = [c for c in each.alternatives if c.method not in ("dense", ROUNDING)]
     beside = factors[0] if each.quantise and factors else None
     return (
         chosen.layer,
@@ -118,7 +118,7 @@ def describe(choice: Choice) -> str:
     """A choice in words: ``svd rank 64``, ``quantise to 4 bits, groups of 64``."""
     if choice.method == "dense":
         return "leave dense"
-    if choice.method == "rounding":
+    if choice.method == ROUNDING:
         group = choice.settings["group"]
         shared = f", groups of {group}" if group else ""
         return f"quantise to {choice.settings['bits']} bits{shared}"

@@ -13,22 +13,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tensorpress.atomic import replacing
+from tensorpress.compression import Compression
 from tensorpress.errors import DamagedFile
 from tensorpress.storage import BitsSaved
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecompositionRow:
     """One module of one layer after one decomposition.
 
     Errors are relative Frobenius norms; bounds belong to the stack of modules that share
-    factors, and so do ``stack_error`` and ``stored_bits`` (given once, with the first module).
+    factors, and so do ``stack_error`` and ``stored_values`` (given once, with the first module).
+    ``approach`` and ``head_layout`` are as in ``Compression``; ``settings`` are the method's other
+    settings as JSON: rows of equal ones differ in the layout alone.
     ``calibration_tokens``: over which moments were really taken, where the method read them.
     """
 
     model: str
     method_name: str
     method: str
+    approach: str
+    head_layout: str | None
+    settings: str
     group: str
     layer: int
     module: str
@@ -44,7 +50,7 @@ class DecompositionRow:
     calibration_tokens: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StorageRow:
     """Bits of one run; each saving is ``100 * (1 - stored / dense)`` over its denominator."""
 
@@ -104,49 +110,34 @@ class EvalRow:
     stderr_samples: int | None = None
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One metric of one recipe on one model and layer set, with the bits that it costs.
+@dataclass(frozen=True, kw_only=True)
+class RecipeRow:
+    """Which recipe on which model and layers, by the names in ``params.yaml``.
 
     ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
-    ``baseline``. ``methods`` are the distinct methods in order, joined by ``+``, empty for the
-    baseline. ``seed`` is given where chance entered. ``run`` is the checkpoint's folder within
-    ``results``. Savings are in percent.
+    ``baseline``. ``compared_with``: another recipe that this one varies. ``seed`` is given where
+    chance entered. ``run`` is the checkpoint's folder within ``results``.
     """
 
     model: str
     recipe: str
+    compared_with: str | None
     layer_set: str
     layers: str
     layer_count: int
-    methods: str
     seed: int | None
     run: str
-    dense_bits: int
-    stored_bits: int
-    modules_dense_bits: int
-    modules_stored_bits: int
-    blocks_dense_bits: int
-    blocks_stored_bits: int
-    without_embeddings_dense_bits: int
-    without_embeddings_stored_bits: int
-    checkpoint_bytes: int
-    bits_saved_modules_percent: float
-    bits_saved_blocks_percent: float
-    bits_saved_without_embeddings_percent: float
-    bits_saved_with_embeddings_percent: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow(EvalRow, StorageRow, Compression, RecipeRow):
+    """One metric of one recipe on one model and layer set, with what was done and what it costs.
+
+    ``task`` is the name in ``params.yaml``, ``kind`` the kind of the task.
+    """
+
     task: str
     kind: str
-    metric: str
-    value: float
-    stderr: float | None
-    stderr_samples: int | None
-    samples: int | None
-    version: str
-    protocol: str
-    layer: int | None
-    subject: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -179,7 +170,7 @@ class JobRow:
 
 Row = TypeVar("Row")
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def schema(row_type: type) -> pa.Schema:

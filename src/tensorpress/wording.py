@@ -98,7 +98,7 @@ def budgets(rows: pd.DataFrame) -> list[str]:
             lines.append(f"{words}no run saves so much.")
             continue
         words += (
-            f"the best run is <code>{row.best_recipe}</code> ({row.best_approach}, layers "
+            f"the best run is <code>{row.best_recipe}</code> ({row.best_kind}, layers "
             f"{spans(row.best_layers)}), which saves {row.best_bits_saved_percent:.1f} %: "
             f"perplexity {_between(row.best_perplexity, row.best_low, row.best_high)}."
         )
@@ -112,7 +112,7 @@ def budgets(rows: pd.DataFrame) -> list[str]:
             words += (
                 f" The best tensor format, <code>{row.tensor_recipe}</code>, has "
                 f"{number(row.tensor_perplexity, 2)}, the best alternative, "
-                f"<code>{row.alternative_recipe}</code> ({row.alternative_approach}), "
+                f"<code>{row.alternative_recipe}</code> ({row.alternative_kind}), "
                 f"{_between(row.alternative_perplexity, row.alternative_low, row.alternative_high)}"
                 f": a lead of {_nats(row.lead_nats, row.lead_half_width)}."
             )
@@ -205,7 +205,7 @@ def head_axis(rows: pd.DataFrame) -> list[str]:
             lines.append(words)
             continue
         words += (
-            f"against {row.svd_approach} of the same modules at equal bytes, the published layout "
+            f"against {row.svd_control} of the same modules at equal bytes, the published layout "
             f"loses {_nats(row.published_gap_nats, row.published_gap_half_width)} more, the right "
             f"one {_nats(row.right_gap_nats, row.right_gap_half_width)}."
         )
@@ -269,7 +269,7 @@ def _duel(row: Any) -> str:
     return (
         f"<code>{row.tensor_recipe}</code> has perplexity "
         f"{_between(row.tensor_perplexity, row.tensor_low, row.tensor_high)}, "
-        f"<code>{row.alternative_recipe}</code> ({row.alternative_approach}) "
+        f"<code>{row.alternative_recipe}</code> ({row.alternative_kind}) "
         f"{_between(row.alternative_perplexity, row.alternative_low, row.alternative_high)}"
     )
 

@@ -14,7 +14,7 @@ from tensorpress import calibration, paths
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.calibration import calibration_windows
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer, measure
+from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Prediction
 from tensorpress.evaluation.tasks import prediction
@@ -58,8 +58,8 @@ def test_what_was_read_is_recorded(llama_directory: Path, tmp_path: Path, method
     found, seconds, weights = decompose_layer(
         llama_directory, family, spec, "ffn", LAYER, file, CPU
     )
-    labels = {"model": "m", "method_name": method, "method": method, "group": "ffn"}
-    rows = measure(found, weights.matrices, shapes, labels, LAYER, seconds, file)
+    made_by = MadeBy("m", method, spec, "ffn")
+    rows = measure(found, weights.matrices, shapes, made_by, LAYER, seconds, file)
     factors, table = tmp_path / "factors.safetensors", tmp_path / "factors.parquet"
     save_factors(found, factors)
     write_rows(rows, DecompositionRow, table)

@@ -25,13 +25,18 @@ def test_adding_a_method(workspace: Workspace) -> None:
     params = tiny_params()
     params["methods"] = {"scalar": {"method": "scalar"}}
     recipe = {**params["recipes"]["svd"], "steps": [{"modules": ["ffn"], "method": "scalar"}]}
-    params["recipes"] = {"scalar": recipe}
+    drop = {**recipe, "steps": [{"modules": ["ffn"], "method": "drop"}]}
+    params["methods"]["drop"] = {"method": "drop"}
+    params["recipes"] = {"scalar": recipe, "drop": drop}
     workspace.write_params(params)
     workspace.snakemake()
     done = workspace.run("tensorpress", "query", "methods", "--json")
-    (record,) = json.loads(done.stdout)
+    (record,) = (r for r in json.loads(done.stdout) if r["method_name"] == "scalar")
     assert record["method"] == "scalar"
     assert 0.9 < record["relative_error"] <= 1.001
+    done = workspace.run("tensorpress", "query", "verdict", "--json")
+    lowest = json.loads(done.stdout)[0]  # of its budgets
+    assert (lowest["tensor_recipe"], lowest["alternative_recipe"]) == ("scalar", "drop")
 
 
 def test_adding_a_family(workspace: Workspace) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from items import log_probability, write
 from stages import ask, job_of
+from study import result
 
 from tensorpress.evaluation.answers import contains, normalised, token_f1
 from tensorpress.evaluation.continuations import greedy_continuations
@@ -17,7 +18,7 @@ from tensorpress.evaluation.specs import Generation, HotpotQA
 from tensorpress.evaluation.tasks import generation, hotpotqa
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.oom import CPU
-from tensorpress.rows import EvalRow, ResultRow, write_rows
+from tensorpress.rows import ResultRow, write_rows
 
 
 def test_containment_and_f1() -> None:
@@ -105,16 +106,11 @@ def test_samples_are_listed(tmp_path: Path, llama_directory: Path) -> None:
     assert whole[0].samples == 25
     parts = [r.value for r in rows if r.subject and r.metric == "mean_log_probability"]
     assert whole[0].value == pytest.approx(sum(parts) / 5)
-    write_rows([_result(row) for row in rows], ResultRow, tmp_path / "results.parquet")
+    found = [result(kind="generation", **dataclasses.asdict(row)) for row in rows]
+    write_rows(found, ResultRow, tmp_path / "results.parquet")
     tables = {"results": tmp_path / "results.parquet"}
     samples = ask("samples", tables)
     assert set(samples["prompt"]) == set(generation.PROMPTS)
     assert set(samples["tokens"]) == {5.0}
     assert set(samples["text"]) == {row.text for row in rows if row.subject}
     assert sorted(samples["mean_log_probability"]) == pytest.approx(sorted(parts))
-
-
-def _result(row: EvalRow) -> ResultRow:
-    empty = {"str": "", "int": 1, "float": 1.0}
-    fields = {f.name: empty.get(str(f.type)) for f in dataclasses.fields(ResultRow)}
-    return ResultRow(**{**fields, "kind": "generation", **dataclasses.asdict(row)})

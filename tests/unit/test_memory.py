@@ -50,7 +50,7 @@ torch.set_num_threads(1)
 from tensorpress import paths, shards
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer, measure
+from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.factorfile import save_factors
 from tensorpress.families.table import family_of
 from tensorpress.registry import spec_class
@@ -68,8 +68,8 @@ if job == "decompose":
     spec = spec_class(settings["method"]).model_validate(settings)
     moments = paths.moments(model / "moments", 0) if spec.needs_moments else None
     made = decompose_layer(model, family, spec, group, 0, moments, torch.device("cpu"))
-    labels = dict(model="m", method_name="m", method=spec.method, group=group)
-    measure(made[0], made[2].matrices, shape.modules, labels, 0, made[1])
+    made_by = MadeBy("m", "m", spec, group)
+    measure(made[0], made[2].matrices, shape.modules, made_by, 0, made[1])
     save_factors(made[0], folder / "factors")
 else:
     placements = [LayerFactors(layer, tuple(shape.group(group)), folder / "factors")

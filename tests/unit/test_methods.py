@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
-from tensorpress.registry import METHODS, load
+from tensorpress.methods.approach import APPROACHES
+from tensorpress.methods.base import MethodSpec
+from tensorpress.registry import METHODS, load, spec_class
 
 HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
 
@@ -287,6 +290,16 @@ def test_settings_that_do_not_fit_are_refused(method, group, settings, message) 
     spec = load(method).Spec(method=method, **settings)
     with pytest.raises(TensorpressError, match=message):
         spec.check(layer(), group)
+
+
+def test_every_method_says_what_it_is() -> None:
+    approaches = {method: spec_class(method).approach for method in METHODS}
+    assert set(approaches.values()) <= set(APPROACHES)
+    silent = {"__annotations__": {"method": Literal["silent"]}, "__module__": "silent"}
+    with pytest.raises(TypeError, match=r"silent: Spec\.approach: None is not allowed"):
+        type("Spec", (MethodSpec,), silent)
+    with pytest.raises(TypeError, match=r"'tensor' is not allowed"):
+        type("Spec", (MethodSpec,), {**silent, "approach": "tensor"})
 
 
 def test_planning_does_not_import_torch() -> None:

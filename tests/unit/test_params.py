@@ -52,6 +52,12 @@ def test_schema_is_in_step() -> None:
         ("recipes.svd.models", ["big"], ["recipes.svd.models: 'big'", "models: tiny"]),
         ("recipes.svd.steps.0.method", "tt", ["recipes.svd.steps.0.method: 'tt'", "svd, drop"]),
         ("recipes.svd.steps.0.modules", ["mlp"], ["recipes.svd.steps.0.modules: 'mlp'", "ffn.up"]),
+        (
+            "recipes.svd.compared_with",
+            "x",
+            ["compared_with: 'x'", "recipes: svd, drop"],
+        ),
+        ("recipes.svd.compared_with", "svd", ["with: 'svd' is not", "another recipe: drop"]),
         ("recipes.svd.tasks", ["x"], ["recipes.svd.tasks: 'x'", "heldout"]),
         ("layer_sets.one", {"middle": 0}, ["layer_sets.one.middle: 0", "greater than or equal"]),
         ("layer_sets.one", "some", ["layer_sets.one: 'some'", "all"]),

@@ -8,13 +8,15 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
+from study import method_spec, result
 from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
+from tensorpress.compression import compression
 from tensorpress.corpora import fetch_corpus
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import specs
@@ -231,29 +233,24 @@ def test_an_unknown_dataset_is_one_line() -> None:
         require(HubDataset("nobody/nothing", revision="0" * 40), "here")
 
 
-def results(tmp_path: Path, *points: tuple[str, str, str, float, float]) -> dict[str, Path]:
-    """A results table of (recipe, methods, protocol, bits saved, perplexity)."""
-    empty = {str: "", int: 1, float: 1.0}
-    defaults = {name: empty.get(hint) for name, hint in get_type_hints(ResultRow).items()}
+def results(tmp_path: Path, *points: tuple[str, str, float, float]) -> dict[str, Path]:
+    """A results table of (recipe, protocol, bits saved, perplexity), named after methods."""
     rows = [
-        ResultRow(
-            **{
-                **defaults,
-                "model": "m",
-                "task": "t",
-                "kind": "perplexity",
-                "metric": "perplexity",
-                "recipe": recipe,
-                "run": recipe,
-                "methods": methods,
-                "layers": "1" if methods else "",
-                "layer_count": int(bool(methods)),
-                "protocol": protocol,
-                "bits_saved_with_embeddings_percent": saved,
-                "value": value,
-            }
+        result(
+            model="m",
+            task="t",
+            kind="perplexity",
+            metric="perplexity",
+            recipe=recipe,
+            run=recipe,
+            **asdict(compression([method_spec(recipe)] if recipe != "baseline" else [])),
+            layers="" if recipe == "baseline" else "1",
+            layer_count=int(recipe != "baseline"),
+            protocol=protocol,
+            bits_saved_with_embeddings_percent=saved,
+            value=value,
         )
-        for recipe, methods, protocol, saved, value in points
+        for recipe, protocol, saved, value in points
     ]
     write_rows(rows, ResultRow, tmp_path / "results.parquet")
     return {"results": tmp_path / "results.parquet"}
@@ -266,11 +263,11 @@ def query(name: str, tables: dict[str, Path]) -> list[dict]:
 def test_queries_compare_equal_protocols_only(tmp_path: Path) -> None:
     tables = results(
         tmp_path,
-        ("baseline", "", "short", 0, 20.0),
-        ("baseline", "", "long", 0, 10.0),
-        ("svd", "svd", "short", 10, 24.0),
-        ("drop", "drop", "long", 12, 11.0),
-        ("tt", "tt", "long", 9, 12.0),
+        ("baseline", "short", 0, 20.0),
+        ("baseline", "long", 0, 10.0),
+        ("svd", "short", 10, 24.0),
+        ("drop", "long", 12, 11.0),
+        ("tt", "long", 9, 12.0),
     )
     efficient = {(p["recipe"], p["protocol"]): p["efficient"] for p in query("pareto", tables)}
     # the run that only drops modules beats svd on both axes, but was measured in longer windows

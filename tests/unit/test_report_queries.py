@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 from stages import ask, records
-from study import BASELINE, HALF_WIDTH, LAYERS, Study
+from study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
 
 from tensorpress import wording
+from tensorpress.methods.base import MethodSpec
 from tensorpress.reporting import connect
 
 
@@ -23,7 +24,7 @@ def test_intervals_are_of_students_t(tmp_path: Path) -> None:
     study.baseline()
     losses = [0.1, 0.2, 0.4]
     for seed, nats in enumerate(losses):
-        study.run("svd_lora", "svd+lora", 20, nats, seed=seed)
+        study.run("svd_lora", "svd", 20, nats, recovered=True, seed=seed)
     values = [BASELINE * math.exp(nats) for nats in losses]
     low, high = stats.t.interval(0.95, 2, pd.Series(values).mean(), stats.sem(values))
     (row,) = (
@@ -37,32 +38,76 @@ def test_intervals_are_of_students_t(tmp_path: Path) -> None:
         pytest.approx(low, rel=1e-3),
         pytest.approx(high, rel=1e-3),
     )
-    assert row["approach"] == "SVD"
+    assert (row["approach"], row["kind"]) == ("low rank", "SVD")
     # three runs of one recipe at one place are no sweep of layers
     (line,) = ask("lines", study.written(tmp_path)).to_dict("records")
     assert line["perplexity"] == row["perplexity"]
 
 
+TT, SVD, DENSE, ADVISED = (
+    method_spec("tt"),
+    method_spec("svd"),
+    method_spec("dense"),
+    method_spec("advised"),
+)
+
+
+def advised(*methods: str) -> MethodSpec:
+    """Settings of ``advised`` with choices of these methods, one a layer."""
+    choice = {
+        "modules": ("ffn.up",), "settings": {}, "bits": 1, "dense_bits": 2, "damage": 0.1,
+        "ranks": (), "products": 1, "dense_products": 2,
+    }  # fmt: skip
+    chosen = [{**choice, "layer": n, "method": method} for n, method in enumerate(methods)]
+    return method_spec("advised", choices=chosen)
+
+
 @pytest.mark.parametrize(
-    ("recipe", "methods", "approach"),
+    ("specs", "bits", "approach", "kind", "alternative"),
     [
-        ("a", "tt", "tensor format"),
-        ("a", "dense+tucker_qkvo+int4+lora", "tensor format"),
-        ("a", "td_moe", "tensor format"),
-        ("a", "svd", "SVD"),
-        ("a_whitened", "svd-whitened+lora", "whitened SVD"),
-        ("a", "dense+int4", "RTN-4"),
-        ("a", "gptq", "GPTQ"),
-        ("a", "drop", "drop"),
-        ("a", "svd+int8", "other"),
+        ([TT], None, "tensor format", "tensor format", False),
+        ([TT], 4, "tensor format", "tensor format", False),
+        ([TT, method_spec("tucker_qkvo")], None, "tensor format", "tensor format", False),
+        ([method_spec("td_moe"), DENSE], None, "tensor format", "tensor format", False),
+        ([TT, SVD], None, "mixture", "mixture", False),
+        ([TT, DENSE], 4, "mixture", "mixture", False),
+        ([SVD], None, "low rank", "SVD", True),
+        ([method_spec("svd-whitened")], None, "low rank", "whitened SVD", True),
+        ([SVD, method_spec("svd-whitened")], None, "low rank", "low rank", True),
+        ([SVD], 8, "low rank", "low rank", True),
+        ([SVD, method_spec("gptq")], None, "mixture", "mixture", True),
+        ([DENSE], 4, "quantisation", "RTN-4", True),
+        ([DENSE], None, "control", "control", True),
+        ([method_spec("gptq")], None, "quantisation", "GPTQ", True),
+        ([method_spec("drop")], None, "pruning", "drop", True),
+        ([ADVISED], None, "mixture", "mixture", False),
+        (
+            [method_spec("advised", methods=["svd"], quantise=False)],
+            None,
+            "low rank",
+            "low rank",
+            True,
+        ),
+        ([advised("tt", "tucker_ffn", "dense")], None, "tensor format", "tensor format", False),
+        ([advised("rounding", "rounding")], None, "quantisation", "quantisation", True),
+        ([advised("rounding", "svd")], None, "mixture", "mixture", True),
+        ([advised("rounding", "tt")], None, "mixture", "mixture", False),
     ],
 )
-def test_approaches(recipe: str, methods: str, approach: str, tmp_path: Path) -> None:
+def test_what_a_run_is_follows_from_its_methods(
+    specs: list[MethodSpec], bits: int | None, approach: str, kind: str, alternative: bool,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """And on which side of the verdict it stands; its name carries nothing."""
     study = Study()
-    study.run(recipe, methods, 10, 0.1)
-    (row,) = ask("perplexities", study.written(tmp_path)).to_dict("records")
-    assert row["approach"] == approach
-    assert row["recovered"] == methods.endswith("lora")
+    study.run("tt_lora_published", specs, 50, 0.1, rounding_bits=bits)
+    tables = study.written(tmp_path)
+    (row,) = records("perplexities", tables)
+    assert (row["approach"], row["kind"]) == (approach, kind)
+    assert not row["recovered"]
+    verdict = records("verdict", tables)[0]
+    assert (verdict["tensor_recipe"] is not None) == (approach == "tensor format")
+    assert (verdict["alternative_recipe"] is not None) == alternative
 
 
 def test_controls_stand_at_equal_bytes(whole: dict[str, Path]) -> None:
@@ -75,13 +120,13 @@ def test_controls_stand_at_equal_bytes(whole: dict[str, Path]) -> None:
             if r["bits_saved_percent"] >= row["bits_saved_percent"]
             and r["recovered"] <= row["recovered"]
         ]  # fmt: skip
-        for column, approach in (
+        for column, control in (
             ("rtn_4_perplexity", "RTN-4"),
             ("rtn_8_perplexity", "RTN-8"),
             ("whitened_svd_perplexity", "whitened SVD"),
             ("drop_perplexity", "drop"),
         ):
-            found = [r["perplexity"] for r in peers if r["approach"] == approach]
+            found = [r["perplexity"] for r in peers if r["control"] == control]
             assert row[column] == min(found) if found else math.isnan(row[column])
 
 
@@ -107,7 +152,7 @@ def test_no_share_of_a_loss_within_noise(tmp_path: Path) -> None:
     study = Study()
     study.baseline()
     study.run("tt", "tt", 12, 0.005)
-    study.run("tt_lora", "tt+lora", 11, 0.003, seed=0)
+    study.run("tt_lora", "tt", 11, 0.003, recovered=True, compared_with="tt", seed=0)
     rows = ask("recovery", study.written(tmp_path))
     assert rows["before_perplexity"].notna().all()
     assert rows["share_recovered_percent"].isna().all()
@@ -146,10 +191,12 @@ def test_one_window_says_nothing_of_recovery_or_layouts(tmp_path: Path) -> None:
     study = Study()
     study.baseline()
     study.run("tt", "tt", 12, 0.9, **one)
-    study.run("tt_lora", "tt+lora", 11, 0.1, seed=0, **one)
+    study.run("tt_lora", "tt", 11, 0.1, recovered=True, compared_with="tt", seed=0, **one)
     study.run("svd", "svd", 12, 0.5, **one)
     study.run("attention", "tucker_qkvo", 8, 0.2, **one)
-    study.run("attention_published", "tucker_qkvo", 8, 0.9, **one)
+    study.run(
+        "attention_published", "tucker_qkvo-published", 8, 0.9, compared_with="attention", **one
+    )
     tables = study.written(tmp_path)
     (row,) = records("recovery", tables)
     assert row["standing"] == "too few windows"
@@ -167,7 +214,7 @@ def test_no_share_of_a_gap_within_noise(tmp_path: Path) -> None:
     study = Study()
     study.baseline()
     study.run("attention", "tucker_qkvo", 8, 0.2)
-    study.run("attention_published", "tucker_qkvo", 8, 0.2)
+    study.run("attention_published", "tucker_qkvo-published", 8, 0.2, compared_with="attention")
     (row,) = ask("head_axis", study.written(tmp_path)).to_dict("records")
     assert row["svd_recipe"] is None or pd.isna(row["svd_recipe"])
     assert "no gap to speak of" in wording.head_axis(pd.DataFrame([row]))[0]

@@ -103,7 +103,8 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     assert len({runs[name].id for name in ("svd", "int4", "grouped")}) == 3
     assert "svd-int4-L1" in runs["int4"].id
     assert "int4" not in runs["svd"].id
-    assert runs["int4"].methods == ("svd-whitened", "int4")
+    rounded = runs["int4"].compression()
+    assert (rounded.methods, rounded.rounding_bits) == ("svd-whitened", 4)
     assert runs["int4"].placements == runs["svd"].placements
 
 

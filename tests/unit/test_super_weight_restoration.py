@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
 from planted import select
 from stages import EXPERTS, FFN, job_of, make, records
+from study import result
 
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.analysis.super_weights import (
@@ -121,11 +121,8 @@ def test_queries_put_errors_beside_what_is_stored(planted_directory: Path, tmp_p
             job_of(run, planted_directory), Restoration(kind="restoration")
         ),
     }
-    other = {name: "" if hint is str else 0 for name, hint in get_type_hints(ResultRow).items()}
     rows = [
-        ResultRow(
-            **{**other, **dataclasses.asdict(row), "model": "m", "recipe": recipe, "kind": kind}
-        )
+        result(**dataclasses.asdict(row), model="m", recipe=recipe, kind=kind)
         for (recipe, kind), found in measured.items()
         for row in found
     ]

@@ -73,7 +73,7 @@ def test_recovered_runs_enter_only_where_both_sides_may_recover(tmp_path: Path) 
     study = duel(0.30, 0.20)
     assert verdict_of(study, tmp_path, with_recovery=True).empty
     for seed in range(3):
-        study.run("tt_ffn_lora", "tt+lora", 20, 0.1, seed=seed)
+        study.run("tt_ffn_lora", "tt", 20, 0.1, recovered=True, seed=seed)
     assert wording.verdict(verdict_of(study, tmp_path)).startswith("No")
     assert wording.verdict(verdict_of(study, tmp_path, with_recovery=True)).startswith("Yes")
 
@@ -82,8 +82,8 @@ def test_missing_controls_are_named(tmp_path: Path) -> None:
     study = duel(0.1, 0.2)
     words = wording.missing_controls(verdict_of(study, tmp_path))
     assert "Missing in this study: RTN-4, RTN-8, drop." in words
-    study.run("int8", "dense+int8", 35, 0.3)
-    study.run("int4", "dense+int4", 65, 0.9)
+    study.run("int8", "dense", 35, 0.3, rounding_bits=8)
+    study.run("int4", "dense", 65, 0.9, rounding_bits=4)
     study.run("drop", "drop", 10, 0.9)
     assert "all four controls" in wording.missing_controls(verdict_of(study, tmp_path))
 
@@ -91,8 +91,8 @@ def test_missing_controls_are_named(tmp_path: Path) -> None:
 def test_other_protocols_are_not_compared(tmp_path: Path) -> None:
     study = duel(0.30, 0.10)
     study.add(
-        "perplexity", 1.0, recipe="gptq", methods="gptq", kind="perplexity", task="heldout",
-        protocol="other", bits_saved_with_embeddings_percent=50.0,
+        "perplexity", 1.0, recipe="gptq", approach="quantisation", kind="perplexity",
+        task="heldout", protocol="other", bits_saved_with_embeddings_percent=50.0,
     )  # fmt: skip
     rows = verdict_of(study, tmp_path)
     assert set(rows[rows["protocol"] == "p"]["alternative_recipe"].dropna()) == {"svd_whitened"}
@@ -106,12 +106,12 @@ def test_other_protocols_are_not_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_one_window_gives_no_verdict(seeds: int, tmp_path: Path) -> None:
     """Neither a win nor a loss, whatever the lead, and whatever seeds of recovery say."""
-    one, lora = {"stderr": None, "stderr_samples": 1}, "+lora" * (seeds > 1)
+    one = {"stderr": None, "stderr_samples": 1, "recovered": seeds > 1}
     study = Study()
     study.baseline()
     for seed in range(seeds):
-        study.run("tt_ffn", f"tt{lora}", 20, 0.1 + seed / 100, seed=seed, **one)
-        study.run("svd_whitened", f"svd-whitened{lora}", 21, 2.0, seed=seed, **one)
+        study.run("tt_ffn", "tt", 20, 0.1 + seed / 100, seed=seed, **one)
+        study.run("svd_whitened", "svd-whitened", 21, 2.0, seed=seed, **one)
     tables = study.written(tmp_path)
     for row in records("perplexities", tables)[1:]:
         assert row["perplexity"] > 20

@@ -11,8 +11,21 @@ import torch
 from transformers import Qwen3MoeForCausalLM
 from workspace import Workspace, save_tiny, tiny_moe, tiny_params
 
-from tensorpress.registry import METHODS
+from tensorpress.methods.advised import Advice
+from tensorpress.registry import METHODS, spec_class
 from tensorpress.rows import DecompositionRow, ResultRow, schema
+
+OF_CHOICES = {name: spec_class(name).approach for name in METHODS} | {"rounding": "quantisation"}
+TENSOR_FORMATS = {
+    "mixed", "tt", "separate", "heads", "qkvo", "qkvo_published", "td_moe", "each_td_moe",
+}  # fmt: skip
+APPROACHES = {
+    **dict.fromkeys(TENSOR_FORMATS, "tensor format"),
+    **dict.fromkeys(("each_svd", "small", "small_lora"), "low rank"),
+    **dict.fromkeys(("rtn", "gptq"), "quantisation"),
+    "drop": "pruning",
+    "baseline": "uncompressed",
+}
 
 
 def every_method() -> dict:
@@ -98,6 +111,7 @@ def every_method() -> dict:
                 ["one"],
                 ["heldout"],
             )
+            | ({"compared_with": "qkvo"} if end else {})
             for end in ("", "_published")
         },
         "rtn": recipe("tiny", [{"modules": ["all"], "method": "dense"}], ["one"], ["heldout"])
@@ -113,6 +127,7 @@ def every_method() -> dict:
             "tiny", [{"modules": ["ffn"], "method": "svd-4"}], ["one"], ["heldout"]
         )
         | {
+            "compared_with": "small",
             "lora": {
                 "rank": 2,
                 "steps": 2,
@@ -121,7 +136,7 @@ def every_method() -> dict:
                 "window": 32,
                 "corpus": "train",
                 "seeds": [0, 1],
-            }
+            },
         },
         "advised": recipe(
             "tiny", [{"modules": ["all"], "method": "advised"}], ["all"], ["heldout", "prediction"]
@@ -224,8 +239,16 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
             assert (saved > 0) == (row["recipe"] != "baseline"), row
     seeds = [r["seed"] for r in perplexities if r["recipe"] == "small_lora"]
     assert sorted(seeds) == [0, 1]
-    assert {r["methods"] for r in rows if r["recipe"] == "small_lora"} == {"svd-whitened+lora"}
-    assert {r["methods"] for r in rows if r["recipe"] == "rtn"} == {"dense+int4"}
+    made = {r["recipe"]: r for r in rows}
+    (advice,) = (finished.folder / "results/advise").iterdir()
+    choices = Advice.model_validate_json(advice.read_text()).modules
+    chosen = {OF_CHOICES[each.chosen.method] for each in choices} - {"control"}
+    advised = "mixture" if len(chosen) > 1 else chosen.pop()
+    assert {n: each["approach"] for n, each in made.items()} == APPROACHES | {"advised": advised}
+    assert (made["rtn"]["rounding_bits"], made["rtn"]["control"]) == (4, "RTN-4")
+    assert made["small_lora"]["recovered"]
+    assert made["small_lora"]["compared_with"] == "small"
+    assert made["qkvo_published"]["head_layout"] == "published"
     assert len({r["protocol"] for r in perplexities if r["model"] == "tiny"}) == 1
     kinds = {(r["model"], r["kind"]) for r in rows}
     assert {("tiny", k) for k in ("heterogeneity", "geometry", "generation", "prediction")} <= kinds

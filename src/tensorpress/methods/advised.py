@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROUNDING = "rounding"
+"""What a choice is called in place of a method where the weight itself is rounded."""
 METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
 
 
@@ -50,7 +53,7 @@ class Advised(BaseModel):
     @property
     def quantise(self) -> bool:
         """Whether rounding was predicted to beat every decomposition at these bits."""
-        return self.chosen.method == "rounding"
+        return self.chosen.method == ROUNDING
 
 
 class Advice(BaseModel):
@@ -64,10 +67,17 @@ class Advice(BaseModel):
     damage: float
     modules: tuple[Advised, ...]
 
+    def completes(self, spec: MethodSpec, layer: int | None = None) -> MethodSpec:
+        """Settings of ``advised`` with what was chosen, for one layer or for all."""
+        chosen = (each.chosen for each in self.modules)
+        wanted = tuple(choice for choice in chosen if layer in (None, choice.layer))
+        return spec.model_copy(update={"choices": wanted})
+
 
 class Spec(MethodSpec):
     """The budget of the whole model and what may be used; ``choices`` come from the advice."""
 
+    approach: ClassVar[Approach] = "mixture"
     groups: ClassVar[tuple[str, ...]] = ("attention", "ffn", "experts")
     whole_groups: ClassVar[bool] = True
 
@@ -91,6 +101,11 @@ class Spec(MethodSpec):
             raise ValueError(f"{wrong[0]!r} takes no budget; allowed: {', '.join(allowed)}")
         return names
 
+    def approach_of(self, module: str) -> Approach:
+        """That of the choice for a module of the layer whose choices these are."""
+        (name,) = (choice.method for choice in self.choices if module in choice.modules)
+        return _approach(name)
+
     @property
     def needs_moments(self) -> bool:
         return True
@@ -99,8 +114,22 @@ class Spec(MethodSpec):
     def needs_advice(self) -> bool:
         return True
 
+    def approaches(self, rounded: bool) -> frozenset[Approach]:
+        """Those of the choices; before they are known, of all that may be chosen."""
+        if self.choices:
+            names = {choice.method for choice in self.choices}
+        else:
+            names = {*self.methods, *[ROUNDING] * self.quantise}
+        return frozenset(_approach(name) for name in names)
+
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
+
+
+def _approach(name: str) -> Approach:
+    from tensorpress.registry import spec_class
+
+    return "quantisation" if name == ROUNDING else spec_class(name).approach
 
 
 def decompose(
@@ -128,7 +157,7 @@ def _made(
     from tensorpress.registry import load, spec_class
 
     within = replace(layer, modules={m: layer.modules[m] for m in choice.modules})
-    if choice.method == "rounding":
+    if choice.method == ROUNDING:
         (module,) = choice.modules
         whole = DenseSlices(**sizes_of(layer.modules[module])).fill(weight=stacked(weights[module]))
         return [Factors(choice.modules, rounded(whole, **choice.settings, scales=torch.bfloat16))]

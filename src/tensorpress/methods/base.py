@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
+from tensorpress.methods.approach import APPROACHES, Approach
 from tensorpress.methods.cost import Cost, most
 from tensorpress.storage import stored_tensors
 
@@ -133,6 +134,9 @@ class MethodSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    approach: ClassVar[Approach]
+    """What the method is; each says it."""
+
     groups: ClassVar[tuple[str, ...]] = tuple(GROUPS)
     """Module groups that the method can decompose."""
 
@@ -146,6 +150,17 @@ class MethodSpec(BaseModel):
     """Other fields that only help to find ranks."""
 
     method: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse a method (it has a name of its own) that does not say what it is."""
+        is_method = get_origin(cls.model_fields["method"].annotation) is Literal
+        approach = getattr(cls, "approach", None)
+        if is_method and approach not in APPROACHES:
+            raise TypeError(
+                f"{cls.__module__}: Spec.approach: {approach!r} is not allowed; "
+                f"allowed: {', '.join(APPROACHES)}"
+            )
 
     @model_validator(mode="after")
     def _sized_once(self) -> Self:
@@ -163,6 +178,26 @@ class MethodSpec(BaseModel):
     def label(self) -> str:
         """The method's name in results: ``svd-whitened`` where it weighs errors."""
         return self.method + "-whitened" * (getattr(self, "whiten", "none") != "none")
+
+    def approaches(self, rounded: bool) -> frozenset[Approach]:
+        """What the modules that the method stores are, with its factors rounded or not."""
+        return frozenset({self.approach})
+
+    def approach_of(self, module: str) -> Approach:
+        """What one module is stored by, where settings are complete."""
+        return self.approach
+
+    def control(self, rounding_bits: int | None) -> str | None:
+        """The yardstick of reports that a run of this method alone is, if it is one.
+
+        ``rounding_bits``: of its factors, where a recipe rounds them.
+        """
+        return None
+
+    @property
+    def head_layout(self) -> str | None:
+        """How attention is split into heads, where the method lets its user choose."""
+        return None
 
     @property
     def needs_advice(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
 from tensorpress.methods.cost import Cost
 
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 class Spec(MethodSpec):
     """No settings."""
 
+    approach: ClassVar[Approach] = "control"
+
     method: Literal["dense"]
+
+    def approaches(self, rounded: bool) -> frozenset[Approach]:
+        return frozenset({"quantisation"}) if rounded else super().approaches(rounded)
+
+    def control(self, rounding_bits: int | None) -> str | None:
+        return f"RTN-{rounding_bits}" if rounding_bits else None
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]

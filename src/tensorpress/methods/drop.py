@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
 from tensorpress.methods.cost import Cost
 
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 class Spec(MethodSpec):
     """No settings."""
 
+    approach: ClassVar[Approach] = "pruning"
+
     method: Literal["drop"]
+
+    def control(self, rounding_bits: int | None) -> str | None:
+        return None if rounding_bits else "drop"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "zero", sizes_of(s)) for m, s in layer.group(group).items()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked, with_layouts
 from tensorpress.methods.cost import Cost
 
@@ -26,6 +27,7 @@ BLOCK = 128
 class Spec(MethodSpec):
     """Bits of a weight, how many share a scale, and what is added to the moments' diagonal."""
 
+    approach: ClassVar[Approach] = "quantisation"
     groups: ClassVar[tuple[str, ...]] = ("attention", "ffn", "experts")
 
     method: Literal["gptq"]
@@ -38,6 +40,9 @@ class Spec(MethodSpec):
     @property
     def needs_moments(self) -> bool:
         return True
+
+    def control(self, rounding_bits: int | None) -> str | None:
+        return None if rounding_bits else "GPTQ"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         how = {"inner": "dense", "bits": self.bits, "group": self.group}

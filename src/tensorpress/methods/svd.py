@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -32,6 +33,7 @@ BATCH_VALUES = 2**24
 class Spec(WhitenedSpec):
     """One rank for every matrix of the group, or a budget that gives each its own."""
 
+    approach: ClassVar[Approach] = "low rank"
     sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
 
     method: Literal["svd"]
@@ -41,6 +43,11 @@ class Spec(WhitenedSpec):
     @property
     def nested(self) -> bool:
         return True
+
+    def control(self, rounding_bits: int | None) -> str | None:
+        if rounding_bits:
+            return None
+        return "whitened SVD" if self.needs_moments else "SVD"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -44,6 +45,7 @@ class Ranks(BaseModel):
 class Spec(MethodSpec):
     """How small (``ratio`` or the same as ``budget``; ranks are searched) or explicit ``ranks``."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("experts",)
     sized_by: ClassVar[tuple[str, ...]] = ("ratio", "budget", "ranks")
     finds_size: ClassVar[tuple[str, ...]] = ("alignment", "rank_choice")

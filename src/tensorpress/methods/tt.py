@@ -12,6 +12,7 @@ from pydantic import Field
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -72,6 +73,7 @@ class TrainSpec(WhitenedSpec):
 class Spec(TrainSpec):
     """``shape``: modes as equal as the primes allow, or the best found for the weights."""
 
+    approach: ClassVar[Approach] = "tensor format"
     sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget", "error")
 
     method: Literal["tt"]

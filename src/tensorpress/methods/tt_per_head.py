@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 class Spec(TrainSpec):
     """Order, rank and whitening of every head's train (the study's sweep: order 4)."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
 
     method: Literal["tt_per_head"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
@@ -27,6 +28,8 @@ class Spec(TrainSpec):
     ``keep`` holds for every matrix, each of ``super_weights`` for the layer and module it names.
     Super weights are restored exactly; to other kept entries what the train has there is added.
     """
+
+    approach: ClassVar[Approach] = "tensor format"
 
     method: Literal["tt_sparse"]
     outliers: float = Field(5e-7, gt=0, lt=1, description="share of entries kept, at least one")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -36,6 +37,7 @@ class Ranks(BaseModel):
 class Spec(WhitenedSpec):
     """Ranks of the two modes, or a budget."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("ffn",)
     whole_groups: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -37,6 +38,7 @@ class Ranks(BaseModel):
 class Spec(WhitenedSpec):
     """Ranks or a budget; every head has the same."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -43,6 +44,7 @@ class Ranks(BaseModel):
 class Spec(MethodSpec):
     """Ranks or a budget, and how heads and unequal projections are read."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     whole_groups: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
@@ -67,6 +69,10 @@ class Spec(MethodSpec):
         """The study's ranks where neither ranks nor a budget are given."""
         silent = isinstance(data, dict) and not data.keys() & {"ranks", "budget"}
         return {**data, "ranks": {}} if silent else data
+
+    @property
+    def head_layout(self) -> str | None:
+        return self.layout
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in stacks(layer, self.gqa)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.layers import LayerShape
+from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class Spec(MethodSpec):
     """Rank of the shared basis, or a budget."""
 
+    approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
     whole_groups: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
@@ -42,6 +44,10 @@ class Spec(MethodSpec):
         description="where k and v have fewer heads: one basis for all that has the same side "
         "in common, or, as the study does, one for each projection",
     )
+
+    @property
+    def head_layout(self) -> str | None:
+        return self.layout
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in self._stacks(layer)]

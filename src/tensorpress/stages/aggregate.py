@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tensorpress import paths
 from tensorpress.aggregation import RunResult, TaskResult, job_rows, result_rows
 from tensorpress.artifacts import RecipeRun
+from tensorpress.methods.advised import Advice
 from tensorpress.records import read_all, this_run
-from tensorpress.rows import DecompositionRow, JobRow, ResultRow, read_rows, write_rows
+from tensorpress.rows import DecompositionRow, JobRow, RecipeRow, ResultRow, read_rows, write_rows
 from tensorpress.status import Job
 
 
 def run(
     recipe_runs: Sequence[RecipeRun],
     jobs: Sequence[Job],
+    advices: Mapping[str, Path],
     decompositions: Sequence[Path],
     results_table: Path,
     decompositions_table: Path,
     jobs_table: Path,
 ) -> None:
-    """Write the three tables."""
+    """Write the three tables; ``advices`` by id."""
+    known = {name: Advice.model_validate_json(f.read_text("utf-8")) for name, f in advices.items()}
     runs = [
         RunResult(
-            model=each.run.model.name,
-            recipe=each.recipe,
-            layer_set=each.layer_set,
-            layers=each.layers,
-            methods=each.run.methods,
-            seed=each.seed,
-            run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
+            recipe=RecipeRow(
+                model=each.run.model.name,
+                recipe=each.recipe,
+                compared_with=each.compared_with,
+                layer_set=each.layer_set,
+                layers=",".join(map(str, each.layers)),
+                layer_count=len(each.layers),
+                seed=each.seed,
+                run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
+            ),
+            compression=each.run.compression(known),
             storage=each.run.storage,
             tasks=tuple(
                 TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))

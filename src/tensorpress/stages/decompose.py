@@ -9,7 +9,7 @@ import torch
 
 from tensorpress import paths
 from tensorpress.artifacts import DecompositionArtifact
-from tensorpress.decomposition import completed, decompose_layer, measure
+from tensorpress.decomposition import MadeBy, completed, decompose_layer, measure
 from tensorpress.factorfile import save_factors
 from tensorpress.methods.base import Factors
 from tensorpress.oom import with_fallback
@@ -28,12 +28,8 @@ def run(
     device: torch.device,
 ) -> None:
     """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
-    labels = {
-        "model": made.model.name,
-        "method_name": made.method_name,
-        "method": made.spec.method,
-        "group": made.group,
-    }
+    spec = completed(made.spec, list(advice), layer)
+    made_by = MadeBy(made.model.name, made.method_name, spec, made.group)
     shapes = made.model.shapes[layer].modules
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
@@ -42,14 +38,14 @@ def run(
         found, seconds, weights = decompose_layer(
             model,
             made.model.family,
-            completed(made.spec, list(advice), layer),
+            spec,
             made.group,
             layer,
             file,
             where,
             larger[0] if larger else None,
         )
-        return found, measure(found, weights.matrices, shapes, labels, layer, seconds, file)
+        return found, measure(found, weights.matrices, shapes, made_by, layer, seconds, file)
 
     found, measured = with_fallback("decompose", work, device)
     save_factors(found, factors)
