@@ -3,7 +3,7 @@
 Every module, or group of modules that a method decomposes together, has options: to stay dense,
 one of the methods at one of several sizes, or to be rounded. Each takes bits and has a predicted
 damage (``analysis.damage``); damages add up. The choice of least damage under a budget of bits
-minimises ``damage + price * bits`` option by option; the price is found by bisection.
+is a knapsack (``knapsack``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.rounded import rounded
-from tensorpress.layers import GROUPS, LayerShape
+from tensorpress.knapsack import choose
+from tensorpress.layers import LayerShape
 from tensorpress.manifest import ranks_of
 from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Spec
 from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
@@ -161,81 +162,6 @@ def _attempts(
 def _settings(sort: type[MethodSpec], saved: float) -> dict[str, Any]:
     whitened = {"whiten": "input"} if "whiten" in sort.model_fields else {}
     return {"budget": {"saved": saved}, **whitened}
-
-
-def choose(found: Sequence[Choice], allowed_bits: int) -> list[Choice]:
-    """The options of least predicted damage that cover each module once within the bits.
-
-    Exact for the sizes that some price reaches (Everett 1963); what they leave is then spent,
-    largest gain per bit first.
-    """
-    units = _units(found)
-    cheapest = _at_price(units, float("inf"))
-    if sum(c.bits for c in cheapest) > allowed_bits:
-        raise TensorpressError(
-            f"saved: the smallest options take {sum(c.bits for c in cheapest)} bits, more than the "
-            f"{allowed_bits} allowed; allowed: a smaller share"
-        )
-    low, high = 0.0, 1.0
-    while sum(c.bits for c in _at_price(units, high)) > allowed_bits:
-        high *= 4.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        fits = sum(c.bits for c in _at_price(units, middle)) <= allowed_bits
-        low, high = (low, middle) if fits else (middle, high)
-    return _spend(units, _at_price(units, high), allowed_bits)
-
-
-Unit = list[list[list[Choice]]]
-"""A group of a layer: ways to cover it, each a list of parts, each a list of options."""
-
-
-def _units(found: Sequence[Choice]) -> list[Unit]:
-    """Ways to cover each group of each layer: module by module, or by options of the whole."""
-    units: list[Unit] = []
-    for layer in sorted({c.layer for c in found}):
-        for group in ADVISED_GROUPS:
-            own = [c for c in found if c.layer == layer and set(c.modules) <= set(GROUPS[group])]
-            modules = dict.fromkeys(m for c in own for m in c.modules)
-            if not modules:
-                continue
-            singles = [[c for c in own if c.modules == (module,)] for module in modules]
-            whole = [c for c in own if len(c.modules) > 1]
-            units.append([singles, *([[whole]] if whole else [])])
-    return units
-
-
-def _at_price(units: Sequence[Unit], price: float) -> list[Choice]:
-    def cost(option: Choice) -> tuple[float, float]:
-        if price == float("inf"):
-            return (option.bits, option.damage)
-        return (option.damage + price * option.bits, option.bits)
-
-    chosen: list[Choice] = []
-    for unit in units:
-        ways = [[min(part, key=cost) for part in way] for way in unit]
-        chosen += min(ways, key=lambda way: sum(cost(option)[0] for option in way))
-    return chosen
-
-
-def _spend(units: Sequence[Unit], chosen: list[Choice], allowed_bits: int) -> list[Choice]:
-    """Replace options by larger ones of the same modules while bits are left."""
-    options_of = {
-        (*part[0].modules, part[0].layer): part for unit in units for way in unit for part in way
-    }
-    left = allowed_bits - sum(c.bits for c in chosen)
-    while True:
-        better = [
-            (place, option)
-            for place, held in enumerate(chosen)
-            for option in options_of.get((*held.modules, held.layer), ())
-            if option.damage < held.damage and option.bits - held.bits <= left
-        ]
-        if not better:
-            return chosen
-        place, option = max(better, key=lambda pair: chosen[pair[0]].damage - pair[1].damage)
-        left -= option.bits - chosen[place].bits
-        chosen[place] = option
 
 
 def alternatives(found: Sequence[Choice], chosen: Choice) -> list[Choice]:

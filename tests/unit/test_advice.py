@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from workspace import tiny_params, tiny_text
 
-from tensorpress.advice import advise, alternatives, choose
+from tensorpress.advice import advise, alternatives
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.calibration import calibrate
 from tensorpress.decomposition import completed, decompose_layer
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import FAMILIES
+from tensorpress.knapsack import GAP, choose
 from tensorpress.loading import load_model
 from tensorpress.methods.advised import Choice, Spec
 from tensorpress.moments import save_moments
@@ -58,33 +60,64 @@ def test_gradients_are_asked_for() -> None:
         sensitivity({"ffn.down": torch.eye(2)}, "ffn.down", 1)
 
 
-def option(modules: tuple[str, ...], method: str, bits: int, damage: float) -> Choice:
+def option(
+    modules: tuple[str, ...], method: str, bits: int, damage: float, layer: int = 0
+) -> Choice:
     return Choice(
-        layer=0, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
+        layer=layer, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
         damage=damage, ranks=(), products=1, dense_products=1,
     )  # fmt: skip
 
 
-def test_choice_is_the_best_there_is() -> None:
-    """Against all combinations, for budgets that lie on the convex hull and for any other."""
-    gate, up, down = ("ffn.gate",), ("ffn.up",), ("ffn.down",)
-    found = [
-        *(option(gate, "svd", b, d) for b, d in ((100, 0.0), (60, 0.1), (30, 0.5), (10, 2.0))),
-        *(option(up, "svd", b, d) for b, d in ((100, 0.0), (60, 0.3), (30, 0.9), (10, 3.0))),
-        *(option(down, "svd", b, d) for b, d in ((100, 0.0), (60, 0.01), (30, 0.02), (10, 4.0))),
-        *(option((*gate, *up, *down), "tucker_ffn", b, d) for b, d in ((190, 0.05), (90, 1.3))),
-    ]
-    singles = [[c for c in found if c.modules == modules] for modules in (gate, up, down)]
-    ways = [list(way) for way in itertools.product(*singles)]
-    ways += [[c] for c in found if len(c.modules) == 3]
-    for allowed in (300, 190, 150, 90, 60):
-        best = min(sum(c.damage for c in w) for w in ways if sum(c.bits for c in w) <= allowed)
-        chosen = choose(found, allowed)
-        assert sum(c.bits for c in chosen) <= allowed
-        assert sorted(m for c in chosen for m in c.modules) == ["ffn.down", "ffn.gate", "ffn.up"]
-        assert sum(c.damage for c in chosen) == pytest.approx(best), allowed
-    with pytest.raises(TensorpressError, match="saved: the smallest options take 30 bits"):
-        choose(found, 20)
+FFN = ("ffn.gate", "ffn.up", "ffn.down")
+
+
+def covers(found: list[Choice], layer: int) -> list[list[Choice]]:
+    """All ways to cover a layer's FFN: matrix by matrix, or by an option of the whole."""
+    own = [c for c in found if c.layer == layer]
+    singles = [[c for c in own if c.modules == (module,)] for module in FFN]
+    whole = [[c] for c in own if c.modules == FFN]
+    return [*(list(way) for way in itertools.product(*singles)), *whole]
+
+
+def random_options(seed: int, size: int, damage: float) -> list[Choice]:
+    """Options of two layers' FFN; bits to ``3 * size``, damages to ``damage``."""
+    draw = random.Random(seed)
+    found = []
+    for layer in range(2):
+        for modules, count in (*(((module,), 4) for module in FFN), (FFN, 2)):
+            found.append(option(modules, "dense", size * len(modules), 0.0, layer))
+            for _ in range(count):
+                bits = draw.randint(1, size * len(modules))
+                found.append(option(modules, "svd", bits, damage * draw.random() ** 4, layer))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("size", "damage"), [(100, 1.0), (16 * 4096 * 11008, 1e-7), (10**12 + 1, 1e5)]
+)
+def test_choice_is_the_best_there_is(size: int, damage: float) -> None:
+    """Against all combinations, for bits and damages of any magnitude."""
+    for seed in range(4):
+        found = random_options(seed, size, damage)
+        ways = [
+            (sum(c.bits for c in way), sum(c.damage for c in way))
+            for way in ([*a, *b] for a in covers(found, 0) for b in covers(found, 1))
+        ]
+        fewest = min(bits for bits, _ in ways)
+        for allowed in (fewest, *(size * tenths // 10 for tenths in (15, 30, 45, 58))):
+            if allowed < fewest:
+                continue
+            best = min(lost for bits, lost in ways if bits <= allowed)
+            chosen = choose(found, allowed)
+            assert sum(c.bits for c in chosen) <= allowed
+            covered = sorted((c.layer, module) for c in chosen for module in c.modules)
+            assert covered == sorted((layer, module) for layer in range(2) for module in FFN)
+            assert sum(c.damage for c in chosen) <= best * (1 + GAP), (seed, allowed)
+        with pytest.raises(
+            TensorpressError, match=f"saved: the smallest options take {fewest} bits, more than"
+        ):
+            choose(found, fewest - 1)
 
 
 def test_alternatives_are_of_the_same_size_or_smaller() -> None:
