@@ -9,6 +9,8 @@ run_stage(
     needs_torch=False,
     recipe_runs=snakemake.params.recipe_runs,
     jobs=snakemake.params.jobs,
+    evaluations=[Path(each) for each in snakemake.input.evaluations],
+    storage=[Path(each) for each in snakemake.input.storage],
     decompositions=[Path(each) for each in snakemake.input.decompositions],
     results_table=Path(snakemake.output.results),
     decompositions_table=Path(snakemake.output.decompositions),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -98,6 +99,12 @@ class Spec(MethodSpec):
     @property
     def needs_advice(self) -> bool:
         return True
+
+    def completed(self, advice: Sequence[Path], layer: int) -> Spec:
+        (file,) = advice
+        found = Advice.model_validate_json(file.read_text(encoding="utf-8"))
+        chosen = tuple(each.chosen for each in found.modules if each.chosen.layer == layer)
+        return self.model_copy(update={"choices": chosen})
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]

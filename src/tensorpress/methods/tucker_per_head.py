@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import (
     Budget,
@@ -54,6 +55,7 @@ class Spec(WhitenedSpec):
             found.append(per_head(module, shape, "tucker_matrix", inner))
         return found
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         inner = layout.settings["settings"]
         sides, heads = (inner["out_features"], inner["in_features"]), inner["slices"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.base import (
     Budget,
@@ -117,6 +118,7 @@ class Spec(MethodSpec):
             },
         )
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         sizes, head_dim = layout.settings, layer.head_dim
         ranks = (sizes["hidden_rank"], sizes["head_dim_rank"], sizes["stack_rank"] or 1)

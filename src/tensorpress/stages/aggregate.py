@@ -16,12 +16,17 @@ from tensorpress.status import Job
 def run(
     recipe_runs: Sequence[RecipeRun],
     jobs: Sequence[Job],
+    evaluations: Sequence[Path],
+    storage: Sequence[Path],
     decompositions: Sequence[Path],
     results_table: Path,
     decompositions_table: Path,
     jobs_table: Path,
 ) -> None:
-    """Write the three tables."""
+    """Write the three tables; each evaluation and checkpoint once, in the order of the runs."""
+    measured = dict.fromkeys(e.id for each in recipe_runs for e in each.evaluations)
+    rows_of = dict(zip(measured, evaluations, strict=True))
+    bits_of = dict(zip(dict.fromkeys(each.run.id for each in recipe_runs), storage, strict=True))
     runs = [
         RunResult(
             model=each.run.model.name,
@@ -31,10 +36,9 @@ def run(
             methods=each.run.methods,
             seed=each.seed,
             run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
-            storage=each.run.storage,
+            storage=bits_of[each.run.id],
             tasks=tuple(
-                TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))
-                for e in each.evaluations
+                TaskResult(e.task_name, e.spec.kind, rows_of[e.id]) for e in each.evaluations
             ),
         )
         for each in recipe_runs

@@ -9,7 +9,7 @@ import torch
 
 from tensorpress import paths
 from tensorpress.artifacts import DecompositionArtifact
-from tensorpress.decomposition import completed, decompose_layer, measure
+from tensorpress.decomposition import decompose_layer, measure
 from tensorpress.factorfile import save_factors
 from tensorpress.methods.base import Factors
 from tensorpress.oom import with_fallback
@@ -42,7 +42,7 @@ def run(
         found, seconds, weights = decompose_layer(
             model,
             made.model.family,
-            completed(made.spec, list(advice), layer),
+            made.spec.completed(advice, layer),
             made.group,
             layer,
             file,
