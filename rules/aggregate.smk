@@ -8,8 +8,8 @@ rule stage_aggregate:
 
 rule aggregate:
     input:
-        evaluations=ancient(LIVE["evaluate"]),
-        storage=ancient([each.run.storage for each in plan.recipe_runs]),
+        evaluations=ancient([paths.evaluation_rows(each) for each in plan.evaluations]),
+        storage=ancient([each.storage for each in plan.checkpoints.values()]),
         advices=ancient([paths.advice(name) for name in plan.advices]),
         decompositions=ancient([p.rows for p in plan.used_decompositions]),
     output:

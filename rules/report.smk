@@ -14,6 +14,7 @@ rule report:
         notebook=lambda w: local(
             ancient(paths.notebooks() / f"{plan.reports[w.report].spec.notebook}.ipynb")
         ),
+        queries=local(ancient(sorted(paths.queries().glob("*.sql")))),
     output:
         report(paths.report("{report}"), category="Reports"),
     log:

@@ -8,6 +8,8 @@ run_stage(
     snakemake,
     made=snakemake.params.run,
     model=Path(snakemake.input.model),
+    factors=[Path(each) for each in snakemake.input.factors],
+    errors=[Path(each) for each in snakemake.input.errors],
     checkpoint=Path(snakemake.output.checkpoint),
     rows=Path(snakemake.output.rows),
 )

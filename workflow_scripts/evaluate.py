@@ -9,5 +9,8 @@ run_stage(
     dtype=snakemake.params.dtype,
     made=snakemake.params.evaluation,
     checkpoint=Path(snakemake.input.run),
+    dense=[Path(each) for each in snakemake.input.dense],
+    moments=[Path(each) for each in snakemake.input.moments],
+    corpora=[Path(each) for each in snakemake.input.corpora],
     target=Path(snakemake.output[0]),
 )

@@ -8,6 +8,7 @@ run_stage(
     snakemake,
     spec=snakemake.params.spec,
     notebook=Path(snakemake.input.notebook),
+    queries=[Path(each) for each in snakemake.input.queries],
     tables={name: Path(snakemake.input[name]) for name in ("results", "decompositions", "jobs")},
     target=Path(snakemake.output[0]),
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tensorpress.errors import TensorpressError
 
+UNKEYED = "files have the same content however they are put in place"
+
 _MARK = ".partial-"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FULL[errno.EFBIG] = "the file-size limit is reached"

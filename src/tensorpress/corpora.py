@@ -13,9 +13,10 @@ from pathlib import Path
 from tensorpress.atomic import replacing
 from tensorpress.embedded import corpus as embedded_corpus
 from tensorpress.errors import TensorpressError
+from tensorpress.forkserver import function
 from tensorpress.hub_datasets import column
 from tensorpress.params import C4Corpus, Corpus, EmbeddedCorpus, FileCorpus, Wikitext2Corpus
-from tensorpress.sources import existing_file
+from tensorpress.sources import READERS, existing_file
 from tensorpress.texts import C4_SPLIT, c4_documents, c4_text, wikitext2_rows, wikitext2_text
 
 
@@ -30,31 +31,31 @@ def fetch_corpus(name: str, spec: Corpus, target: Path) -> None:
 
 def text_of(name: str, spec: Corpus) -> str:
     """The text of a corpus, from its file, the hub's cache or the hub."""
-    readers = {"embedded": _prose, "file": _file, "wikitext2": _wikitext2, "c4": _c4}
-    return readers[spec.source](name, spec)
+    text: str = function(READERS[spec.source])(name, spec)
+    return text
 
 
-def _prose(name: str, spec: Corpus) -> str:
-    assert isinstance(spec, EmbeddedCorpus)
+def prose(name: str, spec: EmbeddedCorpus) -> str:
+    """Of the standard library."""
     return "\n\n".join(embedded_corpus.documents(spec.split))
 
 
-def _file(name: str, spec: Corpus) -> str:
-    assert isinstance(spec, FileCorpus)
+def file(name: str, spec: FileCorpus) -> str:
+    """Of a file as it is."""
     with _readable(name, spec.path) as path:
         return path.read_text(encoding="utf-8-sig")
 
 
-def _wikitext2(name: str, spec: Corpus) -> str:
-    assert isinstance(spec, Wikitext2Corpus)
+def wikitext2(name: str, spec: Wikitext2Corpus) -> str:
+    """Of WikiText-2, as papers join its lines."""
     if spec.path is None:
         return wikitext2_text(column(spec.dataset, spec.split, "text", f"corpora.{name}"))
     with _readable(name, spec.path) as path:
         return wikitext2_text(wikitext2_rows(path))
 
 
-def _c4(name: str, spec: Corpus) -> str:
-    assert isinstance(spec, C4Corpus)
+def c4(name: str, spec: C4Corpus) -> str:
+    """Of C4, as papers join its documents."""
     if spec.path is None:
         return c4_text(column(spec.dataset, C4_SPLIT, "text", f"corpora.{name}"))
     with _readable(name, spec.path) as path:

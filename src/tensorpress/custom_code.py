@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress.errors import TensorpressError
-from tensorpress.keys import all_modules, file_fingerprint
+from tensorpress.fingerprints import all_modules
+from tensorpress.keys import file_fingerprint
+
+UNKEYED = "it finds and refuses files, whose content is part of a key"
 
 SEAL = "trusted_code.json"
 MODEL = "AutoModelForCausalLM"

@@ -16,7 +16,6 @@ from tensorpress.checkpoint import Checkpoint, LayerWeights
 from tensorpress.factorfile import load_factors
 from tensorpress.families.base import Family
 from tensorpress.layers import LayerShape, ModuleShape
-from tensorpress.methods.advised import Advice
 from tensorpress.methods.base import Factors, MethodSpec, bounded
 from tensorpress.moments import InputMoments, tokens_of
 from tensorpress.rows import DecompositionRow
@@ -70,13 +69,6 @@ def decompose_layer(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return factors, time.perf_counter() - start, weights
-
-
-def completed(spec: MethodSpec, advice: Sequence[Path], layer: int) -> MethodSpec:
-    """The settings with the choices for a layer out of the advice, where the method takes one."""
-    if not advice:
-        return spec
-    return Advice.model_validate_json(advice[0].read_text(encoding="utf-8")).completes(spec, layer)
 
 
 def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> list[Factors]:

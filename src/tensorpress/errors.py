@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+UNKEYED = "what an error is called changes no result"
+
 
 class TensorpressError(Exception):
     """A condition that the user can mend: the message names what, where and what is allowed."""

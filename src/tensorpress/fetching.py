@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,14 @@ from tensorpress.custom_code import (
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
+from tensorpress.forkserver import function
 from tensorpress.headers import Stored, rewrite, tensors_in
 from tensorpress.hub_models import CONFIG, check_there, hub_file, hub_names
 from tensorpress.loading import empty_model, load_tokenizer
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
 from tensorpress.secrets import one_line
 from tensorpress.sources import (
+    FETCHERS,
     check_local,
     checkpoint_files,
     read_config,
@@ -53,6 +54,8 @@ from tensorpress.weightfiles import (
     write_index,
 )
 
+Fetcher = Callable[[str, Any, Path, torch.device, int, torch.dtype], dict[str, Stored]]
+
 
 def fetch_model(
     name: str,
@@ -66,15 +69,11 @@ def fetch_model(
 
     Whatever of the files cannot be what the model runs with is refused before it is copied.
     """
-    fetchers: dict[str, Callable[..., dict[str, Stored]]] = {
-        "embedded": partial(_train, dtype=dtype),
-        "local": _copy,
-        "hub": _download,
-    }
+    fetch: Fetcher = function(FETCHERS[spec.source])
     with replacing(target) as temporary:
         temporary.mkdir()
         try:
-            stored = fetchers[spec.source](name, spec, temporary, device, threads)
+            stored = fetch(name, spec, temporary, device, threads, dtype)
             _write_weights(name, stored, temporary)
             Checkpoint.open(temporary).verify()
         except TensorpressError as error:
@@ -92,23 +91,28 @@ def _origin(spec: Model) -> str:
     return f"{spec.repository}@{spec.revision[:8]}" if isinstance(spec, HubModel) else spec.source
 
 
-def _train(
-    name: str, spec: Model, target: Path, device: torch.device, threads: int, dtype: torch.dtype
+def train(
+    name: str,
+    spec: EmbeddedModel,
+    target: Path,
+    device: torch.device,
+    threads: int,
+    dtype: torch.dtype,
 ) -> dict[str, Stored]:
-    from tensorpress.embedded.training import train
+    """The tensors of an embedded model, trained in ``dtype`` into ``target``."""
+    from tensorpress.embedded import training
 
-    assert isinstance(spec, EmbeddedModel)
-    model, tokenizer, record = train(spec.name, spec.seed, device, threads, dtype)
+    model, tokenizer, record = training.train(spec.name, spec.seed, device, threads, dtype)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))
     return held_tensors(target, f"models.{name}")
 
 
-def _copy(
-    name: str, spec: Model, target: Path, device: torch.device, threads: int
+def copy(
+    name: str, spec: LocalModel, target: Path, *_: torch.device | int | torch.dtype
 ) -> dict[str, Stored]:
-    assert isinstance(spec, LocalModel)
+    """The tensors of a folder, where they are; what goes with them is copied into ``target``."""
     check_local(name, spec)
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
     directory = Path(spec.path)
@@ -119,10 +123,10 @@ def _copy(
     return held_tensors(directory, f"models.{name}.path")
 
 
-def _download(
-    name: str, spec: Model, target: Path, device: torch.device, threads: int
+def download(
+    name: str, spec: HubModel, target: Path, *_: torch.device | int | torch.dtype
 ) -> dict[str, Stored]:
-    assert isinstance(spec, HubModel)
+    """The tensors of a repository, in the hub's cache; what goes with them goes into ``target``."""
     names = hub_names(name, spec)
     for file in (CONFIG, *companions(names, spec.trust_remote_code)):
         _bring(name, spec, file, target)

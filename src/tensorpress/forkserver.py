@@ -31,6 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+UNKEYED = "a job computes the same in whatever process it runs"
+
 ADDRESS = "TENSORPRESS_FORKSERVER"
 """Environment variable by which a driver tells its jobs where the server listens."""
 ENVIRONMENT = {
@@ -99,10 +101,10 @@ def start(modules: Sequence[str]) -> None:
 _server: subprocess.Popen[bytes] | None = None
 
 
-def function(name: str) -> Callable[[Any], int]:
+def function(name: str) -> Callable[..., Any]:
     """A function by its name, ``module:function``: only who calls it imports what it needs."""
     module, _, attribute = name.partition(":")
-    found: Callable[[Any], int] = getattr(import_module(module), attribute)
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
     return found
 
 

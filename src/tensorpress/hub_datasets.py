@@ -11,6 +11,8 @@ from typing import Any
 from tensorpress.errors import TensorpressError
 from tensorpress.secrets import one_line
 
+UNKEYED = "a dataset is part of a key by its commit"
+
 
 @dataclass(frozen=True)
 class HubDataset:

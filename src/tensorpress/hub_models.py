@@ -13,6 +13,8 @@ from tensorpress.errors import TensorpressError
 from tensorpress.inputs import HubModel
 from tensorpress.secrets import one_line
 
+UNKEYED = "a repository is part of a key by its commit"
+
 CONFIG = "config.json"
 
 

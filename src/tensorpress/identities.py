@@ -1,8 +1,12 @@
-"""The identity of every artifact: what its key covers, and nothing else. Torch-free."""
+"""The identity of every artifact: what its key covers, and nothing else. Torch-free.
+
+The code that counts is what ``stages.<rule>.run`` reaches, and with it what that finds by a name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from tensorpress import paths
 from tensorpress.artifacts import (
@@ -19,30 +23,34 @@ from tensorpress.artifacts import (
     RunArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
-from tensorpress.inputs import HubCorpus
-from tensorpress.keys import all_modules, code_fingerprint, file_fingerprint, key
+from tensorpress.families.base import Family
+from tensorpress.families.table import family_of
+from tensorpress.fingerprints import all_modules, code_fingerprint
+from tensorpress.keys import file_fingerprint, key
 from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import (
     BASELINE,
     Calibration,
+    ConfigModel,
     Corpus,
     EmbeddedModel,
-    HubModel,
     Lora,
     Model,
     Report,
     Rounding,
 )
 from tensorpress.registry import METHODS
-from tensorpress.sources import corpus_source, model_config, model_source
+from tensorpress.sources import FETCHERS, READERS, corpus_source, model_config, model_source
+
+_BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
+"""Code that travels in a checkpoint and builds its model."""
 
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:
     """A text: its source, and the code that makes or cuts it."""
-    from_hub = isinstance(spec, HubCorpus)
-    code = code_fingerprint("tensorpress.texts" if from_hub else "tensorpress.embedded.corpus")
+    code = code_fingerprint(_run("fetch_corpus"), READERS[spec.source])
     content = key(stage="corpus", source=corpus_source(name, spec), code=code)
     return CorpusArtifact(name, spec, content)
 
@@ -50,13 +58,17 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
 def model(name: str, spec: Model) -> ModelArtifact:
     """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
 
-    What is taken from a hub repository is in no source: the list of it counts as code.
+    What others call their weights is found by their family; an embedded one is saved by the class
+    that runs it.
     """
-    trained = isinstance(spec, EmbeddedModel)
-    entries = [f"tensorpress.{'embedded.training' if trained else 'completeness'}"]
-    entries += ["tensorpress.companions"] * isinstance(spec, HubModel)
-    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, model_config(name, spec))
+    source, config = model_source(name, spec), model_config(name, spec)
+    entries = [_run("fetch_model")]
+    if not isinstance(spec, ConfigModel):
+        entries.append(FETCHERS[spec.source])
+    if not isinstance(spec, EmbeddedModel):
+        entries.append(_family(family_of(config, f"models.{name}")))
+    content = key(stage="fetch", source=source, code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, config)
 
 
 def calibration(
@@ -69,9 +81,7 @@ def calibration(
         corpus=text.key,
         settings=settings.model_dump(exclude={"corpus"}),
         **_precision(dtype),
-        code=code_fingerprint(
-            "tensorpress.calibration", "tensorpress.evaluation.windows", _family_module(of)
-        ),
+        code=code_fingerprint(_run("calibrate"), _family(of.family)),
     )
     return CalibrationArtifact(of, text, settings, dtype, content)
 
@@ -84,10 +94,10 @@ def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArt
         spec=spec.model_dump(),
         dtype=dtype,
         code=code_fingerprint(
-            "tensorpress.advice",
-            *(METHODS[name] for name in spec.methods),
+            _run("advise"),
+            *(entry for name in spec.methods for entry in _method(name)),
             *all_modules("tensorpress.formats"),
-            _family_module(moments.model),
+            _family(moments.model.family),
         ),
     )
     return AdviceArtifact(moments, spec, dtype, content)
@@ -114,9 +124,9 @@ def decomposition(
         moments=moments.key if moments else None,
         advice=advised.key if advised else None,
         code=code_fingerprint(
-            "tensorpress.decomposition",
-            METHODS[spec.method],
-            _family_module(of),
+            _run("decompose"),
+            *_method(spec.method),
+            _family(of.family),
             *(f"tensorpress.formats.{name}" for name in sorted(formats)),
         ),
     )
@@ -136,12 +146,7 @@ def run(
         placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
         dtype=dtype,
         rounding=rounding.model_dump() if rounding else None,
-        code=code_fingerprint(
-            "tensorpress.assembly",
-            "tensorpress.manifest",
-            "tensorpress.formats.model",
-            _family_module(of),
-        ),
+        code=code_fingerprint(_run("assemble"), *_BUNDLED, _family(of.family)),
     )
     return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
 
@@ -157,13 +162,7 @@ def recovery(
         spec=spec.model_dump(exclude={"corpus", "seeds"}),
         seed=seed,
         **_precision(dtype),
-        code=code_fingerprint(
-            "tensorpress.recovery",
-            "tensorpress.recovered",
-            "tensorpress.evaluation.windows",
-            "tensorpress.formats.model",
-            _family_module(of.model),
-        ),
+        code=code_fingerprint(_run("recover"), *_BUNDLED, _family(of.model.family)),
     )
     return RecoveryArtifact(of, spec, seed, text, dtype, content)
 
@@ -186,12 +185,18 @@ def evaluation(
         dense=dense.key if dense else None,
         moments=moments.key if moments else None,
         spec=spec.model_dump(exclude={*spec.corpora, *spec.files}),
-        corpora={role: text.key for role, text in corpora.items()},
+        corpora={role: [text.key, text.spec.joined] for role, text in corpora.items()},
         files=dict(files),
         **_precision(dtype),
-        code=code_fingerprint(spec.entry),
+        code=code_fingerprint(_run("evaluate"), f"{spec.entry}:evaluate"),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
+
+
+def table(rows: list[Any], factors: list[Any]) -> str:
+    """Identity of the results tables: rows of all runs, factors of all decompositions."""
+    code = code_fingerprint(_run("aggregate"))
+    return f"table-{key(stage='aggregate', rows=rows, factors=factors, code=code)}"
 
 
 def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
@@ -203,7 +208,7 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
         spec=spec.model_dump(),
         files=[queries, file_fingerprint(notebook)],
         code=code_fingerprint(
-            "tensorpress.reporting", "tensorpress.figures", "tensorpress.wording"
+            _run("report"), "tensorpress.figures", "tensorpress.pages", "tensorpress.wording"
         ),
     )
     return ReportArtifact(name, spec, content)
@@ -214,8 +219,17 @@ def _precision(dtype: str) -> dict[str, str]:
     return {} if dtype == "float32" else {"compute": dtype}
 
 
-def _family_module(of: ModelArtifact) -> str:
-    return f"tensorpress.families.{of.family.model_type}"
+def _run(rule: str) -> str:
+    """What a rule's job does."""
+    return f"tensorpress.stages.{rule}:run"
+
+
+def _method(name: str) -> tuple[str, str]:
+    return f"{METHODS[name]}:Spec", f"{METHODS[name]}:decompose"
+
+
+def _family(family: Family) -> str:
+    return f"tensorpress.families.{family.model_type}:FAMILY"
 
 
 def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:

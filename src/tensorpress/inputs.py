@@ -10,6 +10,8 @@ from tensorpress.hub_datasets import HubDataset
 from tensorpress.refusals import LONGEST_NAME, NAME_PATTERN
 from tensorpress.texts import C4, WIKITEXT2
 
+UNKEYED = "settings are part of a key by their values"
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
 
 

@@ -20,7 +20,6 @@ from tensorpress.records import Record
 from tensorpress.request import Request
 from tensorpress.secrets import one_line, redacted
 from tensorpress.slots import VISIBLE, gpu_slot
-from tensorpress.staging import lead_to
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +54,6 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
     record.write()
     try:
         _warn_into(log)
-        lead_to(inputs)
         guards.settle(inputs)
         with gpu_slot(count=request.gpus) if request.gpus else nullcontext() as slot:
             if slot is not None:

@@ -20,8 +20,9 @@ from tensorpress.artifacts import CorpusArtifact
 from tensorpress.atomic import replacing
 from tensorpress.corpora import text_of
 from tensorpress.errors import TensorpressError
+from tensorpress.fingerprints import code_fingerprint
 from tensorpress.inputs import EmbeddedCorpus, HubCorpus
-from tensorpress.keys import code_fingerprint, key
+from tensorpress.keys import key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

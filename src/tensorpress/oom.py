@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 
+UNKEYED = "what is done with less memory comes to the same, beyond rounding"
+
 CPU = torch.device("cpu")
 SIGNS = ("ALLOC_FAILED", "can't allocate memory")
 """What the errors of CUDA's libraries and of the CPU's allocator say, which have no type."""

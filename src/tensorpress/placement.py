@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from tensorpress.formats.base import STORES
 from tensorpress.oom import CPU, warn
 
+UNKEYED = "a model computes the same wherever its layers lie, beyond rounding"
+
 HEADROOM = 0.2
 """Share of a device's free memory that is left for activations."""
 

@@ -29,7 +29,7 @@ from tensorpress.checks import check_method, check_modules, check_positions, che
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.inputs import HubCorpus
-from tensorpress.keys import code_fingerprint, file_fingerprint, key
+from tensorpress.keys import file_fingerprint
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
 from tensorpress.leakage import shared_text
 from tensorpress.methods.advised import Spec as Advised
@@ -62,6 +62,11 @@ class Plan:
         """Recovered checkpoints by id."""
         runs = (each.run for each in self.recipe_runs)
         return {run.id: run for run in runs if isinstance(run, RecoveryArtifact)}
+
+    @cached_property
+    def checkpoints(self) -> dict[str, AnyRun]:
+        """Checkpoints that are evaluated, assembled or recovered, by id."""
+        return {each.run.id: each.run for each in self.recipe_runs}
 
     @cached_property
     def evaluations(self) -> dict[str, EvaluationArtifact]:
@@ -105,8 +110,7 @@ class Plan:
             for e in self.recipe_runs
         ]
         factors = sorted([p.decomposition.id, p.layer] for p in self.used_decompositions)
-        code = code_fingerprint("tensorpress.aggregation")
-        return f"table-{key(stage='aggregate', rows=rows, factors=factors, code=code)}"
+        return identities.table(rows, factors)
 
     @cached_property
     def reports(self) -> dict[str, ReportArtifact]:

@@ -23,6 +23,8 @@ from tensorpress.atomic import is_partial, replacing
 from tensorpress.errors import TensorpressError
 from tensorpress.resident import peak_resident_bytes
 
+UNKEYED = "what jobs cost is part of no key"
+
 RUN = "TENSORPRESS_RUN"
 """Environment variable by which a driver names itself to its jobs."""
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+UNKEYED = "what is refused is not made"
+
 Place = tuple[int | str, ...]
 """Keys and indices that lead to a value."""
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 from tensorpress.methods.base import MethodSpec
 
+UNKEYED = "the methods of a study are entries of their own in the keys (identities.py)"
+
 METHODS: dict[str, str] = {
     "dense": "tensorpress.methods.dense",
     "drop": "tensorpress.methods.drop",

@@ -6,6 +6,8 @@ import resource
 import sys
 from pathlib import Path
 
+UNKEYED = "memory used is part of no key"
+
 
 def peak_resident_bytes() -> int:
     """The largest resident set of this process since it began."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from tensorpress.errors import TensorpressError
 
+UNKEYED = "it only decides what is shown"
+
 HIDDEN = "[hidden]"
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 """What access tokens of the Hugging Face hub and key ids of AWS look like."""

@@ -36,6 +36,22 @@ from tensorpress.params import (
 )
 from tensorpress.weightfiles import INDEX, check_quantised, check_weights
 
+UNKEYED = "sources are part of a key by their content"
+
+FETCHERS: dict[str, str] = {
+    "embedded": "tensorpress.fetching:train",
+    "local": "tensorpress.fetching:copy",
+    "hub": "tensorpress.fetching:download",
+}
+"""Source of a model -> the function that brings what it is made of."""
+READERS: dict[str, str] = {
+    "embedded": "tensorpress.corpora:prose",
+    "file": "tensorpress.corpora:file",
+    "wikitext2": "tensorpress.corpora:wikitext2",
+    "c4": "tensorpress.corpora:c4",
+}
+"""Source of a corpus -> the function that reads its text."""
+
 _FINGERPRINTS = Path("results/.fingerprints.json")
 
 

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+UNKEYED = "times are part of no key"
+
 LOAD = "load"
 """Reading models and tokenizers."""
 

@@ -19,6 +19,8 @@ from xxhash import xxh3_128
 
 from tensorpress.errors import DamagedFile
 
+UNKEYED = "tensors are the same whatever else their file holds"
+
 _HEADER = "tensorpress"
 """One entry of the header for all: safetensors writes several in an order of chance."""
 

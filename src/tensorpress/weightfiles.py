@@ -15,6 +15,8 @@ from typing import Any
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.headers import Stored, tensors_in
 
+UNKEYED = "it finds and refuses files, whose content is part of a key"
+
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")

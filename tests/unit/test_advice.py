@@ -13,7 +13,7 @@ from workspace import tiny_params, tiny_text
 from tensorpress.advice import advise, alternatives
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.calibration import calibrate
-from tensorpress.decomposition import completed, decompose_layer
+from tensorpress.decomposition import decompose_layer
 from tensorpress.errors import TensorpressError
 from tensorpress.families.table import FAMILIES
 from tensorpress.knapsack import GAP, choose
@@ -157,7 +157,7 @@ def test_advice_meets_its_budget_and_is_carried_out(
         path = tmp_path / f"{quantise}.json"
         path.write_text(advice.model_dump_json(), encoding="utf-8")
         group = "experts" if kind == "moe" else "ffn"
-        filled = completed(spec, [path], 1)
+        filled = spec.completed([path], 1)
         factors, _, _ = decompose_layer(
             directory, family, filled, group, 1, tmp_path / "moments/layer-001.safetensors", CPU
         )

@@ -23,6 +23,8 @@ from tensorpress.families import (
 )
 from tensorpress.families.base import Family
 
+UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
+
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
     for module in (

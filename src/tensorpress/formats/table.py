@@ -14,6 +14,8 @@ from .tucker_matrix import TuckerMatrix
 from .tucker_slices import TuckerSlices
 from .zero import Zero
 
+UNKEYED = "the formats of factors are entries of their own in the keys (identities.py)"
+
 CLASSES = (
     DenseSlices,
     Zero,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -121,6 +122,10 @@ class Spec(MethodSpec):
         else:
             names = {*self.methods, *[ROUNDING] * self.quantise}
         return frozenset(_approach(name) for name in names)
+
+    def completed(self, advice: Sequence[Path], layer: int) -> MethodSpec:
+        (file,) = advice
+        return Advice.model_validate_json(file.read_text(encoding="utf-8")).completes(self, layer)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]

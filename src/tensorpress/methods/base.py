@@ -6,13 +6,15 @@ Planning imports method files, so nothing here or at the top of one imports torc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
 from tensorpress.methods.approach import APPROACHES, Approach
 from tensorpress.methods.cost import Cost, most
@@ -204,6 +206,10 @@ class MethodSpec(BaseModel):
         """Whether the settings are completed by pre-flight advice on the whole model."""
         return False
 
+    def completed(self, advice: Sequence[Path], layer: int) -> MethodSpec:
+        """The settings with what the advice says of a layer; a method that takes none has none."""
+        return self
+
     @property
     def needs_number(self) -> bool:
         """Whether layers of equal shape may differ in what is stored: by their numbers."""
@@ -240,6 +246,7 @@ class MethodSpec(BaseModel):
         """
         raise TypeError(f"{type(self).__name__} does not define layouts")
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         """What decomposing a layout takes at most; a method that takes far less says so."""
         return most([layer.modules[module] for module in layout.modules])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
@@ -30,6 +31,7 @@ class Spec(MethodSpec):
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         values = layer.modules[layout.modules[0]].numel
         return Cost(values, -values)  # the weights themselves become the factors

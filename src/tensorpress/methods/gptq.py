@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked, with_layouts
@@ -51,6 +52,7 @@ class Spec(MethodSpec):
             for module, shape in layer.group(group).items()
         ]
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         shape = layer.modules[layout.modules[0]]
         stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)

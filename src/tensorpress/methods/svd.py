@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -65,6 +66,7 @@ class Spec(WhitenedSpec):
         each = shape.slices * (shape.out_features + shape.in_features)
         return self.budget.largest(limit, lambda rank: rank * each, shape.numel, module)
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         shape, rank = layer.modules[layout.modules[0]], layout.settings["rank"]
         out, inner = shape.out_features, shape.in_features

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -91,6 +92,7 @@ class Spec(MethodSpec):
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(m, shape) for m, shape in layer.group(group).items()]
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         shape, sizes = layer.modules[layout.modules[0]], layout.settings
         expert = sizes["slice_rank"] or shape.slices

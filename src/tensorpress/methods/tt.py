@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.approach import Approach
@@ -58,9 +59,11 @@ class TrainSpec(WhitenedSpec):
         rank = self.rank_of(modes, dense, where, shape.slices)
         return tt_settings(shape, modes, tt_ranks(modes.modes, rank))
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         return self.train_cost(layout.settings)
 
+    @unkeyed
     def train_cost(self, settings: dict[str, Any]) -> Cost:
         """What trains of the slices take, made one by one."""
         shape, rank = modes_of(settings), max(settings["ranks"])
@@ -100,6 +103,7 @@ class Spec(TrainSpec):
             for module, shape in layer.group(group).items()
         ]
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         shape, cost = layer.modules[layout.modules[0]], super().cost(layout, layer)
         if self.error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, with_layouts
@@ -31,6 +32,7 @@ class Spec(TrainSpec):
             found.append(per_head(module, shape, "tt_matrix", settings))
         return found
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         return self.train_cost(layout.settings["settings"])
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
@@ -65,6 +66,7 @@ class Spec(TrainSpec):
             found.append(Layout((module,), "tt_sparse", {**settings, "outliers": counts}))
         return found
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         cost = self.train_cost(layout.settings)
         # the inliers in float32 and, for their share, all in float64

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -73,6 +74,7 @@ class Spec(WhitenedSpec):
         settings = {**sizes, "out_rank": ranks["out"], "in_rank": ranks["in"]}
         return Layout(modules, "tucker_slices", settings)
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         sizes = layout.settings
         slices, ranks = sizes["slices"], (sizes["out_rank"], sizes["in_rank"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -56,6 +57,7 @@ class Spec(WhitenedSpec):
             found.append(per_head(module, shape, "tucker_matrix", inner))
         return found
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         inner = layout.settings["settings"]
         sides, heads = (inner["out_features"], inner["in_features"]), inner["slices"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -123,6 +124,7 @@ class Spec(MethodSpec):
             },
         )
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         sizes, head_dim = layout.settings, layer.head_dim
         ranks = (sizes["hidden_rank"], sizes["head_dim_rank"], sizes["stack_rank"] or 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tensorpress.keys import unkeyed
 from tensorpress.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -52,6 +53,7 @@ class Spec(MethodSpec):
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(layer, modules) for modules in self._stacks(layer)]
 
+    @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         hidden, width = layout.settings["hidden"], sum(layout.settings["widths"])
         # side by side in float32, squared in float64

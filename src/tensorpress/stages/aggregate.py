@@ -18,13 +18,21 @@ def run(
     recipe_runs: Sequence[RecipeRun],
     jobs: Sequence[Job],
     advices: Mapping[str, Path],
+    evaluations: Sequence[Path],
+    storage: Sequence[Path],
     decompositions: Sequence[Path],
     results_table: Path,
     decompositions_table: Path,
     jobs_table: Path,
 ) -> None:
-    """Write the three tables; ``advices`` by id."""
+    """Write the three tables; each evaluation and checkpoint once, in the order of the runs.
+
+    ``advices`` by id.
+    """
     known = {name: Advice.model_validate_json(f.read_text("utf-8")) for name, f in advices.items()}
+    measured = dict.fromkeys(e.id for each in recipe_runs for e in each.evaluations)
+    rows_of = dict(zip(measured, evaluations, strict=True))
+    bits_of = dict(zip(dict.fromkeys(each.run.id for each in recipe_runs), storage, strict=True))
     runs = [
         RunResult(
             recipe=RecipeRow(
@@ -38,10 +46,9 @@ def run(
                 run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
             ),
             compression=each.run.compression(known),
-            storage=each.run.storage,
+            storage=bits_of[each.run.id],
             tasks=tuple(
-                TaskResult(e.task_name, e.spec.kind, paths.evaluation_rows(e.id))
-                for e in each.evaluations
+                TaskResult(e.task_name, e.spec.kind, rows_of[e.id]) for e in each.evaluations
             ),
         )
         for each in recipe_runs

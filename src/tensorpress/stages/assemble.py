@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorpress.artifacts import RunArtifact
@@ -11,9 +12,17 @@ from tensorpress.manifest import Provenance, write_manifest
 from tensorpress.rows import StorageRow, write_rows
 
 
-def run(made: RunArtifact, model: Path, checkpoint: Path, rows: Path) -> None:
-    """Write the checkpoint, its manifest, and its bits."""
-    placements = [LayerFactors(p.layer, p.modules, p.factors) for p in made.placements]
+def run(
+    made: RunArtifact,
+    model: Path,
+    factors: Sequence[Path],
+    errors: Sequence[Path],
+    checkpoint: Path,
+    rows: Path,
+) -> None:
+    """Write the checkpoint, its manifest, and its bits; factors and errors in placements' order."""
+    placed = list(zip(made.placements, factors, errors, strict=True))
+    placements = [LayerFactors(p.layer, p.modules, file) for p, file, _ in placed]
     with replacing(checkpoint) as target:
         storage = assemble(model, made.model.family, placements, made.dtype, target, made.rounding)
         if made.placements:
@@ -23,10 +32,10 @@ def run(made: RunArtifact, model: Path, checkpoint: Path, rows: Path) -> None:
                     p.modules,
                     p.decomposition.spec.method,
                     p.decomposition.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-                    p.factors,
-                    p.rows,
+                    file,
+                    measured,
                 )
-                for p in made.placements
+                for p, file, measured in placed
             ]
             write_manifest(origins, made.dtype, target, made.rounding)
     write_rows([storage], StorageRow, rows)

@@ -9,7 +9,7 @@ import torch
 
 from tensorpress import paths
 from tensorpress.artifacts import DecompositionArtifact
-from tensorpress.decomposition import MadeBy, completed, decompose_layer, measure
+from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.factorfile import save_factors
 from tensorpress.methods.base import Factors
 from tensorpress.oom import with_fallback
@@ -28,7 +28,7 @@ def run(
     device: torch.device,
 ) -> None:
     """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
-    spec = completed(made.spec, list(advice), layer)
+    spec = made.spec.completed(advice, layer)
     made_by = MadeBy(made.model.name, made.method_name, spec, made.group)
     shapes = made.model.shapes[layer].modules
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from tensorpress import paths
 from tensorpress.artifacts import EvaluationArtifact
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.rows import EvalRow, write_rows
@@ -16,17 +16,20 @@ from tensorpress.rows import EvalRow, write_rows
 def run(
     made: EvaluationArtifact,
     checkpoint: Path,
+    dense: Sequence[Path],
+    moments: Sequence[Path],
+    corpora: Sequence[Path],
     target: Path,
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Measure and write the rows."""
+    """Write the rows; ``dense``, ``moments``: one or none, ``corpora`` in the order of roles."""
     task = EvaluationJob(
         run_directory=checkpoint,
-        dense_directory=made.dense.checkpoint if made.dense else None,
-        corpora={role: paths.corpus(corpus.id) for role, corpus in made.corpora.items()},
+        dense_directory=dense[0] if dense else None,
+        corpora=dict(zip(made.corpora, corpora, strict=True)),
         device=device,
-        moments_directory=made.moments[0] if made.moments else None,
+        moments_directory=moments[0] if moments else None,
         dtype=str(dtype).removeprefix("torch."),
         joined={role: corpus.spec.joined for role, corpus in made.corpora.items()},
     )
