@@ -34,7 +34,7 @@ class EmbeddedSpec:
     """Muon's learning rate: the spectral norm of an update before scaling by shape."""
     window: int = 256
     first_window: int = 32
-    first_share: float = 0.6
+    first_share: float = 0.5
     other_rate: float = 8e-3
     """AdamW's learning rate, for embeddings, norms and routers."""
     weight_decay: float = 0.1
@@ -51,7 +51,7 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
-        tokens=430_000,
+        tokens=470_000,
         batch_tokens=1024,
         matrix_rate=0.009,
     ),
@@ -69,6 +69,7 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "router_aux_loss_coef": 0.0,
         },
         tokens=345_000,
+        first_share=0.6,
         batch_tokens=2048,
         matrix_rate=0.008,
     ),

@@ -20,7 +20,7 @@ from tensorpress.embedded.tokenizer import train_tokenizer
 BETAS = (0.8, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
 LEAST_RATE = 0.02
-BALANCE_WEIGHT = 0.1
+BALANCE_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
