@@ -2,11 +2,14 @@
 -- means over the seeds of recovery.
 WITH wide AS (
     PIVOT (
-        SELECT model, recipe, layer_set, layers, methods, metric, value, version
+        SELECT
+            model, recipe, layer_set, layers, methods,
+            concat_ws('_', metric, state) AS quantity,
+            value, version
         FROM results
         WHERE kind = 'speed'
     )
-    ON metric
+    ON quantity
     USING avg(value)
     GROUP BY model, recipe, layer_set, layers, methods, version
 ),

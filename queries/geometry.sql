@@ -5,12 +5,11 @@ WITH wide AS (
     SELECT
         model, task, protocol, recipe, layer_set, layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
-        layer,
-        subject AS point,
-        regexp_extract(metric, '^(.*)_(mean|median|deviation)$', 1) AS measure,
-        any_value(value) FILTER (WHERE ends_with(metric, '_mean')) AS mean,
-        any_value(value) FILTER (WHERE ends_with(metric, '_median')) AS median,
-        any_value(value) FILTER (WHERE ends_with(metric, '_deviation')) AS deviation,
+        layer, point,
+        metric AS measure,
+        any_value(value) FILTER (WHERE statistic = 'mean') AS mean,
+        any_value(value) FILTER (WHERE statistic = 'median') AS median,
+        any_value(value) FILTER (WHERE statistic = 'deviation') AS deviation,
         any_value(samples) AS tokens
     FROM results
     WHERE kind = 'geometry'

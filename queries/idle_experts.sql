@@ -2,8 +2,7 @@
 -- many, which, and of how many tokens. The uncompressed model stands once, not with every run.
 WITH named AS (
     SELECT
-        model, task, protocol, layer,
-        regexp_extract(metric, '_(dense|compressed)$', 1) AS state,
+        model, task, protocol, layer, state,
         CASE WHEN state = 'compressed' THEN recipe || ' ' || CASE
             WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
             ELSE layers
@@ -12,7 +11,7 @@ WITH named AS (
         text AS experts,
         samples AS tokens
     FROM results
-    WHERE kind = 'moe' AND metric LIKE 'experts_without_tokens_%'
+    WHERE kind = 'moe' AND metric = 'experts_without_tokens'
     WINDOW line AS (PARTITION BY model, task, protocol, recipe, layer_set)
 )
 

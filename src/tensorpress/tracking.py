@@ -105,7 +105,7 @@ def write_metrics(plan: Plan) -> None:
         values = metrics.setdefault(row["model"], {}).setdefault(recipe, {})
         saved = row["bits_saved_with_embeddings_percent"]
         values["bits_saved_percent"] = round(saved, 3)
-        of_the_model = row["layer"] is None and not row["subject"]
+        of_the_model = row["layer"] is None and row["prompt"] is None
         if of_the_model and row["kind"] != "speed":
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:

@@ -258,8 +258,8 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
     versions = {r["version"] for r in rows if r["kind"] == "cloze"}
     assert versions == {"lm-eval 0.4.13, task version 1"}
     assert all(r["stderr"] is not None for r in rows if r["metric"] == "acc")
-    speeds = {r["metric"] for r in rows if r["kind"] == "speed"}
-    assert {"prefill_speedup", "decode_speedup", "peak_memory_mib_dense"} <= speeds
+    speeds = {(r["metric"], r["state"]) for r in rows if r["kind"] == "speed"}
+    assert {("prefill_speedup", None), ("peak_memory_mib", "dense")} <= speeds
 
 
 def test_every_method_has_errors_within_bounds(finished: Workspace) -> None:
