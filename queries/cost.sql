@@ -3,7 +3,7 @@
 WITH wide AS (
     PIVOT (
         SELECT
-            model, recipe, layer_set, layers, methods,
+            model, recipe, layer_set, array_to_string(layers, ',') AS layers, methods,
             concat_ws('_', metric, state) AS quantity,
             value, version
         FROM results
@@ -16,7 +16,7 @@ WITH wide AS (
 
 sizes AS (
     SELECT
-        model, recipe, layer_set, layers,
+        model, recipe, layer_set, array_to_string(layers, ',') AS layers,
         avg(checkpoint_bytes) AS checkpoint_bytes,
         avg(bits_saved_modules_percent) AS bits_saved_modules_percent,
         avg(bits_saved_blocks_percent) AS bits_saved_blocks_percent,

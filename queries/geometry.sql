@@ -3,9 +3,9 @@
 -- several.
 WITH wide AS (
     SELECT
-        model, task, protocol, recipe, layer_set, layers,
+        model, task, protocol, recipe, layer_set, array_to_string(layers, ',') AS layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
-        layer, point,
+        layer, list_contains(results.layers, layer) AS is_compressed, point,
         metric AS measure,
         any_value(value) FILTER (WHERE statistic = 'mean') AS mean,
         any_value(value) FILTER (WHERE statistic = 'median') AS median,
@@ -22,7 +22,7 @@ SELECT
         WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
         ELSE layers
     END AS run,
-    bits_saved_percent, layer, point,
+    bits_saved_percent, layer, is_compressed, point,
     list_position(
         [
             'layer_input', 'attention_output', 'after_attention', 'ffn_output', 'layer_output',

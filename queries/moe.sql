@@ -3,7 +3,7 @@
 -- stands under `compressed`. Experts without tokens have a query of their own, `idle_experts`.
 WITH named AS (
     SELECT
-        model, task, protocol, recipe, layer_set, layers,
+        model, task, protocol, recipe, layer_set, array_to_string(layers, ',') AS layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
         layer,
         module AS part,

@@ -1,6 +1,6 @@
 -- What each run says after the fixed prompts, beside how sure it is of its words.
 SELECT
-    model, prompt, recipe, layer_set, layers,
+    model, prompt, recipe, layer_set, array_to_string(layers, ',') AS layers,
     bits_saved_with_embeddings_percent AS bits_saved_percent,
     text,
     max(value) FILTER (metric = 'tokens') AS tokens,

@@ -21,7 +21,7 @@ STDERR = 0.1
 WINDOWS = 9
 HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
-_EMPTY = {str: "", int: 1, float: 1.0, bool: False}
+_EMPTY = {str: "", int: 1, float: 1.0, bool: False, tuple[int, ...]: ()}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "dense": {},
     "drop": {},
@@ -61,12 +61,12 @@ class Study:
 
     def add(self, metric: str, value: float, **fields: Any) -> None:
         """One row of the results; fields not given are empty, counts one."""
-        given = {"model": self.model, "layer_set": "two", "layers": "1,2", "layer_count": 2}
+        given = {"model": self.model, "layer_set": "two", "layers": (1, 2), "layer_count": 2}
         self.results.append(result(**{**given, **fields, "metric": metric, "value": value}))
 
     def baseline(self, **kinds: float) -> None:
         """The uncompressed model's perplexity, and other metrics by kind."""
-        none = {"recipe": "baseline", "layers": "", "layer_set": "none", "layer_count": 0}
+        none = {"recipe": "baseline", "layers": (), "layer_set": "none", "layer_count": 0}
         for kind, value in {"perplexity": BASELINE, **kinds}.items():
             task = "heldout" if kind == "perplexity" else kind
             self.add(
@@ -87,14 +87,14 @@ class Study:
     ) -> dict[str, Any]:
         """A run that loses ``nats`` per token at ``saved`` percent; returns its fields."""
         specs = [method_spec(methods)] if isinstance(methods, str) else methods
-        layers = fields.get("layers", "1,2")
+        layers = fields.get("layers", (1, 2))
         common = {
             "recipe": recipe,
             **asdict(compression(specs, rounding_bits, recovered)),
-            "run": f"{recipe}-L{layers}-{fields.get('seed', '')}",
+            "run": f"{recipe}-L{','.join(map(str, layers))}-{fields.get('seed', '')}",
             "bits_saved_with_embeddings_percent": saved,
             "bits_saved_modules_percent": 2 * saved,
-            "layer_count": layers.count(",") + 1,
+            "layer_count": len(layers),
             **fields,
         }
         measured = {
@@ -156,8 +156,7 @@ def whole_study(lead: float) -> Study:
     study = Study()
     study.baseline(ngram=60.0)
     for saved in (6.0, 12.0, 22.0, 33.0):
-        at = {"layer_set": f"first-{saved:g}", "layers": ",".join(map(str, range(int(saved) // 6)))}
-        at["layers"] = at["layers"] or "0"
+        at = {"layer_set": f"first-{saved:g}", "layers": tuple(range(int(saved) // 6))}
         study.run("svd_whitened", "svd-whitened", saved, 0.01 * saved, **at)
         study.run("svd", "svd", saved, 0.015 * saved, **at)
         study.run("drop", "drop", saved, 0.1 * saved, **at)
@@ -171,7 +170,7 @@ def whole_study(lead: float) -> Study:
             ("each_drop", "drop", 0.4),
             ("each_svd_whitened", "svd-whitened", 0.1),
         ):
-            at = {"layers": str(layer), "layer_set": "each", "layer_count": 1}
+            at = {"layers": (layer,), "layer_set": "each", "layer_count": 1}
             study.run(recipe, methods, 2, nats / (1 + layer), **at)
     _recovery(study)
     _head_axis(study)
@@ -186,8 +185,8 @@ def whole_study(lead: float) -> Study:
 def _recovery(study: Study) -> None:
     for seed, nats in enumerate((0.29, 0.30, 0.31)):
         for recipe, methods, loss, at in (
-            ("tt_ffn", "tt", nats, {"layer_set": "first-12", "layers": "0,1"}),
-            ("tucker_ffn", "tucker_ffn", 0.6 + nats, {"layers": "7"}),
+            ("tt_ffn", "tt", nats, {"layer_set": "first-12", "layers": (0, 1)}),
+            ("tucker_ffn", "tucker_ffn", 0.6 + nats, {"layers": (7,)}),
         ):
             study.run(
                 f"{recipe}_lora", methods, 11, loss, recovered=True, seed=seed,
@@ -196,7 +195,7 @@ def _recovery(study: Study) -> None:
 
 
 def _head_axis(study: Study) -> None:
-    same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": "0,1,2,3"}
+    same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": tuple(range(LAYERS))}
     study.run("attention", "tucker_qkvo", 8, 0.35, **same)
     study.run(
         "attention_published", "tucker_qkvo-published", 8, 0.65, compared_with="attention", **same
@@ -216,7 +215,7 @@ def _costs(study: Study) -> None:
         at = {
             "recipe": recipe, **asdict(compression([method_spec(methods)], bits)),
             "bits_saved_with_embeddings_percent": saved,
-            "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",
+            "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": (0, 1, 2),
         }  # fmt: skip
         for state, factor in (("dense", 1.0), ("compressed", 0.8)):
             for work in ("prefill", "decode"):

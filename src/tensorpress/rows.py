@@ -136,8 +136,8 @@ class EvalRow:
 class RecipeRow:
     """Which recipe on which model and layers, by the names in ``params.yaml``.
 
-    ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
-    ``baseline``. ``compared_with``: another recipe that this one varies. ``seed`` is given where
+    ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``.
+    ``compared_with``: another recipe that this one varies. ``seed`` is given where
     chance entered. ``run`` is the checkpoint's folder within ``results``.
     """
 
@@ -145,7 +145,7 @@ class RecipeRow:
     recipe: str
     compared_with: str | None
     layer_set: str
-    layers: str
+    layers: tuple[int, ...]
     layer_count: int
     seed: int | None
     run: str
@@ -192,7 +192,13 @@ class JobRow:
 
 Row = TypeVar("Row")
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_ARROW = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+}
 
 
 def schema(row_type: type) -> pa.Schema:
