@@ -2,18 +2,21 @@
 -- means over the seeds of recovery.
 WITH wide AS (
     PIVOT (
-        SELECT model, recipe, layer_set, layers, methods, metric, value, version
+        SELECT
+            model, recipe, layer_set, array_to_string(layers, ',') AS layers, methods,
+            concat_ws('_', metric, state) AS quantity,
+            value, version
         FROM results
         WHERE kind = 'speed'
     )
-    ON metric
+    ON quantity
     USING avg(value)
     GROUP BY model, recipe, layer_set, layers, methods, version
 ),
 
 sizes AS (
     SELECT
-        model, recipe, layer_set, layers,
+        model, recipe, layer_set, array_to_string(layers, ',') AS layers,
         avg(checkpoint_bytes) AS checkpoint_bytes,
         avg(bits_saved_modules_percent) AS bits_saved_modules_percent,
         avg(bits_saved_blocks_percent) AS bits_saved_blocks_percent,

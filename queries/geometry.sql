@@ -3,14 +3,13 @@
 -- several.
 WITH wide AS (
     SELECT
-        model, task, protocol, recipe, layer_set, layers,
+        model, task, protocol, recipe, layer_set, array_to_string(layers, ',') AS layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
-        layer,
-        subject AS point,
-        regexp_extract(metric, '^(.*)_(mean|median|deviation)$', 1) AS measure,
-        any_value(value) FILTER (WHERE ends_with(metric, '_mean')) AS mean,
-        any_value(value) FILTER (WHERE ends_with(metric, '_median')) AS median,
-        any_value(value) FILTER (WHERE ends_with(metric, '_deviation')) AS deviation,
+        layer, list_contains(results.layers, layer) AS is_compressed, point,
+        metric AS measure,
+        any_value(value) FILTER (WHERE statistic = 'mean') AS mean,
+        any_value(value) FILTER (WHERE statistic = 'median') AS median,
+        any_value(value) FILTER (WHERE statistic = 'deviation') AS deviation,
         any_value(samples) AS tokens
     FROM results
     WHERE kind = 'geometry'
@@ -23,7 +22,7 @@ SELECT
         WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
         ELSE layers
     END AS run,
-    bits_saved_percent, layer, point,
+    bits_saved_percent, layer, is_compressed, point,
     list_position(
         [
             'layer_input', 'attention_output', 'after_attention', 'ffn_output', 'layer_output',

@@ -1,9 +1,17 @@
 -- Experts that no token of a mixture's diagnostics reached, by layer, before and after compression: how
 -- many, which, and of how many tokens. The uncompressed model stands once, not with every run.
-WITH named AS (
+WITH counted AS (
     SELECT
-        model, task, protocol, layer,
-        regexp_extract(metric, '_(dense|compressed)$', 1) AS state,
+        model, task, protocol, recipe, layer_set,
+        array_to_string(layers, ',') AS layers,
+        layer, state, value, text, samples
+    FROM results
+    WHERE kind = 'moe' AND metric = 'experts_without_tokens'
+),
+
+named AS (
+    SELECT
+        model, task, protocol, layer, state,
         CASE WHEN state = 'compressed' THEN recipe || ' ' || CASE
             WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
             ELSE layers
@@ -11,8 +19,7 @@ WITH named AS (
         value::BIGINT AS experts_without_tokens,
         text AS experts,
         samples AS tokens
-    FROM results
-    WHERE kind = 'moe' AND metric LIKE 'experts_without_tokens_%'
+    FROM counted
     WINDOW line AS (PARTITION BY model, task, protocol, recipe, layer_set)
 )
 

@@ -2,11 +2,11 @@
 -- over the uncompressed model, measured by the same protocol; means over seeds, 95 % intervals.
 SELECT
     model, task, protocol, recipe, methods, kind, recovered, runs,
-    cast(layers AS INTEGER) AS layer,
+    only_layer AS layer,
     bits_saved_percent,
     perplexity, low, high,
     100 * (perplexity / baseline_perplexity - 1) AS perplexity_rise_percent,
     nats_lost, nats_half_width
 FROM perplexities
-WHERE layer_count = 1 AND baseline_perplexity IS NOT NULL
+WHERE only_layer IS NOT NULL AND baseline_perplexity IS NOT NULL
 ORDER BY model, task, protocol, recipe, layer

@@ -3,15 +3,15 @@
 -- stands under `compressed`. Experts without tokens have a query of their own, `idle_experts`.
 WITH named AS (
     SELECT
-        model, task, protocol, recipe, layer_set, layers,
+        model, task, protocol, recipe, layer_set, array_to_string(layers, ',') AS layers,
         bits_saved_with_embeddings_percent AS bits_saved_percent,
         layer,
-        regexp_replace(subject, '\.\d+$', '') AS part,
-        regexp_replace(metric, '_(dense|compressed|random)$', '') AS measure,
-        regexp_extract(metric, '_(dense|compressed|random)$', 1) AS state,
+        module AS part,
+        concat_ws('_', metric, statistic) AS measure,
+        coalesce(state, 'compressed') AS state,
         value
     FROM results
-    WHERE kind = 'moe' AND metric NOT LIKE 'experts_without_tokens_%'
+    WHERE kind = 'moe' AND metric <> 'experts_without_tokens'
 ),
 
 wide AS (
@@ -19,10 +19,10 @@ wide AS (
         model, task, protocol, recipe, layer_set, layers, bits_saved_percent,
         layer, part, measure,
         avg(value) FILTER (WHERE state = 'dense') AS dense,
-        avg(value) FILTER (WHERE state IN ('compressed', '')) AS compressed,
+        avg(value) FILTER (WHERE state = 'compressed') AS compressed,
         avg(value) FILTER (WHERE state = 'random') AS by_chance,
-        min(value) FILTER (WHERE state IN ('compressed', '')) AS least,
-        max(value) FILTER (WHERE state IN ('compressed', '')) AS most
+        min(value) FILTER (WHERE state = 'compressed') AS least,
+        max(value) FILTER (WHERE state = 'compressed') AS most
     FROM named
     GROUP BY ALL
 )

@@ -6,7 +6,8 @@ WITH runs AS (
     SELECT
         model, task, protocol, recipe, compared_with, methods,
         approach, holds_tensor_format, control, rounding_bits, recovered, head_layout,
-        layer_set, layers, layer_count,
+        layer_set, array_to_string(layers, ',') AS layers, layer_count,
+        CASE WHEN layer_count = 1 THEN results.layers[1] END AS only_layer,
         min(run) AS run,
         count(*) AS runs,
         avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
@@ -33,7 +34,7 @@ SELECT
     model, task, protocol, recipe, compared_with, methods,
     approach, holds_tensor_format, control, coalesce(control, approach) AS kind,
     rounding_bits, recovered, head_layout,
-    layer_set, layers, layer_count, run, runs,
+    layer_set, layers, layer_count, only_layer, run, runs,
     bits_saved_percent, bits_saved_modules_percent, modules_dense_bits,
     perplexity, half_width,
     CASE WHEN half_width IS NOT NULL THEN greatest(perplexity - half_width, 1) END AS low,

@@ -3,7 +3,7 @@
 -- of a model that were measured alike. A run that several recipes share counts once.
 WITH predictions AS (
     SELECT
-        model, recipe, layer_set, layers, protocol AS prediction_protocol,
+        model, recipe, layer_set, array_to_string(layers, ',') AS layers, protocol AS prediction_protocol,
         avg(value) AS predicted_nats
     FROM results
     WHERE kind = 'prediction' AND metric = 'predicted_damage' AND layer IS NULL

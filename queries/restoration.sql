@@ -1,10 +1,7 @@
 -- How well each decomposition restores a module's super weights, its next largest entries and
 -- random ones, with what it stores. Layer sets of a recipe that hold the layer share it.
 WITH measured AS (
-    SELECT
-        *,
-        split_part(subject, ': ', 1) AS module,
-        split_part(subject, ': ', 2) AS entries
+    SELECT *
     FROM results
     WHERE kind = 'restoration' AND layer IS NOT NULL
 ),
@@ -18,7 +15,7 @@ shares AS (
 
 errors AS (
     SELECT
-        model, task, recipe, text AS method, layer, module, entries,
+        model, task, recipe, approach, stored_by AS method, layer, module, entries,
         max(samples) AS samples,
         avg(value) FILTER (metric = 'absolute_error') AS absolute_error,
         avg(value) FILTER (metric = 'relative_error') AS relative_error

@@ -5,8 +5,8 @@ SELECT
     task,
     layer,
     metric,
-    cast(nullif(regexp_extract(subject, '(\d+),(\d+)', 1), '') AS INTEGER) AS "row",
-    cast(nullif(regexp_extract(subject, '(\d+),(\d+)', 2), '') AS INTEGER) AS "column",
+    "row",
+    "column",
     value,
     text,
     version

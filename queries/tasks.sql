@@ -1,7 +1,7 @@
 -- Accuracies of the multiple-choice and question tasks: means over the seeds of recovery, with 95 %
 -- intervals from Student's t over seeds or, where there is one run, over items.
 SELECT
-    model, recipe, layer_set, layers,
+    model, recipe, layer_set, array_to_string(layers, ',') AS layers,
     avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
     task, metric,
     avg(value) AS value,

@@ -5,8 +5,8 @@ SELECT
     task,
     layer,
     metric,
-    cast(split_part(subject, ',', 1) AS INTEGER) AS "row",
-    cast(split_part(subject, ',', 2) AS INTEGER) AS "column",
+    "row",
+    "column",
     value AS magnitude
 FROM results
 WHERE kind = 'super_weights' AND recipe = 'baseline' AND metric IN ('block_maximum', 'magnitude')

@@ -21,7 +21,7 @@ STDERR = 0.1
 WINDOWS = 9
 HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
-_EMPTY = {str: "", int: 1, float: 1.0, bool: False}
+_EMPTY = {str: "", int: 1, float: 1.0, bool: False, tuple[int, ...]: ()}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "dense": {},
     "drop": {},
@@ -61,12 +61,12 @@ class Study:
 
     def add(self, metric: str, value: float, **fields: Any) -> None:
         """One row of the results; fields not given are empty, counts one."""
-        given = {"model": self.model, "layer_set": "two", "layers": "1,2", "layer_count": 2}
+        given = {"model": self.model, "layer_set": "two", "layers": (1, 2), "layer_count": 2}
         self.results.append(result(**{**given, **fields, "metric": metric, "value": value}))
 
     def baseline(self, **kinds: float) -> None:
         """The uncompressed model's perplexity, and other metrics by kind."""
-        none = {"recipe": "baseline", "layers": "", "layer_set": "none", "layer_count": 0}
+        none = {"recipe": "baseline", "layers": (), "layer_set": "none", "layer_count": 0}
         for kind, value in {"perplexity": BASELINE, **kinds}.items():
             task = "heldout" if kind == "perplexity" else kind
             self.add(
@@ -87,14 +87,14 @@ class Study:
     ) -> dict[str, Any]:
         """A run that loses ``nats`` per token at ``saved`` percent; returns its fields."""
         specs = [method_spec(methods)] if isinstance(methods, str) else methods
-        layers = fields.get("layers", "1,2")
+        layers = fields.get("layers", (1, 2))
         common = {
             "recipe": recipe,
             **asdict(compression(specs, rounding_bits, recovered)),
-            "run": f"{recipe}-L{layers}-{fields.get('seed', '')}",
+            "run": f"{recipe}-L{','.join(map(str, layers))}-{fields.get('seed', '')}",
             "bits_saved_with_embeddings_percent": saved,
             "bits_saved_modules_percent": 2 * saved,
-            "layer_count": layers.count(",") + 1,
+            "layer_count": len(layers),
             **fields,
         }
         measured = {
@@ -156,8 +156,7 @@ def whole_study(lead: float) -> Study:
     study = Study()
     study.baseline(ngram=60.0)
     for saved in (6.0, 12.0, 22.0, 33.0):
-        at = {"layer_set": f"first-{saved:g}", "layers": ",".join(map(str, range(int(saved) // 6)))}
-        at["layers"] = at["layers"] or "0"
+        at = {"layer_set": f"first-{saved:g}", "layers": tuple(range(int(saved) // 6))}
         study.run("svd_whitened", "svd-whitened", saved, 0.01 * saved, **at)
         study.run("svd", "svd", saved, 0.015 * saved, **at)
         study.run("drop", "drop", saved, 0.1 * saved, **at)
@@ -171,7 +170,7 @@ def whole_study(lead: float) -> Study:
             ("each_drop", "drop", 0.4),
             ("each_svd_whitened", "svd-whitened", 0.1),
         ):
-            at = {"layers": str(layer), "layer_set": "each", "layer_count": 1}
+            at = {"layers": (layer,), "layer_set": "each", "layer_count": 1}
             study.run(recipe, methods, 2, nats / (1 + layer), **at)
     _recovery(study)
     _head_axis(study)
@@ -186,8 +185,8 @@ def whole_study(lead: float) -> Study:
 def _recovery(study: Study) -> None:
     for seed, nats in enumerate((0.29, 0.30, 0.31)):
         for recipe, methods, loss, at in (
-            ("tt_ffn", "tt", nats, {"layer_set": "first-12", "layers": "0,1"}),
-            ("tucker_ffn", "tucker_ffn", 0.6 + nats, {"layers": "7"}),
+            ("tt_ffn", "tt", nats, {"layer_set": "first-12", "layers": (0, 1)}),
+            ("tucker_ffn", "tucker_ffn", 0.6 + nats, {"layers": (7,)}),
         ):
             study.run(
                 f"{recipe}_lora", methods, 11, loss, recovered=True, seed=seed,
@@ -196,7 +195,7 @@ def _recovery(study: Study) -> None:
 
 
 def _head_axis(study: Study) -> None:
-    same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": "0,1,2,3"}
+    same = {"modules_dense_bits": 4000, "layer_set": "all", "layers": tuple(range(LAYERS))}
     study.run("attention", "tucker_qkvo", 8, 0.35, **same)
     study.run(
         "attention_published", "tucker_qkvo-published", 8, 0.65, compared_with="attention", **same
@@ -216,16 +215,16 @@ def _costs(study: Study) -> None:
         at = {
             "recipe": recipe, **asdict(compression([method_spec(methods)], bits)),
             "bits_saved_with_embeddings_percent": saved,
-            "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": "0,1,2",
+            "checkpoint_bytes": 3_000_000, "layer_set": "costly", "layers": (0, 1, 2),
         }  # fmt: skip
         for state, factor in (("dense", 1.0), ("compressed", 0.8)):
             for work in ("prefill", "decode"):
                 study.add(
-                    f"{work}_tokens_per_second_{state}", 1000 * factor, kind="speed", task="speed",
-                    version="4 x 256 tokens", **at,
+                    f"{work}_tokens_per_second", 1000 * factor, state=state, kind="speed",
+                    task="speed", version="4 x 256 tokens", **at,
                 )  # fmt: skip
             study.add(
-                f"peak_memory_mib_{state}", 600 * factor, kind="speed", task="speed",
+                "peak_memory_mib", 600 * factor, state=state, kind="speed", task="speed",
                 version="4 x 256 tokens", **at,
             )  # fmt: skip
         for work in ("prefill", "decode"):
@@ -262,27 +261,34 @@ def _geometry() -> Iterator[dict[str, Any]]:
         for point in ("layer_input", "attention_output", "ffn_output", "layer_output"):
             for measure in ("cosine", "norm_ratio", "relative_difference"):
                 for statistic, value in (("mean", 0.9), ("median", 0.9), ("deviation", 0.05)):
-                    metric = f"{measure}_{statistic}"
-                    yield {"metric": metric, "value": value, "layer": layer, "subject": point} | run
+                    at = {"metric": measure, "statistic": statistic, "layer": layer}
+                    yield {**at, "value": value, "point": point} | run
 
 
 def _heterogeneity() -> Iterator[dict[str, Any]]:
     run = {"recipe": "baseline", "kind": "heterogeneity", "task": "mismatch"}
-    subjects = ("attention.q~attention.k", "attention.q heads", "ffn.up layers 0~1")
+    parts: tuple[dict[str, Any], ...] = (
+        {"module": "attention.q", "comparison": "modules", "partner": "attention.k"},
+        {"module": "attention.q", "comparison": "heads"},
+        {"module": "ffn.up", "comparison": "layers", "next_layer": 1},
+    )
     for layer in range(LAYERS):
-        for subject in subjects:
-            at = {"layer": layer, "subject": subject}
+        for part in parts:
+            at = {"layer": layer, **part}
             for side in ("stream", "inner"):
                 yield {"metric": f"overlap_{side}", "value": 0.30, **at, **run}
-                yield {"metric": f"overlap_{side}_random", "value": 0.25, **at, **run}
-            at |= {"version": "50 % of values saved", "text": "ranks 2 8 8 of 4 16 16"}
+                of_chance = {"state": "random", "value": 0.25}
+                yield {"metric": f"overlap_{side}", **of_chance, **at, **run}
+            at |= {"values_saved_percent": 50.0, "text": "ranks 2 8 8 of 4 16 16"}
+            noise = {"metric": "sharing_penalty", "state": "random", "value": 1.1}
+            yield {**noise, **at, **run}
             for metric, value in (
-                ("sharing_penalty", 1.2), ("sharing_penalty_random", 1.1), ("shared_error", 0.6),
-                ("separate_error", 0.5), ("hosvd_lower", 0.4), ("hosvd_upper", 0.7),
+                ("sharing_penalty", 1.2), ("shared_error", 0.6), ("separate_error", 0.5),
+                ("hosvd_lower", 0.4), ("hosvd_upper", 0.7),
             ):  # fmt: skip
                 yield {"metric": metric, "value": value, **at, **run}
         for metric in ("effective_rank", "stable_rank", "energy_captured", "tail_exponent"):
-            at = {"layer": layer, "subject": "attention.q", "version": "rank 4"}
+            at = {"layer": layer, "module": "attention.q", "version": "rank 4"}
             yield {"metric": metric, "value": 3.5, **at, **run}
 
 
@@ -295,29 +301,29 @@ def _experts() -> Iterator[dict[str, Any]]:
             for what, parts in (("overlap", projections), ("alignment", routed)):
                 for part in parts:
                     for state in ("dense", "compressed", "random"):
-                        metric = f"{band}_{what}_{state}"
-                        at = {"layer": layer, "subject": part}
-                        yield {"metric": metric, "value": 0.3, **at, **run}
+                        at = {"layer": layer, "module": part, "state": state}
+                        yield {"metric": f"{band}_{what}", "value": 0.3, **at, **run}
         for part in projections:
             for expert in range(3):
-                at = {"layer": layer, "subject": f"{part}.{expert}"}
+                at = {"layer": layer, "module": part, "expert": expert}
                 yield {"metric": "drift", "value": 0.2 + 0.1 * expert, **at, **run}
         for metric in (
-            "jaccard", "exact_agreement", "jsd_nats", "entropy_nats_dense",
-            "entropy_nats_compressed", "entropy_change_nats", "assignment_kl_nats",
+            "jaccard", "exact_agreement", "jsd_nats", "entropy_change_nats", "assignment_kl_nats",
         ):  # fmt: skip
-            yield {"metric": metric, "value": 0.5, "layer": layer, "subject": "router", **run}
+            yield {"metric": metric, "value": 0.5, "layer": layer, "module": "router", **run}
         for state, idle in (("dense", ""), ("compressed", "4, 7-9")):
+            at = {"layer": layer, "module": "router", "state": state}
+            yield {"metric": "entropy_nats", "value": 0.5, **at, **run}
             yield {
-                "metric": f"experts_without_tokens_{state}", "value": 4.0 * bool(idle),
-                "layer": layer, "subject": "router", "samples": 512, "text": idle, **run,
+                "metric": "experts_without_tokens", "value": 4.0 * bool(idle), "samples": 512,
+                "text": idle, **at, **run,
             }  # fmt: skip
 
 
 def _super_weights() -> Iterator[dict[str, Any]]:
     found = {"recipe": "baseline", "kind": "super_weights", "task": "super_weights"}
     yield {"metric": "super_weights", "value": 1, "text": "One was found.", "version": "v", **found}
-    weight = {"layer": 1, "subject": "ffn.down 7,30", **found}
+    weight = {"layer": 1, "module": "ffn.down", "row": 7, "column": 30, **found}
     for metric, value in (
         ("super_weight", 2.0), ("super_weight_input", 80.0), ("super_weight_output", 90.0)
     ):  # fmt: skip
@@ -328,15 +334,15 @@ def _super_weights() -> Iterator[dict[str, Any]]:
     for metric in ("block_maximum", "magnitude"):
         for row in range(8):
             for column in range(8):
-                at = {"layer": 1, "subject": f"{row},{column}"}
+                at = {"layer": 1, "module": "ffn.down", "row": row, "column": column}
                 yield {"metric": metric, "value": float(row + column), **found, **at}
     for rank, recipe in ((1, "tt_8"), (2, "tt_16")):
         run = {
             "recipe": recipe, "methods": "tt", "kind": "restoration", "task": "restoration",
-            "layer": 1, "text": "tt",
+            "layer": 1, "module": "ffn.down", "stored_by": "tt", "approach": "tensor format",
         }  # fmt: skip
-        yield {"metric": "stored_share", "value": 0.2 * rank, "subject": "ffn.down", **run}
+        yield {"metric": "stored_share", "value": 0.2 * rank, **run}
         for entries in ("super_weights", "next_64", "random_64"):
             for metric in ("absolute_error", "relative_error"):
-                at = {"subject": f"ffn.down: {entries}", "samples": 64}
+                at = {"entries": entries, "samples": 64}
                 yield {"metric": metric, "value": 0.5 / rank, **at, **run}

@@ -87,35 +87,57 @@ class StorageRow:
         return BitsSaved(**{name: getattr(self, name) for name in names})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalRow:
-    """One metric of one task on one run.
+    """One metric of one task on one run; what does not apply is empty.
 
     ``version`` states protocol or harness version in words, ``protocol`` is the hash of all that
-    decides the number but the model. A metric of a part of the model names its ``layer`` and
-    ``subject`` (a module, a pair of modules, a point of the layer); a generated ``text`` is kept
-    beside its number. ``stderr`` was estimated from ``stderr_samples`` values that are taken for
-    independent, windows or items; of one there is none.
+    decides the number but the model. ``stderr`` was estimated from ``stderr_samples`` values that
+    are taken for independent, windows or items; of one there is none. No text is to be read back
+    but by people: each fact has a column of its own.
     """
 
     metric: str
     value: float
+    statistic: str | None = None
+    """Of many values: ``mean``, ``median``, ``deviation``, ``max``."""
+    state: str | None = None
+    """Of what, where two models meet or chance stands beside: dense, compressed, random."""
     stderr: float | None = None
+    stderr_samples: int | None = None
     samples: int | None = None
     version: str = ""
     protocol: str = ""
     layer: int | None = None
-    subject: str = ""
+    next_layer: int | None = None
+    """The other of two layers that are compared."""
+    module: str | None = None
+    partner: str | None = None
+    """Modules that the module is compared or stacked with, joined by ``~``."""
+    comparison: str | None = None
+    """What is compared: ``modules`` of a layer; of a module, ``heads``, ``experts``, ``layers``."""
+    expert: int | None = None
+    row: int | None = None
+    column: int | None = None
+    """With ``row``, an entry of the module's matrix; of a block, its first."""
+    entries: str | None = None
+    """Which entries of the module: ``super_weights``, ``next_64``, ``random_64``."""
+    point: str | None = None
+    """Point of the layer, or delta between two, by ``analysis.geometry``."""
+    values_saved_percent: float | None = None
+    """Budget of a decomposition made to measure."""
+    stored_by: str | None = None
+    """Method with settings that stores the module."""
+    prompt: str | None = None
     text: str = ""
-    stderr_samples: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeRow:
     """Which recipe on which model and layers, by the names in ``params.yaml``.
 
-    ``layers`` are comma-separated layer numbers, empty for the baseline, whose recipe is
-    ``baseline``. ``compared_with``: another recipe that this one varies. ``seed`` is given where
+    ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``.
+    ``compared_with``: another recipe that this one varies. ``seed`` is given where
     chance entered. ``run`` is the checkpoint's folder within ``results``.
     """
 
@@ -123,7 +145,7 @@ class RecipeRow:
     recipe: str
     compared_with: str | None
     layer_set: str
-    layers: str
+    layers: tuple[int, ...]
     layer_count: int
     seed: int | None
     run: str
@@ -170,7 +192,13 @@ class JobRow:
 
 Row = TypeVar("Row")
 
-_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_ARROW = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+}
 
 
 def schema(row_type: type) -> pa.Schema:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -101,11 +102,11 @@ def write_metrics(plan: Plan) -> None:
         if recipe != BASELINE:
             recipe += f"@{row['layer_set']}"
         if plan.params.layer_sets.get(row["layer_set"]) == "each":
-            recipe += f"-{row['layers']}"
+            recipe += f"-{','.join(map(str, row['layers']))}"
         values = metrics.setdefault(row["model"], {}).setdefault(recipe, {})
         saved = row["bits_saved_with_embeddings_percent"]
         values["bits_saved_percent"] = round(saved, 3)
-        of_the_model = row["layer"] is None and not row["subject"]
+        of_the_model = row["layer"] is None and row["prompt"] is None
         if of_the_model and row["kind"] != "speed":
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:
@@ -114,11 +115,11 @@ def write_metrics(plan: Plan) -> None:
         _write_plot(model, [row for row in rows if row["model"] == model])
 
 
-def _write_plot(model: str, rows: list[dict[str, object]]) -> None:
+def _write_plot(model: str, rows: list[dict[str, Any]]) -> None:
     lines = ["recipe,layers,bits_saved_percent,perplexity"]
     for row in rows:
         if row["kind"] == "perplexity" and row["metric"] == "perplexity":
-            layers = str(row["layers"]).replace(",", " ")
+            layers = " ".join(map(str, row["layers"]))
             saved = row["bits_saved_with_embeddings_percent"]
             lines.append(f"{row['recipe']},{layers},{saved:.4f},{row['value']:.6f}")
     with replacing(paths.PLOTS / f"{model}.csv") as temporary:

@@ -132,7 +132,10 @@ def test_factor_files(tmp_path: Path) -> None:
 
 
 def test_rows_keep_types_and_gaps(tmp_path: Path) -> None:
-    rows = [EvalRow("perplexity", 4.5, 0.1, 10, "v"), EvalRow("bits_per_byte", 1.0)]
+    rows = [
+        EvalRow(metric="perplexity", value=4.5, stderr=0.1, samples=10, version="v"),
+        EvalRow(metric="bits_per_byte", value=1.0, layer=3, module="ffn.up"),
+    ]
     write_rows(rows, EvalRow, tmp_path / "r.parquet")
     assert read_rows([tmp_path / "r.parquet"], EvalRow) == rows
     write_rows([], EvalRow, tmp_path / "empty.parquet")

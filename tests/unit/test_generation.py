@@ -101,10 +101,10 @@ def test_hotpotqa_by_hand(tmp_path: Path, llama_directory: Path) -> None:
 def test_samples_are_listed(tmp_path: Path, llama_directory: Path) -> None:
     spec = Generation(kind="generation", new_tokens=5)
     rows = generation.evaluate(job_of(llama_directory), spec)
-    whole = [row for row in rows if not row.subject]
+    whole = [row for row in rows if row.prompt is None]
     assert [row.metric for row in whole] == ["mean_log_probability"]
     assert whole[0].samples == 25
-    parts = [r.value for r in rows if r.subject and r.metric == "mean_log_probability"]
+    parts = [r.value for r in rows if r.prompt and r.metric == "mean_log_probability"]
     assert whole[0].value == pytest.approx(sum(parts) / 5)
     found = [result(kind="generation", **dataclasses.asdict(row)) for row in rows]
     write_rows(found, ResultRow, tmp_path / "results.parquet")
@@ -112,5 +112,5 @@ def test_samples_are_listed(tmp_path: Path, llama_directory: Path) -> None:
     samples = ask("samples", tables)
     assert set(samples["prompt"]) == set(generation.PROMPTS)
     assert set(samples["tokens"]) == {5.0}
-    assert set(samples["text"]) == {row.text for row in rows if row.subject}
+    assert set(samples["text"]) == {row.text for row in rows if row.prompt}
     assert sorted(samples["mean_log_probability"]) == pytest.approx(sorted(parts))

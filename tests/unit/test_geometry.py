@@ -164,7 +164,7 @@ def job(dense: Path, compressed: Path, folder: Path) -> EvaluationJob:
 
 
 def table(rows: list) -> dict[tuple[int, str, str], float]:
-    found = {(row.layer, row.subject, row.metric): row.value for row in rows}
+    found = {(r.layer, r.point, f"{r.metric}_{r.statistic}"): r.value for r in rows}
     assert len(found) == len(rows)
     return found
 

@@ -26,6 +26,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Heterogeneity
 from tensorpress.evaluation.tasks.heterogeneity import evaluate
+from tensorpress.layers import group_of
 from tensorpress.linalg.tucker import hosvd
 from tensorpress.params import parse
 from tensorpress.rows import EvalRow
@@ -215,35 +216,44 @@ def measured(directory: Path, **settings: object) -> list[EvalRow]:
     return evaluate(EvaluationJob(directory, None, {}, CPU), spec)
 
 
-def value(rows: list[EvalRow], metric: str, subject: str, layer: int) -> float:
-    (found,) = [r.value for r in rows if (r.metric, r.subject, r.layer) == (metric, subject, layer)]
+def value(rows: list[EvalRow], metric: str, layer: int, module: str, **where: object) -> float:
+    """Of one row; ``where``: its other columns, of which those of parts and states count."""
+    names = ("comparison", "partner", "next_layer", "state")
+    wanted = (metric, layer, module, *(where.get(name) for name in names))
+    (found,) = [
+        row.value
+        for row in rows
+        if (row.metric, row.layer, row.module, *(getattr(row, n) for n in names)) == wanted
+    ]
     return found
 
 
 def test_task_on_grouped_query_attention(llama_directory: Path) -> None:
     rows = measured(llama_directory, saved=[0.5, 0.2])
-    subjects = {row.subject for row in rows}
+    parts = {(row.module, row.comparison, row.partner) for row in rows}
     assert {
-        "attention.q",
-        "attention.q~attention.k",
-        "attention.q~attention.o",
-        "attention.k~attention.v",
-        "attention.v heads",
-        "ffn.gate~ffn.up",
-        "ffn.down layers 1~2",
-    } <= subjects
-    assert "ffn.down layers 2~3" not in subjects
+        ("attention.q", None, None),
+        ("attention.q", "modules", "attention.k"),
+        ("attention.q", "modules", "attention.o"),
+        ("attention.k", "modules", "attention.v"),
+        ("attention.v", "heads", None),
+        ("ffn.gate", "modules", "ffn.up"),
+    } <= parts
+    neighbours = {(row.layer, row.next_layer) for row in rows if row.comparison == "layers"}
+    assert neighbours == {(0, 1), (1, 2)}
     assert {row.layer for row in rows} == {0, 1, 2}
     assert all(math.isfinite(row.value) for row in rows)
-    versions = {row.version for row in rows if row.metric == "sharing_penalty"}
-    assert versions == {"50 % of values saved", "20 % of values saved"}
+    budgets = {row.values_saved_percent for row in rows if row.metric == "sharing_penalty"}
+    assert budgets == {50, 20}
     bounds = {
-        (r.subject, r.layer, r.version, r.metric): r.value for r in rows if "saved" in r.version
+        (r.module, r.comparison, r.partner, r.layer, r.values_saved_percent, r.metric): r.value
+        for r in rows
+        if r.values_saved_percent
     }
-    for (subject, layer, version, metric), error in bounds.items():
+    for (*stack, metric), error in bounds.items():
         if metric == "shared_error":
-            assert bounds[subject, layer, version, "hosvd_lower"] <= error + 1e-4
-            assert error <= bounds[subject, layer, version, "hosvd_upper"] + 1e-4
+            assert bounds[*stack, "hosvd_lower"] <= error + 1e-4
+            assert error <= bounds[*stack, "hosvd_upper"] + 1e-4
 
 
 def test_task_takes_the_stream_side_of_every_projection(llama_directory: Path) -> None:
@@ -254,20 +264,25 @@ def test_task_takes_the_stream_side_of_every_projection(llama_directory: Path) -
     tensors = Checkpoint.open(llama_directory).read(names.values())
     q, o = (tensors[names[p]].double() for p in "qo")
     right, left = torch.linalg.svd(q)[2].mT[:, :8], torch.linalg.svd(o)[0][:, :8]
-    subject = "attention.q~attention.o"
-    assert value(rows, "overlap_stream", subject, 1) == pytest.approx(float(overlap(right, left)))
-    assert value(rows, "overlap_stream_random", subject, 1) == pytest.approx(8 / 32)
+    pair = {"comparison": "modules", "partner": "attention.o"}
+    shared = value(rows, "overlap_stream", 1, "attention.q", **pair)
+    assert shared == pytest.approx(float(overlap(right, left)))
+    chance = value(rows, "overlap_stream", 1, "attention.q", state="random", **pair)
+    assert chance == pytest.approx(8 / 32)
     heads = torch.stack([torch.linalg.svd(o[:, i : i + 8])[0][:, :2] for i in range(0, 32, 8)])
-    found = value(rows, "overlap_stream", "attention.o heads", 1)
+    found = value(rows, "overlap_stream", 1, "attention.o", comparison="heads")
     assert found == pytest.approx(mean_overlap(heads), rel=1e-4)
 
 
 def test_task_on_experts(moe_directory: Path) -> None:
     rows = measured(moe_directory, share=0.5)
-    assert value(rows, "overlap_inner_random", "experts.down experts", 0) == pytest.approx(0.5)
-    assert value(rows, "sharing_penalty", "experts.up experts", 1) > 0
-    assert value(rows, "overlap_stream", "experts.gate~experts.up", 1) > 0
-    assert not [row for row in rows if "experts" in row.subject and "layers" in row.subject]
+    at = {"comparison": "experts"}
+    chance = value(rows, "overlap_inner", 0, "experts.down", state="random", **at)
+    assert chance == pytest.approx(0.5)
+    assert value(rows, "sharing_penalty", 1, "experts.up", **at) > 0
+    pair = {"comparison": "modules", "partner": "experts.up"}
+    assert value(rows, "overlap_stream", 1, "experts.gate", **pair) > 0
+    assert not [r for r in rows if r.comparison == "layers" and group_of(r.module) == "experts"]
 
 
 def test_task_without_gate(tmp_path: Path) -> None:
@@ -276,10 +291,10 @@ def test_task_without_gate(tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=50, n_positions=32, n_embd=32, n_layer=2, n_head=4)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     rows = measured(tmp_path)
-    together = "attention.q~attention.k~attention.v~attention.o"
-    assert value(rows, "sharing_penalty", together, 1) > 0
-    assert value(rows, "overlap_inner", "ffn.up layers 0~1", 0) > 0
-    assert not [row for row in rows if "gate" in row.subject]
+    together = {"comparison": "modules", "partner": "attention.k~attention.v~attention.o"}
+    assert value(rows, "sharing_penalty", 1, "attention.q", **together) > 0
+    assert value(rows, "overlap_inner", 0, "ffn.up", comparison="layers", next_layer=1) > 0
+    assert not [row for row in rows if "gate" in row.module]
 
 
 def test_task_refuses_a_compressed_model(llama_directory: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from stages import ask, calibrated
 from test_families import SIZES
-from test_geometry import compress, job, table
+from test_geometry import compress, job
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import save_tiny, tiny_moe, tiny_text
 
@@ -34,6 +34,7 @@ from tensorpress.evaluation.mixture import Mixture, expert_matrices, observe, ro
 from tensorpress.evaluation.specs import MoeDiagnostics
 from tensorpress.evaluation.tasks import moe
 from tensorpress.loading import load_model
+from tensorpress.rows import EvalRow
 
 CPU = torch.device("cpu")
 SPEC = MoeDiagnostics(kind="moe", corpus="text", window=32, max_windows=6, batch=4)
@@ -147,7 +148,7 @@ def test_the_router_of_every_family_is_seen(name: str, tmp_path: Path) -> None:
     views = observe(model, mixture, windows, 2, CPU)
     for layer, view in enumerate(views):
         torch.testing.assert_close(view.probabilities, torch.cat(said[layer]))
-        (head,) = (b for b in view.bands if (b.metric, b.subject) == HEAD_OF_ACTIVATIONS)
+        (head,) = (b for b in view.bands if (b.metric, b.module) == HEAD_OF_ACTIVATIONS)
         used = view.chosen.unique().tolist()
         for expert, value in zip(used, head.values.tolist(), strict=True):
             received = torch.cat(read[layer])[(view.chosen == expert).any(1)]
@@ -170,6 +171,17 @@ def test_a_block_without_router_is_an_error(moe_directory: Path) -> None:
     model.model.layers[1].mlp.gate = torch.nn.Identity()
     with pytest.raises(TensorpressError, match="no router beside the experts of layer 1"):
         router_of(model, mixture, 1)
+
+
+def table(rows: list[EvalRow]) -> dict[tuple[int | None, str, str], float]:
+    """Values by layer, module with its expert, and metric with statistic and state."""
+    found = {}
+    for row in rows:
+        part = ".".join(str(name) for name in (row.module, row.expert) if name is not None)
+        metric = "_".join(name for name in (row.metric, row.statistic, row.state) if name)
+        found[row.layer, part, metric] = row.value
+    assert len(found) == len(rows)
+    return found
 
 
 def test_equal_models_agree_in_everything(moe_directory: Path, tmp_path: Path) -> None:
@@ -207,8 +219,8 @@ def idle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_experts_without_tokens_are_named(idle_directory: Path, tmp_path: Path) -> None:
     rows = moe.evaluate(job(idle_directory, idle_directory, tmp_path), SPEC)
-    idle = [row for row in rows if row.metric.startswith("experts_without_tokens")]
-    assert [(row.metric[23:], row.layer) for row in idle] == [
+    idle = [row for row in rows if row.metric == "experts_without_tokens"]
+    assert [(row.state, row.layer) for row in idle] == [
         ("dense", 0), ("compressed", 0), ("dense", 1), ("compressed", 1),
     ]  # fmt: skip
     assert {(row.value, row.text, row.samples) for row in idle} == {(2, "4-5", TOKENS)}

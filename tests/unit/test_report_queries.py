@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 from stages import ask, records
 from study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
+from workspace import ROOT
 
 from tensorpress import wording
 from tensorpress.methods.base import MethodSpec
@@ -108,6 +110,17 @@ def test_what_a_run_is_follows_from_its_methods(
     verdict = records("verdict", tables)[0]
     assert (verdict["tensor_recipe"] is not None) == (approach == "tensor format")
     assert (verdict["alternative_recipe"] is not None) == alternative
+
+
+def test_queries_read_columns_and_no_names() -> None:
+    reads_text = re.compile(
+        r"(?i)\b(i?like|similar|glob|regexp_\w+|\w*split_\w+|str\w*_split\w*|contains|substr\w*"
+        r"|prefix|suffix|\w+s_with)\b"
+    )
+    for query in (ROOT / "queries").glob("*.sql"):
+        lines = query.read_text(encoding="utf-8").splitlines()
+        code = [line.partition("--")[0] for line in lines]
+        assert not [line for line in code if reads_text.search(line)], query.name
 
 
 def test_controls_stand_at_equal_bytes(whole: dict[str, Path]) -> None:

@@ -61,13 +61,13 @@ def test_task_restoration_against_the_rebuilt_matrices(
         job_of(run, planted_directory), Restoration(kind="restoration")
     )
     assert [row.value for row in select(rows, "super_weights")] == [1]
-    errors = {(r.metric, r.subject): r for r in rows if r.subject}
+    errors = {(r.metric, r.module, r.entries): r for r in rows if r.module}
     (stored,) = [
         m
         for m in json.loads((run / "plan.json").read_text())["modules"]
         if m["module"] == "ffn.down"
     ]
-    share = errors["stored_share", "ffn.down"].value
+    share = errors["stored_share", "ffn.down", None].value
     assert (
         share == pytest.approx(3 * (32 + 48) / (32 * 48)) == stored["stack_bits"] / (32 * 32 * 48)
     )
@@ -75,14 +75,15 @@ def test_task_restoration_against_the_rebuilt_matrices(
     linear = load_model(run, CPU).model.layers[1].mlp.down_proj
     assert isinstance(linear, FactoredLinear)
     off = float((linear.weight - true)[7, 30].detach().abs())
-    row = errors["absolute_error", "ffn.down: super_weights"]
-    assert (row.value, row.samples, row.layer, row.text) == (pytest.approx(off), 1, 1, "svd")
-    relative = {key[1]: r.value for key, r in errors.items() if key[0] == "relative_error"}
-    assert relative["ffn.down: super_weights"] == pytest.approx(off / 5)
+    row = errors["absolute_error", "ffn.down", "super_weights"]
+    assert (row.value, row.samples, row.layer) == (pytest.approx(off), 1, 1)
+    assert row.stored_by == "svd"
+    relative = {key[1:]: r.value for key, r in errors.items() if key[0] == "relative_error"}
+    assert relative["ffn.down", "super_weights"] == pytest.approx(off / 5)
     # one entry of norm 5 among noise of 0.02 is what a truncated SVD keeps first
-    assert relative["ffn.down: super_weights"] < 0.01 < relative["ffn.down: next_64"]
-    assert {subject.split(": ")[0] for subject in relative} == {"ffn.gate", "ffn.up", "ffn.down"}
-    assert "ffn.gate: super_weights" not in relative
+    assert relative["ffn.down", "super_weights"] < 0.01 < relative["ffn.down", "next_64"]
+    assert {module for module, _ in relative} == {"ffn.gate", "ffn.up", "ffn.down"}
+    assert ("ffn.gate", "super_weights") not in relative
 
 
 def test_task_restoration_of_experts_and_given_places(moe_directory: Path, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_task_restoration_of_experts_and_given_places(moe_directory: Path, tmp_p
     rows = restoration_task.evaluate(job_of(run, moe_directory), spec)
     lost = select(rows, "relative_error")
     assert {row.value for row in lost} == {1.0}
-    (ours,) = [row for row in lost if row.subject == "experts.up: super_weights"]
+    (ours,) = [row for row in lost if (row.module, row.entries) == ("experts.up", "super_weights")]
     assert ours.samples == 4  # one an expert
     for given, allowed in [
         ({"layer": 2, "row": 0, "column": 0}, "0 to 1"),

@@ -171,17 +171,17 @@ def test_task_names_found_and_published(
         job_of(planted_directory), SuperWeights(kind="super_weights")
     )
     assert [(row.value, row.text) for row in select(rows, "super_weights")] == [(1, "")]
-    named = {(row.layer, row.subject): row for row in select(rows, "super_weight")}
-    assert named[1, "ffn.down[7,30]"].text == "found, published for Tiny"
-    assert named[1, "ffn.down[7,30]"].value == 5
-    assert named[2, "ffn.down[1,2]"].text == "not found, published for Tiny"
+    named = {(r.layer, r.module, r.row, r.column): r for r in select(rows, "super_weight")}
+    assert named[1, "ffn.down", 7, 30].text == "found, published for Tiny"
+    assert named[1, "ffn.down", 7, 30].value == 5
+    assert named[2, "ffn.down", 1, 2].text == "not found, published for Tiny"
     assert len(named) == 2
     assert [abs(row.value) > 50 for row in select(rows, "super_weight_output")] == [True]
     assert [row.layer for row in select(rows, "input_peak")] == [0, 1, 2]
     assert {row.layer for row in select(rows, "block_maximum")} == {1}
     assert max(row.value for row in select(rows, "block_maximum")) == 5
-    centre = {row.subject: row.value for row in select(rows, "magnitude")}
-    assert centre["7,30"] == 5
+    centre = {(row.row, row.column): row.value for row in select(rows, "magnitude")}
+    assert centre[7, 30] == 5
     assert len(centre) == 16 * 17  # cut at the upper edge
 
 

@@ -33,11 +33,6 @@ class SuperWeight(BaseModel):
     row: int = Field(ge=0)
     column: int = Field(ge=0)
 
-    @property
-    def subject(self) -> str:
-        """Name in result rows: ``ffn.down[2533,7890]``."""
-        return f"{self.module}[{self.row},{self.column}]"
-
 
 Sizes = tuple[int | None, ...]
 """Hidden size, FFN size, layers and vocabulary: what a published model is recognised by."""

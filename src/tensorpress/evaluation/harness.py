@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -86,8 +85,17 @@ def run_task(
             # of one item lm-eval gives zero or no number
             told = isinstance(stderr, int | float) and samples > 1 and math.isfinite(stderr)
             known = float(stderr) if told else None
-            row = EvalRow(metric, float(value), known, samples, version, protocol)
-            rows.append(replace(row, stderr_samples=samples))
+            rows.append(
+                EvalRow(
+                    metric=metric,
+                    value=float(value),
+                    stderr=known,
+                    stderr_samples=samples,
+                    samples=samples,
+                    version=version,
+                    protocol=protocol,
+                )
+            )
     return rows
 
 

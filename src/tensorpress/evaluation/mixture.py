@@ -66,7 +66,7 @@ class BandMeasure:
     """Overlaps of expert pairs or alignments of experts in one band, and what chance gives."""
 
     metric: str
-    subject: str
+    module: str
     values: Float[Tensor, " n"]
     chance: float
 
@@ -167,7 +167,7 @@ def _residual_bands(module: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _alignments(
-    subject: str, router: Tensor, sources: Iterable[tuple[int, Tensor, int]]
+    module: str, router: Tensor, sources: Iterable[tuple[int, Tensor, int]]
 ) -> Iterator[BandMeasure]:
     """``sources``: expert, matrix whose right bands count, and how many directions it may have."""
     shares: dict[str, list[Tensor]] = {name: [] for name in BANDS}
@@ -178,7 +178,7 @@ def _alignments(
             widths[name] = basis.shape[1]
     for name, values in shares.items():
         chance = random_overlap(widths[name], router.shape[1])
-        yield BandMeasure(f"{name}_alignment", subject, torch.stack(values), chance)
+        yield BandMeasure(f"{name}_alignment", module, torch.stack(values), chance)
 
 
 def _readers(matrices: Matrices, mixture: Mixture) -> Iterator[tuple[int, Tensor, int]]:

@@ -40,7 +40,7 @@ def run(
                 recipe=each.recipe,
                 compared_with=each.compared_with,
                 layer_set=each.layer_set,
-                layers=",".join(map(str, each.layers)),
+                layers=each.layers,
                 layer_count=len(each.layers),
                 seed=each.seed,
                 run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),

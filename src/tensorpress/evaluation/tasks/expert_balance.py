@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.routing import BATCH, effective_experts
 from tensorpress.evaluation.specs import ExpertBalance
@@ -20,8 +22,9 @@ def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
         lambda model, device, batch: effective_experts(model, windows, device, batch),
         BATCH,
     )
+    row = partial(EvalRow, samples=windows.numel())
     rows = [
-        EvalRow("effective_experts", count, None, windows.numel(), layer=layer)
+        row(metric="effective_experts", value=count, layer=layer)
         for layer, count in enumerate(counts)
     ]
-    return [EvalRow("effective_experts_min", min(counts), None, windows.numel()), *rows]
+    return [row(metric="effective_experts_min", value=min(counts)), *rows]

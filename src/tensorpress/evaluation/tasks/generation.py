@@ -24,7 +24,7 @@ PROMPTS = (
 def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
     """New tokens and their mean log-probability in nats: per prompt, with the text, and of all.
 
-    The prompt is the row's ``subject``, the continuation its ``text``.
+    The continuation is the row's ``text``.
     """
     tokenizer = load_tokenizer(job.run_directory)
     check_room(job.run_directory, tokenizer, PROMPTS, spec.new_tokens)
@@ -44,16 +44,23 @@ def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
         values = {"tokens": len(nats), "mean_log_probability": statistics.fmean(nats)}
         rows += [
             EvalRow(
-                metric,
-                float(value),
+                metric=metric,
+                value=float(value),
                 samples=len(nats),
                 version=version,
                 protocol=protocol,
-                subject=prompt,
+                prompt=prompt,
                 text=made.text,
             )
             for metric, value in values.items()
         ]
     every = [nats for made in continuations for nats in made.log_probabilities]
     mean = statistics.fmean(every)
-    return [EvalRow("mean_log_probability", mean, None, len(every), version, protocol), *rows]
+    whole = EvalRow(
+        metric="mean_log_probability",
+        value=mean,
+        samples=len(every),
+        version=version,
+        protocol=protocol,
+    )
+    return [whole, *rows]

@@ -32,7 +32,7 @@ from tensorpress.families.table import family_of
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
-SUBJECTS = (*POINTS, *DELTAS)
+PLACES = (*POINTS, *DELTAS)
 
 
 def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
@@ -49,19 +49,19 @@ def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
     measured = _measure(job, spec, windows)
     rows = []
     for layer, points in enumerate(measured):
-        for subject, measures in zip(SUBJECTS, points, strict=True):
+        for point, measures in zip(PLACES, points, strict=True):
             for measure, values in zip(MEASURES, measures, strict=True):
-                rows += _rows(layer, subject, measure, values, protocol)
+                rows += _rows(layer, point, measure, values, protocol)
     return rows
 
 
 def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
-    """``(layers, subjects, measures, tokens)`` in float64."""
+    """``(layers, points, measures, tokens)`` in float64."""
     config = Checkpoint.open(job.dense).config
     family = family_of(config, str(job.dense))
     layers, hidden = family.layer_count(config), family.layer_shape(config, 0).hidden_size
     tokens = windows.numel()
-    measured = torch.empty(layers, len(SUBJECTS), len(MEASURES), tokens, dtype=torch.float64)
+    measured = torch.empty(layers, len(PLACES), len(MEASURES), tokens, dtype=torch.float64)
     with scratch(layers, len(POINTS), tokens, hidden) as stored:
 
         def record(places: slice, layer: int, points: Points) -> None:
@@ -72,7 +72,7 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
             dense = stored[layer, :, places].to(points["layer_input"].device)
             before = with_deltas(dict(zip(POINTS, dense, strict=True)))
             after = with_deltas(points)
-            for index, name in enumerate(SUBJECTS):
+            for index, name in enumerate(PLACES):
                 measured[layer, index, :, places] = compare(before[name], after[name])
 
         for directory, consume in ((job.dense, record), (job.run_directory, meet)):
@@ -86,7 +86,7 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
 
 
 def _rows(
-    layer: int, subject: str, measure: str, values: Tensor, protocol: Protocol
+    layer: int, point: str, measure: str, values: Tensor, protocol: Protocol
 ) -> list[EvalRow]:
     summary = summarise(values)
     if summary is None:
@@ -98,8 +98,14 @@ def _rows(
     }
     return [
         EvalRow(
-            f"{measure}_{name}", value, None, summary.tokens,
-            protocol.words, protocol.id, layer, subject,
+            metric=measure,
+            value=value,
+            statistic=name,
+            samples=summary.tokens,
+            version=protocol.words,
+            protocol=protocol.id,
+            layer=layer,
+            point=point,
         )
         for name, value in statistics.items()
-    ]  # fmt: skip
+    ]

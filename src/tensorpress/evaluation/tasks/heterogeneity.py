@@ -4,9 +4,10 @@ Every matrix is read with the residual stream on its right: those that write to 
 So the *stream* side means the same in all of them, and the *inner* side is that of heads, neurons
 or experts' neurons. Only two layers are in memory at a time.
 
-Subjects: a module; ``a~b`` two modules of a layer, or more that are stacked together; ``m heads``;
-``m experts``; ``m layers 3~4``, whose row is of layer 3. Experts have no order, so none is compared
-with one of another layer.
+A row is of a module and says what is compared: the module with its ``partner``, another of its
+layer or several that are stacked with it (``modules``), its ``heads``, its ``experts``, or the
+module with itself in the next layer (``layers``, in a row of the first). Experts have no order, so
+none is compared with one of another layer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ from tensorpress.rows import EvalRow
 WRITES_STREAM = ("attention.o", "ffn.down", "experts.down")
 
 Row = Callable[..., EvalRow]
-"""A row of one layer and subject, given the rest of it."""
+"""A row of one layer and part of it, given the rest."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class Layer:
     shape: LayerShape
     modules: dict[str, Stack]
 
-    def row(self, subject: str) -> Row:
+    def row(self, module: str, comparison: str | None = None, **fields: Any) -> Row:
         """Rows of this layer."""
-        return partial(EvalRow, layer=self.number, subject=subject)
+        return partial(EvalRow, layer=self.number, module=module, comparison=comparison, **fields)
 
 
 def evaluate(job: EvaluationJob, spec: Heterogeneity) -> list[EvalRow]:
@@ -91,42 +93,44 @@ def _spectra(layer: Layer) -> Iterator[EvalRow]:
     """Measures of each module's spectrum, mean over its matrices."""
     for module, stack in layer.modules.items():
         row, rank = partial(layer.row(module), samples=len(stack)), stack.right.shape[-1]
-        yield row("effective_rank", float(effective_rank(stack.squares).mean()))
-        yield row("stable_rank", float(stable_rank(stack.squares).mean()))
+        yield row(metric="effective_rank", value=float(effective_rank(stack.squares).mean()))
+        yield row(metric="stable_rank", value=float(stable_rank(stack.squares).mean()))
         energy = float(energy_captured(stack.squares, rank).mean())
-        yield row("energy_captured", energy, version=f"rank {rank}")
-        yield row("tail_exponent", float(tail_exponent(stack.squares).mean()))
+        yield row(metric="energy_captured", value=energy, version=f"rank {rank}")
+        yield row(metric="tail_exponent", value=float(tail_exponent(stack.squares).mean()))
 
 
 def _attention(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
     """The projections with each other, by the stream, and the heads of each."""
     present = {m: layer.modules[m] for m in GROUPS["attention"] if m in layer.modules}
     for one, other in combinations(present, 2):
-        row = layer.row(f"{one}~{other}")
+        row = layer.row(one, "modules", partner=other)
         yield from _pair_rows("stream", present[one].right, present[other].right, row)
     for together in stacks(layer.shape, "equal_shapes"):
         joined = join([present[module] for module in together])
-        yield from _sharing_rows(joined, spec, layer.row("~".join(together)))
+        first, *others = together
+        row = layer.row(first, "modules", partner="~".join(others))
+        yield from _sharing_rows(joined, spec, row)
     for module, stack in present.items():
         slices = stack.matrices[0].unflatten(0, (head_count(layer.shape, module), -1))
         if len(slices) > 1:
-            yield from _stack_rows(
-                decompose(slices, spec.share), spec, layer.row(f"{module} heads")
-            )
+            row = layer.row(module, "heads")
+            yield from _stack_rows(decompose(slices, spec.share), spec, row)
 
 
 def _feed_forward(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
     """Gate with up, within each expert where there are some, and the experts of each projection."""
     for one, other in (("ffn.gate", "ffn.up"), ("experts.gate", "experts.up")):
         if one in layer.modules and other in layer.modules:
-            gate, up, row = layer.modules[one], layer.modules[other], layer.row(f"{one}~{other}")
+            gate, up = layer.modules[one], layer.modules[other]
+            row = layer.row(one, "modules", partner=other)
             yield from _pair_rows("stream", gate.right, up.right, row)
             yield from _pair_rows("inner", gate.left, up.left, row)
             if len(gate) == 1:
                 yield from _sharing_rows(join([gate, up]), spec, row)
     for module, stack in layer.modules.items():
         if len(stack) > 1:
-            yield from _stack_rows(stack, spec, layer.row(f"{module} experts"))
+            yield from _stack_rows(stack, spec, layer.row(module, "experts"))
 
 
 def _neighbours(before: Layer, layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
@@ -135,7 +139,7 @@ def _neighbours(before: Layer, layer: Layer, spec: Heterogeneity) -> Iterator[Ev
         other = before.modules.get(module)
         same = other is not None and other.matrices.shape == stack.matrices.shape
         if other is not None and same and group_of(module) != "experts":
-            row = before.row(f"{module} layers {before.number}~{layer.number}")
+            row = before.row(module, "layers", next_layer=layer.number)
             yield from _stack_rows(join([other, stack]), spec, row)
 
 
@@ -155,21 +159,23 @@ def _pair_rows(side: str, one: Tensor, other: Tensor, row: Row) -> Iterator[Eval
 def _overlap_rows(side: str, value: float, bases: Tensor, row: Row) -> Iterator[EvalRow]:
     dimension, rank = bases.shape[-2:]
     version = f"{rank} of {dimension} dimensions"
-    yield row(f"overlap_{side}", value, version=version)
-    yield row(f"overlap_{side}_random", random_overlap(rank, dimension), version=version)
+    at = partial(row, metric=f"overlap_{side}", version=version)
+    yield at(value=value)
+    yield at(value=random_overlap(rank, dimension), state="random")
 
 
 def _sharing_rows(stack: Stack, spec: Heterogeneity, row: Row) -> Iterator[EvalRow]:
-    """Penalty, that of noise, errors and bounds at each budget (``version``); ranks as text."""
+    """Penalty, that of noise, errors and bounds at each budget; ranks as text."""
     shape, device = tuple(stack.matrices.shape), stack.matrices.device
     found = sharing(stack.matrices, stack.squares, spec.saved)
     noise = noise_penalties(shape, spec.saved, device)
     for saved, result, noise_penalty in zip(spec.saved, found, noise, strict=True):
-        at = partial(row, version=f"{100 * saved:g} % of values saved")
+        at = partial(row, values_saved_percent=100 * saved)
         ranks, sizes = (" x ".join(map(str, numbers)) for numbers in (result.ranks, shape))
-        yield at("sharing_penalty", result.penalty, text=f"ranks {ranks} of {sizes}")
-        yield at("sharing_penalty_random", noise_penalty)
-        yield at("shared_error", result.shared_error)
-        yield at("separate_error", result.separate_error)
-        yield at("hosvd_lower", result.lower)
-        yield at("hosvd_upper", result.upper)
+        said = f"ranks {ranks} of {sizes}"
+        yield at(metric="sharing_penalty", value=result.penalty, text=said)
+        yield at(metric="sharing_penalty", value=noise_penalty, state="random")
+        yield at(metric="shared_error", value=result.shared_error)
+        yield at(metric="separate_error", value=result.separate_error)
+        yield at(metric="hosvd_lower", value=result.lower)
+        yield at(metric="hosvd_upper", value=result.upper)

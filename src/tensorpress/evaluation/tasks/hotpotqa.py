@@ -60,12 +60,12 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
     protocol = key(version=version, items=items)
     return [
         EvalRow(
-            metric,
-            statistics.fmean(values),
-            standard_error(values),
-            len(items),
-            version,
-            protocol,
+            metric=metric,
+            value=statistics.fmean(values),
+            stderr=standard_error(values),
+            samples=len(items),
+            version=version,
+            protocol=protocol,
             stderr_samples=len(items),
         )
         for metric, values in measured.items()

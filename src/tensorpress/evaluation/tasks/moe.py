@@ -7,6 +7,8 @@ their checkpoint, one projection of one layer at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ from tensorpress.rows import EvalRow
 def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
     """Overlap, alignment, drift and routing of every layer that has experts.
 
-    Metrics of one model end in ``_dense`` or ``_compressed``, what chance gives in ``_random``.
+    What is of one model, or what chance gives, says so by its ``state``.
     """
     checkpoint = Checkpoint.open(job.dense)
     mixture = Mixture.of(checkpoint)
@@ -61,67 +63,73 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
     rows = []
     for layer, before, after in zip(mixture.layers, dense, compressed, strict=True):
         matrices = expert_matrices(model, mixture, layer)
-        for metric, subject, value, samples in (
-            *_band_metrics(before, after),
-            *_routing_metrics(before, after, mixture.experts),
-            *_drifts(checkpoint, mixture, layer, matrices),
-        ):
-            words, same = protocol.words, protocol.id
-            rows.append(EvalRow(metric, value, None, samples, words, same, layer, subject))
-        for state, view in (("dense", before), ("compressed", after)):
-            idle = without_tokens(view.chosen, mixture.experts)
-            rows.append(
-                EvalRow(
-                    f"experts_without_tokens_{state}",
-                    len(idle),
-                    None,
-                    len(view.chosen),
-                    protocol.words,
-                    protocol.id,
-                    layer,
-                    "router",
-                    spans(idle),
-                )
+        rows += [
+            replace(row, layer=layer, version=protocol.words, protocol=protocol.id)
+            for row in (
+                *_band_rows(before, after),
+                *_routing_rows(before, after, mixture.experts),
+                *_drift_rows(checkpoint, mixture, layer, matrices),
             )
+        ]
     return rows
 
 
-Metric = tuple[str, str, float, int]
-"""Metric, subject, value, and how many values it is the mean of."""
-
-
-def _band_metrics(before: LayerView, after: LayerView) -> Iterator[Metric]:
+def _band_rows(before: LayerView, after: LayerView) -> Iterator[EvalRow]:
+    """Mean and maximum over pairs or experts, in both models, and what chance gives."""
     for state, view in (("dense", before), ("compressed", after)):
         for band in view.bands:
-            values, count = band.values, len(band.values)
-            yield f"{band.metric}_{state}", band.subject, float(values.mean()), count
-            yield f"{band.metric}_max_{state}", band.subject, float(values.max()), count
+            row = partial(
+                EvalRow,
+                metric=band.metric,
+                module=band.module,
+                state=state,
+                samples=len(band.values),
+            )
+            yield row(value=float(band.values.mean()))
+            yield row(value=float(band.values.max()), statistic="max")
     for band in before.bands:
-        yield f"{band.metric}_random", band.subject, band.chance, 1
+        yield EvalRow(
+            metric=band.metric, module=band.module, state="random", value=band.chance, samples=1
+        )
 
 
-def _routing_metrics(before: LayerView, after: LayerView, experts: int) -> Iterator[Metric]:
+def _routing_rows(before: LayerView, after: LayerView, experts: int) -> Iterator[EvalRow]:
+    """Means over tokens, and which experts received none."""
     jaccard, exact = agreement(before.chosen, after.chosen)
     entropies = entropy_nats(before.probabilities), entropy_nats(after.probabilities)
-    means: dict[str, Tensor] = {
-        "jaccard": jaccard,
-        "exact_agreement": exact.double(),
-        "jsd_nats": divergence_nats(before.probabilities, after.probabilities),
-        "entropy_nats_dense": entropies[0],
-        "entropy_nats_compressed": entropies[1],
-        "entropy_change_nats": entropies[1] - entropies[0],
+    means: dict[tuple[str, str | None], Tensor] = {
+        ("jaccard", None): jaccard,
+        ("exact_agreement", None): exact.double(),
+        ("jsd_nats", None): divergence_nats(before.probabilities, after.probabilities),
+        ("entropy_nats", "dense"): entropies[0],
+        ("entropy_nats", "compressed"): entropies[1],
+        ("entropy_change_nats", None): entropies[1] - entropies[0],
     }
-    for metric, values in means.items():
-        yield metric, "router", float(values.mean()), len(values)
-    divergence = assignment_kl_nats(before.chosen, after.chosen, experts)
-    yield "assignment_kl_nats", "router", divergence, before.chosen.numel()
+    row = partial(EvalRow, module="router")
+    for (metric, state), values in means.items():
+        yield row(metric=metric, state=state, value=float(values.mean()), samples=len(values))
+    yield row(
+        metric="assignment_kl_nats",
+        value=assignment_kl_nats(before.chosen, after.chosen, experts),
+        samples=before.chosen.numel(),
+    )
+    for state, view in (("dense", before), ("compressed", after)):
+        idle = without_tokens(view.chosen, experts)
+        yield row(
+            metric="experts_without_tokens",
+            state=state,
+            value=len(idle),
+            samples=len(view.chosen),
+            text=spans(idle),
+        )
 
 
-def _drifts(
+def _drift_rows(
     checkpoint: Checkpoint, mixture: Mixture, layer: int, matrices: Matrices
-) -> Iterator[Metric]:
+) -> Iterator[EvalRow]:
     shape = mixture.family.layer_shape(checkpoint.config, layer)
     for module, matrix in matrices.items():
         dense = checkpoint.weight(mixture.family, layer, shape, module)
         for expert, weight in enumerate(dense):
-            yield "drift", f"{module}.{expert}", drift(weight, matrix(expert).cpu()), 1
+            value = drift(weight, matrix(expert).cpu())
+            yield EvalRow(metric="drift", module=module, expert=expert, value=value, samples=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.ngram import nll_nats
 from tensorpress.evaluation.perplexity import PerplexityResult
@@ -24,7 +26,8 @@ def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
     counted = predicted_bytes(job, tokenizer, job.text("text"), windows)
     result = PerplexityResult(nll, tokens, counted, len(windows), None)
     words = f"interpolated modified Kneser-Ney, order {spec.order}; {protocol.words}"
+    row = partial(EvalRow, version=words, protocol=protocol.id)
     return [
-        EvalRow("perplexity", result.perplexity, None, tokens, words, protocol.id),
-        EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, words, protocol.id),
+        row(metric="perplexity", value=result.perplexity, samples=tokens),
+        row(metric="bits_per_byte", value=result.bits_per_byte, samples=result.bytes),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
@@ -33,16 +35,14 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
         lambda model, device, batch: perplexity(model, windows, batch, device, counted),
         spec.batch,
     )
-    words, same = protocol.words, protocol.id
+    row = partial(EvalRow, version=protocol.words, protocol=protocol.id)
     return [
-        EvalRow(
-            "perplexity",
-            result.perplexity,
-            result.perplexity_stderr,
-            result.tokens,
-            words,
-            same,
+        row(
+            metric="perplexity",
+            value=result.perplexity,
+            stderr=result.perplexity_stderr,
             stderr_samples=result.windows,
+            samples=result.tokens,
         ),
-        EvalRow("bits_per_byte", result.bits_per_byte, None, result.bytes, words, same),
+        row(metric="bits_per_byte", value=result.bits_per_byte, samples=result.bytes),
     ]

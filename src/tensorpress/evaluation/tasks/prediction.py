@@ -48,7 +48,13 @@ def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
             total += damage
             said = f"moments of {tokens} tokens"
             rows.append(
-                EvalRow("predicted_damage", damage, version=said, layer=layer, subject=module)
+                EvalRow(
+                    metric="predicted_damage",
+                    value=damage,
+                    version=said,
+                    layer=layer,
+                    module=module,
+                )
             )
     version = rows[0].version if rows else ""  # of one calibration, all layers
-    return [EvalRow("predicted_damage", total, version=version), *rows]
+    return [EvalRow(metric="predicted_damage", value=total, version=version), *rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ ENTRIES = 64
 def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
     """``absolute_error`` and ``relative_error`` of each replaced module, by kind of entries.
 
-    Subjects are ``ffn.down: super_weights`` (of a module that has some), ``ffn.down: next_64`` and
-    ``ffn.down: random_64``; the text is the method with its settings. ``stored_share`` is the bits
-    of a module's factors over its dense bits (over its stack's, where modules share factors), and
+    The ``entries`` are ``super_weights`` (of a module that has some), ``next_64`` and
+    ``random_64``; ``stored_by`` is the method with its settings. ``stored_share`` is the bits of a
+    module's factors over its dense bits (over its stack's, where modules share factors), and
     ``super_weights`` counts the places that were looked at in the whole model.
     """
     dense = Checkpoint.open(job.dense)
@@ -43,29 +44,22 @@ def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
     replaced = _replaced(job)
     places = _places(job, spec, family, dense.config)
     model = load_model(job.run_directory, job.device, spill=False)
-    rows = [EvalRow("super_weights", len(places))]
+    rows = [EvalRow(metric="super_weights", value=len(places))]
     for each in replaced:
-        layer, module, made_by = each["layer"], each["module"], _label(each)
+        layer, module = each["layer"], each["module"]
         shape = family.layer_shape(dense.config, layer)
         weight = stacked(dense.weight(family, layer, shape, module, torch.float32, job.device))
         rebuilt = matrices(model, family, layer, module).to(weight.device)
         given = [(p.row, p.column) for p in places if (p.layer, p.module) == (layer, module)]
         share = each["stack_bits"] / _dense_bits(each, replaced)
-        rows.append(EvalRow("stored_share", share, layer=layer, subject=module, text=made_by))
+        row = partial(EvalRow, layer=layer, module=module, stored_by=_label(each))
+        rows.append(row(metric="stored_share", value=share))
         watched = watched_entries(weight, given, ENTRIES, spec.seed)
         for kind, entries in watched.items():
             found = restoration(weight, rebuilt, entries)
             for metric in ("absolute_error", "relative_error"):
-                rows.append(
-                    EvalRow(
-                        metric,
-                        getattr(found, metric),
-                        samples=found.entries,
-                        layer=layer,
-                        subject=f"{module}: {kind}",
-                        text=made_by,
-                    )
-                )
+                value = getattr(found, metric)
+                rows.append(row(metric=metric, value=value, entries=kind, samples=found.entries))
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,15 +65,20 @@ def _compare(
                 speeds[name].append(measure(model))
         # the first round warms caches and allocators up
         medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
+        row = partial(EvalRow, samples=spec.repeats, version=version)
         rows += [
-            EvalRow(f"{work}_tokens_per_second_{name}", value, None, spec.repeats, version)
+            row(metric=f"{work}_tokens_per_second", state=name, value=value)
             for name, value in medians.items()
         ]
         ratio = medians["compressed"] / medians["dense"]
-        rows.append(EvalRow(f"{work}_speedup", ratio, None, spec.repeats, version))
+        rows.append(row(metric=f"{work}_speedup", value=ratio))
     for name, path in _directories(job).items():
         peak = peak_bytes(path, batch, spec.prompt_tokens, device, job.dtype)
-        rows.append(EvalRow(f"peak_memory_mib_{name}", peak / MIB, None, 1, version))
+        rows.append(
+            EvalRow(
+                metric="peak_memory_mib", state=name, value=peak / MIB, samples=1, version=version
+            )
+        )
     return rows
 
 

@@ -61,7 +61,7 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     centres = [peak.place for peak in search.found]
     centres = centres or sorted(largest, key=lambda place: -abs(values[place]))[:1]
 
-    rows = [EvalRow("super_weights", len(search.found), text=verdict(search, spec))]
+    rows = [EvalRow(metric="super_weights", value=len(search.found), text=verdict(search, spec))]
     rows += [_of(p, "super_weight", values[p], _status(p, search, named)) for p in places]
     for peak in search.found:
         rows += _driven(peak, "super_weight_input", "super_weight_output")
@@ -69,7 +69,9 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
         rows.append(_of(place, "largest_weight", values[place]))
         rows += _driven(down[place.layer], "input_peak", "output_peak")
     rows += [
-        EvalRow("skipped", 1, layer=layer, subject=DOWN, text=f"the layer has no {DOWN}")
+        EvalRow(
+            metric="skipped", value=1, layer=layer, module=DOWN, text=f"the layer has no {DOWN}"
+        )
         for layer in layers
         if layer not in down
     ]
@@ -94,7 +96,7 @@ def _status(place: SuperWeight, search: Search, named: dict[SuperWeight, str]) -
 
 
 def _of(place: SuperWeight, metric: str, value: float, text: str = "") -> EvalRow:
-    return EvalRow(metric, value, layer=place.layer, subject=place.subject, text=text)
+    return EvalRow(metric=metric, value=value, text=text, **place.model_dump())
 
 
 def _driven(peak: Peak, of_input: str, of_output: str) -> list[EvalRow]:
@@ -102,13 +104,13 @@ def _driven(peak: Peak, of_input: str, of_output: str) -> list[EvalRow]:
 
 
 def _maps(matrix: Tensor, centre: SuperWeight) -> list[EvalRow]:
-    """A coarse map of the matrix and a fine one around an entry; subjects are ``row,column``."""
+    """A coarse map of the matrix, of blocks, and a fine one around an entry."""
     maps = {
         "block_maximum": block_maxima(matrix, BLOCKS),
         "magnitude": magnitudes_near(matrix, centre.row, centre.column, RADIUS),
     }
     return [
-        EvalRow(metric, value, layer=centre.layer, subject=f"{row},{column}")
+        EvalRow(metric=metric, value=value, layer=centre.layer, module=DOWN, row=row, column=column)
         for metric, cells in maps.items()
         for (row, column), value in cells.items()
     ]
