@@ -18,7 +18,7 @@ rule aggregate:
     log:
         paths.LOGS / f"aggregate/{plan.table_id}.log",
     conda:
-        "../envs/report.yaml"
+        "../envs/tensorpress.yaml"
     params:
         recipe_runs=lambda w: Packed.of(plan.recipe_runs),
         jobs=lambda w: Packed.of(
