@@ -63,7 +63,10 @@ PLUMBING = frozenset(
 Settings and sources are part of a key by their values.
 """
 
-DATA_FILES = {"tensorpress.embedded.corpus": ("embedded/paragraph_hashes.txt",)}
+DATA_FILES = {
+    "tensorpress.embedded.corpus": ("embedded/paragraph_hashes.txt",),
+    "tensorpress.pages": ("assets/page.css", "assets/page.js"),
+}
 """Data that a module's numbers depend on beside its code, relative to the package."""
 
 
