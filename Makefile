@@ -13,7 +13,7 @@ endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint clean
+.PHONY: run test lint lock clean
 
 run: $(READY)
 	. $(BIN)/activate && snakemake
@@ -29,12 +29,20 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # torch first: without it, dependencies pull the CUDA build onto machines that have no GPU
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	command -v nvidia-smi >/dev/null || $(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[test]'
+	command -v nvidia-smi >/dev/null || $(BIN)/pip install --quiet --constraint requirements.lock torch
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[test]'
 	touch $@
+
+# Exact versions within pyproject.toml's ranges; what stands in the lock stays as it is unless
+# UPGRADE=--upgrade or UPGRADE='--upgrade-package NAME' is given.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate \
+		--custom-compile-command 'make lock' $(UPGRADE) --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf '$(VENV)' .snakemake results/*

@@ -15,7 +15,7 @@ rule advise:
     log:
         paths.LOGS / "advise/{advice}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     threads: 1
     resources:
         gpu=1,

@@ -19,7 +19,7 @@ rule aggregate:
     log:
         paths.LOGS / f"aggregate/{plan.table_id}.log",
     conda:
-        "../envs/report.yaml"
+        "../envs/tensorpress.yaml"
     params:
         advices=lambda w: list(plan.advices),
         recipe_runs=lambda w: Packed.of(plan.recipe_runs),

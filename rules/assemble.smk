@@ -17,7 +17,7 @@ rule assemble:
     log:
         paths.LOGS / "assemble/{run}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     resources:
         mem_mb=lambda w, attempt: footprint.assemble(plan.runs[w.run]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.assemble(plan.runs[w.run]).runtime * attempt,

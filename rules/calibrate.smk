@@ -17,7 +17,7 @@ rule calibrate:
     log:
         paths.LOGS / "calibrate/{calibration}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     threads: 2
     resources:
         gpu=1,

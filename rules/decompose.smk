@@ -18,7 +18,7 @@ rule decompose:
     log:
         paths.LOGS / "decompose/{decomposition}-{layer}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     threads: 1
     resources:
         gpu=1,

@@ -17,7 +17,7 @@ rule evaluate:
     log:
         paths.LOGS / "evaluate/{evaluation}.log",
     conda:
-        "../envs/evaluate.yaml"
+        "../envs/tensorpress.yaml"
     threads: lambda w: workflow.cores if plan.evaluations[w.evaluation].spec.measures_time else 1
     resources:
         gpu=1,

@@ -16,7 +16,7 @@ rule fetch_model:
     log:
         paths.LOGS / "fetch_model/{model}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     # one thread after another would wait at every step, so trainings share the cores
     threads: max(1, workflow.cores // max(1, TRAININGS))
     resources:
@@ -35,7 +35,7 @@ rule fetch_corpus:
     log:
         paths.LOGS / "fetch_corpus/{corpus}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     resources:
         mem_mb=lambda w, attempt: 1000 * attempt,
         runtime=lambda w, attempt: 10 * attempt,

@@ -17,7 +17,7 @@ rule recover:
     log:
         paths.LOGS / "recover/{recovery}.log",
     conda:
-        "../envs/compress.yaml"
+        "../envs/tensorpress.yaml"
     threads: 1
     resources:
         gpu=1,

@@ -20,7 +20,7 @@ rule report:
     log:
         paths.LOGS / "report/{report}.log",
     conda:
-        "../envs/report.yaml"
+        "../envs/tensorpress.yaml"
     params:
         spec=lambda w: Packed.of(plan.reports[w.report].spec),
     script:

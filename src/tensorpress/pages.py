@@ -21,66 +21,8 @@ from tensorpress import numbers
 from tensorpress.numbers import number
 from tensorpress.reporting import run_query
 
-STYLE = """
-body { max-width: 1120px; margin: 0 auto !important; }
-.jp-RenderedMarkdown, .jp-RenderedHTML { padding-left: 0 !important; }
-.page, .jp-RenderedMarkdown { font-size: 15px; line-height: 1.5; }
-.page .lead { font-size: 18px; font-weight: 600; }
-.page figure { margin: 8px 0 16px; break-inside: avoid; }
-.page figure img { max-width: 100%; height: auto; }
-.page figcaption { color: #555; font-size: 13px; }
-.page .wide { overflow-x: auto; }
-.page table.sortable { font-size: 13px; margin: 0; table-layout: auto; }
-.page table.sortable th, .page table.sortable td { padding: 4px 6px; }
-.page table.sortable th { cursor: pointer; text-align: right; vertical-align: bottom; }
-.page table.sortable th[aria-sort=ascending]::after { content: " ▲"; }
-.page table.sortable th[aria-sort=descending]::after { content: " ▼"; }
-.page table.sortable td { text-align: right; }
-.page table.sortable .words { text-align: left; }
-@page { size: A4 landscape; margin: 12mm; }
-@media print {
-  body { max-width: none; padding: 0; }
-  .jp-OutputArea-child { break-inside: auto !important; display: block !important; }
-  .jp-OutputArea-output, .jp-Cell { padding: 0 !important; }
-  .jp-MarkdownCell { break-after: avoid; }
-  .jp-RenderedMarkdown { font-size: 12px; }
-  .page { font-size: 12px; line-height: 1.35; }
-  .page .lead { font-size: 14px; }
-  h1, h2, h3 { break-after: avoid; }
-  .page figure img { max-height: 145mm; }
-  .page .wide { overflow: visible; }
-  .page table.sortable { font-size: 8.5px; width: 100%; }
-  .page table.sortable th, .page table.sortable td {
-    padding: 2px 3px; white-space: normal; overflow-wrap: break-word;
-  }
-  .page table.sortable thead { display: table-header-group; }
-  .page table.sortable tr { break-inside: avoid; }
-}
-"""
-
-SCRIPT = """
-function sortTable(event) {
-  const head = event.target.closest("table.sortable th");
-  if (!head || (event.key && event.key !== "Enter")) return;
-  const down = head.getAttribute("aria-sort") === "ascending";
-  const text = row => row.cells[head.cellIndex].textContent
-    .replace(/,(?=\\d{3})/g, "").replace("·10^", "e").trim();
-  const compare = (a, b) => {
-    if (!text(a) || !text(b)) return !text(a) - !text(b);
-    const difference = parseFloat(text(a)) - parseFloat(text(b));
-    const order = isNaN(difference) ? text(a).localeCompare(text(b)) : difference;
-    return down ? -order : order;
-  };
-  head.parentNode.querySelectorAll("th").forEach(th => th.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const body = head.closest("table").tBodies[0];
-  body.append(...[...body.rows].sort(compare));
-}
-document.addEventListener("click", sortTable);
-document.addEventListener("keydown", sortTable);
-"""
-
-
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
 EXACT = ("_bytes", "_mb")
 """Ends of columns that are never shown in powers of ten."""
 
@@ -112,7 +54,9 @@ class Page:
                 "svg.hashsalt": "tensorpress",  # equal pages have equal bytes
             }
         )
-        display(HTML(f"<style>{STYLE}</style><script>{SCRIPT}</script>"))
+        # in the page itself, which shall work wherever it is opened
+        style, script = STYLE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
+        display(HTML(f"<style>{style}</style><script>{script}</script>"))
 
     def query(self, name: str, **equal: Any) -> pd.DataFrame:
         """Rows of ``queries/<name>.sql`` of this model, and with the values given by column.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors.torch import load_file, save_file
 from workspace import ROOT
 
@@ -165,12 +168,39 @@ def test_corpus_files(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_conda_files_pin_what_pyproject_pins() -> None:
+def test_the_lock_has_a_version_of_every_dependency_within_its_range() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions: dict[str, list[str]] = {}
+    for entry in locked:
+        (exact,) = entry.specifier
+        assert exact.operator == "==", entry
+        versions.setdefault(canonicalize_name(entry.name), []).append(exact.version)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = set(project["dependencies"])
-    files = sorted((ROOT / "envs").glob("*.yaml"))
-    assert len(files) == 3
-    for file in files:
-        wanted = yaml.safe_load(file.read_text())["dependencies"]
-        (pip,) = (entry["pip"] for entry in wanted if isinstance(entry, dict))
-        assert {pin for pin in pip if pin != "-e .."} <= pins, file.name
+    wanted = [
+        *project["dependencies"],
+        *itertools.chain(*project["optional-dependencies"].values()),
+    ]
+    ranges = [r for r in map(Requirement, wanted) if r.name != project["name"]]
+    assert ranges
+    for wanted_range in ranges:
+        bounds = {bound.operator for bound in wanted_range.specifier}
+        assert bounds == {">=", "<"}, wanted_range
+        for version in versions[canonicalize_name(wanted_range.name)]:
+            assert wanted_range.specifier.contains(version), (wanted_range, version)
+
+
+def test_make_and_conda_install_what_the_lock_says() -> None:
+    installs = [
+        line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line
+    ]
+    project = [line for line in installs if "uv" not in line and "--upgrade pip" not in line]
+    assert len(project) == 2
+    assert all("--constraint requirements.lock" in line for line in project)
+    (file,) = (ROOT / "envs").glob("*.yaml")
+    wanted = yaml.safe_load(file.read_text())["dependencies"]
+    (pip,) = (entry["pip"] for entry in wanted if isinstance(entry, dict))
+    # seen from .snakemake/conda, where Snakemake copies the file
+    assert pip == ["-c ../../requirements.lock", "-e ../.."]
+    rules = [path.read_text() for path in (ROOT / "rules").glob("*.smk")]
+    assert set(re.findall(r'"\.\./envs/(.+)"', "".join(rules))) == {file.name}

@@ -28,7 +28,7 @@ def test_make_puts_the_environment_where_no_sign_needs_quotes(
 ) -> None:
     project = tmp_path / folder
     project.mkdir()
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copyfile(ROOT / name, project / name)
     done = make(project, tmp_path / "cache")
     last = done.stdout.splitlines()[-1]
@@ -51,7 +51,7 @@ def test_folders_of_the_same_name_have_environments_of_their_own(tmp_path: Path)
     lines = set()
     for parent in ("one", "two"):
         (tmp_path / parent / "my study").mkdir(parents=True)
-        for name in ("Makefile", "pyproject.toml"):
+        for name in ("Makefile", "pyproject.toml", "requirements.lock"):
             shutil.copyfile(ROOT / name, tmp_path / parent / "my study" / name)
         lines.add(make(tmp_path / parent / "my study", tmp_path / "cache").stdout)
     assert len(lines) == 2
@@ -60,7 +60,7 @@ def test_folders_of_the_same_name_have_environments_of_their_own(tmp_path: Path)
 def test_a_cache_with_a_space_is_refused_and_a_named_environment_taken(tmp_path: Path) -> None:
     project = tmp_path / "my study"
     project.mkdir()
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copyfile(ROOT / name, project / name)
     done = make(project, tmp_path / "my cache")
     assert done.returncode
