@@ -19,6 +19,7 @@ from tensorpress.artifacts import (
     RunArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
+from tensorpress.families.table import architecture_of
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import all_modules, code_fingerprint, file_fingerprint, key
 from tensorpress.layers import LayerShape
@@ -33,9 +34,9 @@ from tensorpress.params import (
     Lora,
     Model,
     Report,
-    Rounding,
 )
 from tensorpress.registry import METHODS
+from tensorpress.rounding import Rounding
 from tensorpress.sources import corpus_source, model_config, model_source
 
 
@@ -56,7 +57,8 @@ def model(name: str, spec: Model) -> ModelArtifact:
     entries = [f"tensorpress.{'embedded.training' if trained else 'completeness'}"]
     entries += ["tensorpress.companions"] * isinstance(spec, HubModel)
     content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, model_config(name, spec))
+    architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    return ModelArtifact(name, spec, content, architecture)
 
 
 def calibration(
@@ -215,7 +217,7 @@ def _precision(dtype: str) -> dict[str, str]:
 
 
 def _family_module(of: ModelArtifact) -> str:
-    return f"tensorpress.families.{of.family.model_type}"
+    return f"tensorpress.families.{of.architecture.family.model_type}"
 
 
 def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:

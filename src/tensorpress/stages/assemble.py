@@ -5,28 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from tensorpress.artifacts import RunArtifact
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.atomic import replacing
-from tensorpress.manifest import Provenance, write_manifest
+from tensorpress.manifest import write_manifest
 from tensorpress.rows import StorageRow, write_rows
 
 
 def run(made: RunArtifact, model: Path, checkpoint: Path, rows: Path) -> None:
     """Write the checkpoint, its manifest, and its bits."""
-    placements = [LayerFactors(p.layer, p.modules, p.factors) for p in made.placements]
     with replacing(checkpoint) as target:
-        storage = assemble(model, made.model.family, placements, made.dtype, target, made.rounding)
-        if made.placements:
-            origins = [
-                Provenance(
-                    p.layer,
-                    p.modules,
-                    p.decomposition.spec.method,
-                    p.decomposition.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-                    p.factors,
-                    p.rows,
-                )
-                for p in made.placements
-            ]
-            write_manifest(origins, made.dtype, target, made.rounding)
+        storage, sets = assemble(model, made.placements, made.dtype, target, made.rounding)
+        if sets:
+            write_manifest(sets, made.dtype, target)
     write_rows([storage], StorageRow, rows)

@@ -34,14 +34,13 @@ def run(
         "method": made.spec.method,
         "group": made.group,
     }
-    shapes = made.model.shapes[layer].modules
+    shapes = made.model.architecture.shape(layer).modules
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
         """Factors and rows, from the weights on."""
         file = paths.moments(moments[0], layer) if moments else None
         found, seconds, weights = decompose_layer(
             model,
-            made.model.family,
             completed(made.spec, list(advice), layer),
             made.group,
             layer,

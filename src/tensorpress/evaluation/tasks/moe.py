@@ -25,7 +25,6 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.mixture import (
     LayerView,
     Matrices,
-    Mixture,
     expert_matrices,
     observe,
 )
@@ -44,12 +43,12 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
     Metrics of one model end in ``_dense`` or ``_compressed``, what chance gives in ``_random``.
     """
     checkpoint = Checkpoint.open(job.dense)
-    mixture = Mixture.of(checkpoint)
+    architecture = checkpoint.architecture
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
 
     def work(model: PreTrainedModel, device: torch.device, batch: int) -> list[LayerView]:
-        return observe(model, mixture, windows, batch, device)
+        return observe(model, architecture, windows, batch, device)
 
     # no name for the dense model: it is gone before the compressed one comes
     dense = job.run("moe", job.model(job.dense), work, spec.batch, spill=False)
@@ -59,17 +58,18 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
         job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )
     rows = []
-    for layer, before, after in zip(mixture.layers, dense, compressed, strict=True):
-        matrices = expert_matrices(model, mixture, layer)
+    for layer, before, after in zip(architecture.expert_layers, dense, compressed, strict=True):
+        matrices = expert_matrices(model, architecture, layer)
+        experts = architecture.shape(layer).experts
         for metric, subject, value, samples in (
             *_band_metrics(before, after),
-            *_routing_metrics(before, after, mixture.experts),
-            *_drifts(checkpoint, mixture, layer, matrices),
+            *_routing_metrics(before, after, experts),
+            *_drifts(checkpoint, layer, matrices),
         ):
             words, same = protocol.words, protocol.id
             rows.append(EvalRow(metric, value, None, samples, words, same, layer, subject))
         for state, view in (("dense", before), ("compressed", after)):
-            idle = without_tokens(view.chosen, mixture.experts)
+            idle = without_tokens(view.chosen, experts)
             rows.append(
                 EvalRow(
                     f"experts_without_tokens_{state}",
@@ -117,11 +117,8 @@ def _routing_metrics(before: LayerView, after: LayerView, experts: int) -> Itera
     yield "assignment_kl_nats", "router", divergence, before.chosen.numel()
 
 
-def _drifts(
-    checkpoint: Checkpoint, mixture: Mixture, layer: int, matrices: Matrices
-) -> Iterator[Metric]:
-    shape = mixture.family.layer_shape(checkpoint.config, layer)
+def _drifts(checkpoint: Checkpoint, layer: int, matrices: Matrices) -> Iterator[Metric]:
     for module, matrix in matrices.items():
-        dense = checkpoint.weight(mixture.family, layer, shape, module)
+        dense = checkpoint.weight(layer, module)
         for expert, weight in enumerate(dense):
             yield "drift", f"{module}.{expert}", drift(weight, matrix(expert).cpu()), 1
