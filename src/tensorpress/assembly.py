@@ -79,8 +79,8 @@ class _Build:
         value_bits: int,
         rounding: Rounding | None,
     ) -> None:
-        self.source, self.of, self.writer = source, source.architecture, writer
-        self.family = self.of.family
+        self.source, self.architecture, self.writer = source, source.architecture, writer
+        self.family = self.architecture.family
         self._value_bits, self._rounding = value_bits, rounding
         self.sets: list[StoredSet] = []
         self.plan: dict[str, Any] = {
@@ -100,8 +100,8 @@ class _Build:
         """Store the factors of a layer's linear modules, or of the embedding."""
         if not sets:
             return
-        shape = self.of.shape(layer)
-        outer = layer == self.of.outer
+        shape = self.architecture.shape(layer)
+        outer = layer == self.architecture.outer
         owner = "" if outer else self.family.layer_path(layer)
         served = {
             module: [owner, store_name(modules), index]
@@ -144,13 +144,13 @@ class _Build:
             return
         assert self.family.experts is not None
         names = self.family.experts
-        shape = self.of.shape(layer)
+        shape = self.architecture.shape(layer)
         path = self.family.experts_path(layer)
-        limits = names.limits(self.of.config)
+        limits = names.limits(self.architecture.config)
         entry: dict[str, Any] = {"path": path, "biases": names.biases, "clamp": limits}
         replaced = {module for modules in sets for module in modules}
         for module in shape.group("experts"):
-            source = self.of.weight_source(layer, module, self.source.files)
+            source = self.architecture.weight_source(layer, module, self.source.files)
             self._gone |= set(source.names)
             own = sets.get((module,))
             store = self._read((module,), own) if own else self._dense_slices(layer, module)
@@ -171,13 +171,13 @@ class _Build:
         transformers fuses per-expert tensors while it loads a plain model, but not a custom one.
         """
         experts = self.family.experts
-        for layer in self.of.expert_layers:
+        for layer in self.architecture.expert_layers:
             assert experts is not None
-            shape = self.of.shape(layer)
+            shape = self.architecture.shape(layer)
             names = {
                 name
                 for module in shape.group("experts")
-                for name in self.of.weight_source(layer, module, self.source.files).names
+                for name in self.architecture.weight_source(layer, module, self.source.files).names
             }
             path = self.family.experts_path(layer)
             if not names or names & self._gone or f"{path}.{experts.down}" in names:
@@ -216,7 +216,7 @@ class _Build:
 
     def _add_embedding(self, path: str, part: list[Any]) -> None:
         self.plan["embeddings"].append({"path": path, "part": part})
-        if self.of.tied:
+        if self.architecture.tied:
             self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
 
     def _add_owned(
@@ -224,7 +224,7 @@ class _Build:
     ) -> None:
         self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
         prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
-        outer = layer == self.of.outer
+        outer = layer == self.architecture.outer
         _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
 
     def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:

@@ -73,7 +73,7 @@ def calibration_windows(
 
 def calibrate(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     windows: Tensor,
     batch: int,
     device: torch.device,
@@ -89,10 +89,10 @@ def calibrate(
     must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
     model.requires_grad_(False)
-    shapes = of.shapes[: of.layers]  # the outer one has no inputs
+    shapes = architecture.shapes[: architecture.layers]  # the outer one has no inputs
     moments = [Moments() for _ in shapes]
     for layer, moment in enumerate(moments):
-        _attach(model, of, layer, moment)
+        _attach(model, architecture, layer, moment)
     if gradients:
         # without weights that require gradients the graph begins at the embedded tokens
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
@@ -147,8 +147,10 @@ def _stream(
                 model.base_model(input_ids=inputs, use_cache=False)
 
 
-def _attach(model: PreTrainedModel, of: Architecture, layer: int, moments: Moments) -> None:
-    family, shape = of.family, of.shape(layer)
+def _attach(
+    model: PreTrainedModel, architecture: Architecture, layer: int, moments: Moments
+) -> None:
+    family, shape = architecture.family, architecture.shape(layer)
     readers = {site_of(m): m for m in shape.modules if not m.startswith("experts")}
     for site, module in readers.items():
         linear = model.get_submodule(family.linear_path(layer, module))
@@ -165,7 +167,7 @@ def _attach(model: PreTrainedModel, of: Architecture, layer: int, moments: Momen
         for module, weight in family.expert_weights(experts).items():
             stores[module.split(".")[1]] = _RecordingSlices(weight, moments, module)
         assert family.experts is not None
-        gate = gate_of(experts, family.experts.limits(of.config))
+        gate = gate_of(experts, family.experts.limits(architecture.config))
         recording = FactoredExperts(**stores, act=gate, biases=family.experts.biases)
         for name in ("gate_up_proj_bias", "down_proj_bias") * family.experts.biases:
             setattr(recording, name, getattr(experts, name))

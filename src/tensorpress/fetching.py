@@ -243,11 +243,11 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
         write_index(target, weight_map, size)
 
 
-def _check_modules(name: str, of: Architecture, tensors: Mapping[str, Stored]) -> None:
+def _check_modules(name: str, architecture: Architecture, tensors: Mapping[str, Stored]) -> None:
     """The modules of every layer have the shapes that their family takes from the config."""
-    for layer in range(of.layers):
-        for module, expected in of.shape(layer).modules.items():
-            source = of.weight_source(layer, module, tensors)
+    for layer in range(architecture.layers):
+        for module, expected in architecture.shape(layer).modules.items():
+            source = architecture.weight_source(layer, module, tensors)
             # meta tensors have shapes and no values
             empty = [torch.empty(tensors[each].shape, device="meta") for each in source.names]
             found = tuple(source.take(empty).shape)[-2:]

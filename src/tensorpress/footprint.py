@@ -117,8 +117,10 @@ def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
 
 @cache
 def _of_alike(made: DecompositionArtifact, layer: int) -> Footprint:
-    of = made.model.architecture
-    return of_group(made.spec, of.shape(layer), made.group, value_bytes(of.config))
+    architecture = made.model.architecture
+    return of_group(
+        made.spec, architecture.shape(layer), made.group, value_bytes(architecture.config)
+    )
 
 
 def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
@@ -151,11 +153,14 @@ def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Fo
 
 
 def of_step(
-    of: Architecture, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
+    architecture: Architecture, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
 ) -> Iterator[Footprint]:
     """The decompositions that a step of a recipe needs on some layers."""
-    wanted, stored = set(expand_modules(modules, of.modules)), value_bytes(of.config)
-    for shape in map(of.shape, (*layers, of.outer)):
+    wanted, stored = (
+        set(expand_modules(modules, architecture.modules)),
+        value_bytes(architecture.config),
+    )
+    for shape in map(architecture.shape, (*layers, architecture.outer)):
         for group in GROUPS:
             if wanted & set(shape.group(group)):
                 yield of_group(spec, shape, group, stored)
@@ -164,56 +169,56 @@ def of_step(
 def assemble(run: RunArtifact) -> Footprint:
     """A compressed checkpoint."""
     sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
-    of = run.model.architecture
-    return of_assembly(of, max(sets, default=0), run.dtype, run.rounding is not None)
+    architecture = run.model.architecture
+    return of_assembly(architecture, max(sets, default=0), run.dtype, run.rounding is not None)
 
 
-def of_assembly(of: Architecture, factors: int, dtype: str, rounded: bool) -> Footprint:
+def of_assembly(architecture: Architecture, factors: int, dtype: str, rounded: bool) -> Footprint:
     """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
-    stored, value = value_bytes(of.config), VALUE_BITS[dtype] // 8
-    size = values_of(of) * (stored + value)
+    stored, value = value_bytes(architecture.config), VALUE_BITS[dtype] // 8
+    size = values_of(architecture) * (stored + value)
     one = max(
         factors * (FLOAT + value),
         factors * FLOAT * 6 * rounded,  # codes are made from several copies
         # then a matrix is rebuilt from the factors before and after
-        (2 * FLOAT * (factors + _largest_matrix(of)) + SUMS) * rounded,
-        _largest_tensor(of) * (stored + value),
-        max(2 * _gate_and_up(shape) * stored for shape in of.shapes),
+        (2 * FLOAT * (factors + _largest_matrix(architecture)) + SUMS) * rounded,
+        _largest_tensor(architecture) * (stored + value),
+        max(2 * _gate_and_up(shape) * stored for shape in architecture.shapes),
     )
     return Footprint(PROCESS + min(SHARD_BYTES, size) + one, 2 * size / READ)
 
 
 def recover(made: RecoveryArtifact) -> Footprint:
     """The model, its adapters with gradients and two averages, and what a batch leaves behind."""
-    of, spec = made.model.architecture, made.spec
-    modules = [module for shape in of.shapes for module in shape.modules.values()]
+    architecture, spec = made.model.architecture, made.spec
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
     adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
-    tokens, values = spec.batch * spec.window, values_of(of)
+    tokens, values = spec.batch * spec.window, values_of(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
-    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(of, tokens, kept=True)
+    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
     products = 3 * values * tokens * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
 def evaluate(made: EvaluationArtifact) -> Footprint:
     """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
-    of = made.run.model.architecture
-    values = values_of(of) * (2 if made.dense else 1)
+    architecture = made.run.model.architecture
+    values = values_of(architecture) * (2 if made.dense else 1)
     weights = values * RUNNING_BITS[made.dtype] // 8
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
-    moments = FLOAT * max(map(moment_values, of.shapes)) if made.moments else 0
-    peak = RUNNING + weights + moments + _activations(of, tokens, kept=False)
+    moments = FLOAT * max(map(moment_values, architecture.shapes)) if made.moments else 0
+    peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
-        peak += 2 * FLOAT * tokens * _embedding(of).out_features
+        peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
     return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
 
 
 @cache
-def values_of(of: Architecture) -> int:
+def values_of(architecture: Architecture) -> int:
     """Values of a whole model, all but its vectors, an untied head assumed."""
-    shapes = [module for shape in of.shapes for module in shape.modules.values()]
-    routers = sum(shape.hidden_size * shape.experts for shape in of.shapes)
-    return sum(module.numel for module in shapes) + _embedding(of).numel + routers
+    shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
+    routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
+    return sum(module.numel for module in shapes) + _embedding(architecture).numel + routers
 
 
 def value_bytes(config: Mapping[str, Any]) -> int:
@@ -222,21 +227,21 @@ def value_bytes(config: Mapping[str, Any]) -> int:
     return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
 
 
-def _embedding(of: Architecture) -> ModuleShape:
-    return of.shape(of.outer).modules["embedding"]
+def _embedding(architecture: Architecture) -> ModuleShape:
+    return architecture.shape(architecture.outer).modules["embedding"]
 
 
-def _largest_matrix(of: Architecture) -> int:
-    modules = [module for shape in of.shapes for module in shape.modules.values()]
+def _largest_matrix(architecture: Architecture) -> int:
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
     return max(each.out_features * each.in_features for each in modules)
 
 
 @cache
-def _largest_tensor(of: Architecture) -> int:
+def _largest_tensor(architecture: Architecture) -> int:
     """Values of the embedding, or of attention's matrices where they are one tensor."""
-    modules = [module for shape in of.shapes[:-1] for module in shape.modules.values()]
+    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
     matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
-    return max(_embedding(of).numel, matrix, *map(_gate_and_up, of.shapes))
+    return max(_embedding(architecture).numel, matrix, *map(_gate_and_up, architecture.shapes))
 
 
 def _gate_and_up(shape: LayerShape) -> int:
@@ -245,18 +250,18 @@ def _gate_and_up(shape: LayerShape) -> int:
     return 2 * experts.numel if experts else 0
 
 
-def _activations(of: Architecture, tokens: int, kept: bool) -> int:
+def _activations(architecture: Architecture, tokens: int, kept: bool) -> int:
     """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
-    layers = _widths(of)
+    layers = _widths(architecture)
     values = tokens * 2 * (sum(layers) if kept else max(layers))
-    return FLOAT * values + logits.bytes_of(tokens, _embedding(of).out_features)
+    return FLOAT * values + logits.bytes_of(tokens, _embedding(architecture).out_features)
 
 
 @cache
-def _widths(of: Architecture) -> list[int]:
+def _widths(architecture: Architecture) -> list[int]:
     """Inputs and outputs of a layer's matrices that a token passes, layer by layer."""
-    top_k = of.size("top_k") or 1
+    top_k = architecture.size("top_k") or 1
     return [
         sum(min(m.slices, top_k) * (m.out_features + m.in_features) for m in s.modules.values())
-        for s in of.shapes[:-1]
+        for s in architecture.shapes[:-1]
     ]

@@ -149,10 +149,10 @@ def _base_class(directory: Path, name: str, own_code: bool) -> Any:
 
 
 def matrices(
-    model: PreTrainedModel, of: Architecture, layer: int, module: str
+    model: PreTrainedModel, architecture: Architecture, layer: int, module: str
 ) -> Float[Tensor, "slices out in"]:
     """The matrices of a module of a loaded model, plain or compressed; one unless experts."""
-    family = of.family
+    family = architecture.family
     if group_of(module) == "experts":
         experts: Any = model.get_submodule(family.experts_path(layer))
         if not isinstance(experts, FactoredExperts):
@@ -163,4 +163,4 @@ def matrices(
     slot = family.linears.get(module, Slot(family.embedding))
     if isinstance(holder, FactoredLinear):  # always (out, in)
         slot = dataclasses.replace(slot, transposed=False)
-    return slot.take(holder.weight.detach(), of.shape(layer).heads)[None]
+    return slot.take(holder.weight.detach(), architecture.shape(layer).heads)[None]

@@ -34,7 +34,7 @@ PROJECTIONS = ("gate", "up", "down")
 
 def recover(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     windows: Tensor,
     spec: Lora,
     seed: int,
@@ -48,7 +48,7 @@ def recover(
     projection of experts (``...experts.gate``). The scale ``alpha / rank`` is part of the values.
     """
     torch.manual_seed(seed)
-    adapted = {**_linears(model, of, spec), **_experts(model)}
+    adapted = {**_linears(model, architecture, spec), **_experts(model)}
     if not adapted:
         raise TensorpressError("lora: the model has no layer to adapt; allowed: compressed layers")
     config = LoraConfig(
@@ -101,13 +101,19 @@ def _train(
         optimiser.zero_grad()
 
 
-def _linears(model: PreTrainedModel, of: Architecture, spec: Lora) -> dict[str, list[str]]:
+def _linears(
+    model: PreTrainedModel, architecture: Architecture, spec: Lora
+) -> dict[str, list[str]]:
     """Factored linear layers, and with ``modules: all`` the plain ones of every layer."""
     plain = set()
     if spec.modules == "all":
-        for layer in range(of.layers):
-            linear = (module for module in of.shape(layer).modules if group_of(module) != "experts")
-            plain |= {of.family.linear_path(layer, module) for module in linear}
+        for layer in range(architecture.layers):
+            linear = (
+                module
+                for module in architecture.shape(layer).modules
+                if group_of(module) != "experts"
+            )
+            plain |= {architecture.family.linear_path(layer, module) for module in linear}
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         in_layers = path in plain and isinstance(module, nn.Linear | Conv1D)

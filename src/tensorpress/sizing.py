@@ -155,7 +155,7 @@ def _size(
     value_bits = VALUE_BITS[params.storage.dtype]
     dense: list[StoredTensor] = []
     stored: list[StoredTensor] = []
-    of, count = model.architecture, _Products(model)
+    architecture, count = model.architecture, _Products(model)
     left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
     replaced: set[str] = set()
     placed: dict[tuple[int, str], Format] = {}
@@ -165,7 +165,7 @@ def _size(
         inside = None if layout.modules == ("embedding",) else layer
         stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
-            shape = of.shape(layer).modules[module]
+            shape = architecture.shape(layer).modules[module]
             outer = module == "embedding"
             dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
             home = model.home(layer, module)
@@ -174,24 +174,26 @@ def _size(
             placed[layer, module] = store
             count.replace(layer, module, store, index)
     if recipe.lora is not None:
-        stored += _adapters(of, recipe.lora, placed)
+        stored += _adapters(architecture, recipe.lora, placed)
     for tensor, values in left.items():
         base = tensor.removesuffix("_bias").removesuffix(".bias")
         beside = {base, f"{base}.weight"} & replaced
         belongs = tensor != base and bool(beside) and all(left[home] == 0 for home in beside)
         entry = StoredTensor(
             (values,),
-            of.family.layer_of(tensor),
-            embedding=tensor == f"{of.family.embedding}.weight",
+            architecture.family.layer_of(tensor),
+            embedding=tensor == f"{architecture.family.embedding}.weight",
             replaced=belongs,
         )
         dense.append(entry)
         stored.append(entry)
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
-    jobs = [job for step in steps for job in of_step(of, *step, layers)]
+    jobs = [job for step in steps for job in of_step(architecture, *step, layers)]
     largest_set = max((job.largest_set for job in jobs), default=0)
-    assembly = of_assembly(of, largest_set, params.storage.dtype, recipe.rounding is not None)
+    assembly = of_assembly(
+        architecture, largest_set, params.storage.dtype, recipe.rounding is not None
+    )
     return Size(
         model=model.name,
         recipe=name,
@@ -212,18 +214,18 @@ def _placed(
     model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
 ) -> Iterator[tuple[int, Layout, Format]]:
     """Every factor set of the recipe: (layer, layout, empty factors)."""
-    of = model.architecture
+    architecture = model.architecture
     for step in recipe.steps:
         lacking = [module for module in step.modules if not _has(model, module)]
         if lacking:
             raise TensorpressError(
                 f"recipes.{name}: {lacking[0]!r} is not in model {model.name!r}; "
-                f"allowed: all, {', '.join(of.modules)}"
+                f"allowed: all, {', '.join(architecture.modules)}"
             )
-        wanted = set(expand_modules(step.modules, of.modules))
+        wanted = set(expand_modules(step.modules, architecture.modules))
         spec = params.methods[step.method]
-        for layer in (*layers, of.outer):
-            shape = of.shape(layer)
+        for layer in (*layers, architecture.outer):
+            shape = architecture.shape(layer)
             for group in GROUPS:
                 if wanted & set(shape.group(group)):
                     built = model.stores(step.method, spec, recipe.rounding, group, layer)
@@ -233,15 +235,15 @@ def _placed(
 
 
 def _adapters(
-    of: Architecture, lora: Lora, placed: Mapping[tuple[int, str], Format]
+    architecture: Architecture, lora: Lora, placed: Mapping[tuple[int, str], Format]
 ) -> Iterator[StoredTensor]:
     """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
-    for layer in range(of.layers):
-        shapes = of.shape(layer).modules
+    for layer in range(architecture.layers):
+        shapes = architecture.shape(layer).modules
         layers: dict[str, list[str]] = {}
         for module in shapes:
             alone = group_of(module) == "experts"
-            path = module if alone else of.family.linear_path(layer, module)
+            path = module if alone else architecture.family.linear_path(layer, module)
             layers.setdefault(path, []).append(module)
         adapted_experts = any((layer, m) in placed for m in shapes if group_of(m) == "experts")
         for modules in layers.values():
@@ -282,8 +284,8 @@ class _Products:
     """Multiplications per token, before and after."""
 
     def __init__(self, model: MetaModel) -> None:
-        self._of, family = model.architecture, model.architecture.family
-        self.top_k = self._of.size("top_k") or 1
+        self._architecture, family = model.architecture, model.architecture.family
+        self.top_k = self._architecture.size("top_k") or 1
         inside = [s for name, s in model.tensors.items() if family.layer_of(name) is not None]
         self.dense = sum(math.prod(shape) for shape in inside if len(shape) == 2)
         # fused experts, of which a token meets a few
@@ -296,6 +298,6 @@ class _Products:
         """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
         if group_of(module) == "embedding":
             return
-        shape = self._of.shape(layer).modules[module]
+        shape = self._architecture.shape(layer).modules[module]
         times = self.top_k if group_of(module) == "experts" else 1
         self.stored += times * (store.products() - shape.out_features * shape.in_features)

@@ -71,6 +71,6 @@ def published(architecture: Architecture) -> dict[SuperWeight, str]:
     }
 
 
-def _sizes(of: Architecture) -> Sizes:
-    named = (of.size(what) for what in ("hidden", "inner", "layers"))
-    return (*named, of.config.get("vocab_size"))
+def _sizes(architecture: Architecture) -> Sizes:
+    named = (architecture.size(what) for what in ("hidden", "inner", "layers"))
+    return (*named, architecture.config.get("vocab_size"))

@@ -54,7 +54,7 @@ class Search:
 
 def find_super_weights(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     ids: Int[Tensor, "1 tokens"],
     threshold: float,
     iterations: int,
@@ -65,23 +65,25 @@ def find_super_weights(
     without that weight: later peaks may be its consequence, never its cause.
     """
     found: list[Peak] = []
-    peaks = seen = layer_peaks(model, of, ids)
+    peaks = seen = layer_peaks(model, architecture, ids)
     while above := [peak for peak in seen if peak.height > threshold]:
         if len(found) == iterations:
             break
         found.append(above[0])
-        seen = layer_peaks(model, of, ids, [peak.place for peak in found])
+        seen = layer_peaks(model, architecture, ids, [peak.place for peak in found])
     return Search(tuple(found), tuple(peaks), complete=not above)
 
 
-def down_layers(of: Architecture) -> list[int]:
+def down_layers(architecture: Architecture) -> list[int]:
     """Layers that have an ``ffn.down``: all but those of experts."""
-    return [layer for layer in range(of.layers) if DOWN in of.shape(layer).modules]
+    return [
+        layer for layer in range(architecture.layers) if DOWN in architecture.shape(layer).modules
+    ]
 
 
 def layer_peaks(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     ids: Int[Tensor, "1 tokens"],
     zeroed: Sequence[SuperWeight] = (),
 ) -> list[Peak]:
@@ -93,9 +95,9 @@ def layer_peaks(
     peaks: dict[int, Peak] = {}
     hooks = []
     try:
-        for layer in down_layers(of):
-            gone = {p: entry(model, of, p) for p in zeroed if p.layer == layer}
-            linear = model.get_submodule(of.family.linear_path(layer, DOWN))
+        for layer in down_layers(architecture):
+            gone = {p: entry(model, architecture, p) for p in zeroed if p.layer == layer}
+            linear = model.get_submodule(architecture.family.linear_path(layer, DOWN))
             hooks.append(linear.register_forward_hook(_recorder(peaks, layer, gone)))
         with torch.inference_mode():
             model(input_ids=ids, use_cache=False)
@@ -129,9 +131,9 @@ def _recorder(
     return record
 
 
-def entry(model: PreTrainedModel, of: Architecture, place: SuperWeight) -> float:
+def entry(model: PreTrainedModel, architecture: Architecture, place: SuperWeight) -> float:
     """The value of one entry of ``ffn.down``."""
-    return float(matrices(model, of, place.layer, DOWN)[0, place.row, place.column])
+    return float(matrices(model, architecture, place.layer, DOWN)[0, place.row, place.column])
 
 
 def largest_entry(matrix: Float[Tensor, "out in"], layer: int) -> SuperWeight:

@@ -52,7 +52,7 @@ def scratch(*shape: int) -> Iterator[Tensor]:
 
 def stream_points(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
@@ -63,8 +63,8 @@ def stream_points(
     def watch(places: slice) -> list[RemovableHandle]:
         return [
             handle
-            for layer in range(of.layers)
-            for handle in _watch_layer(model, of, layer, partial(consume, places, layer))
+            for layer in range(architecture.layers)
+            for handle in _watch_layer(model, architecture, layer, partial(consume, places, layer))
         ]
 
     _stream(model, windows, batch, device, watch)
@@ -72,7 +72,7 @@ def stream_points(
 
 def stream_routing(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
@@ -82,7 +82,7 @@ def stream_routing(
 
     def watch(places: slice) -> list[RemovableHandle]:
         handles = []
-        for layer in of.expert_layers:
+        for layer in architecture.expert_layers:
 
             def enter(module: nn.Module, inputs: Any, layer: int = layer) -> None:
                 # the experts read what the router does
@@ -90,7 +90,7 @@ def stream_routing(
                 _check(rows, f"{model.name_or_path}: layer {layer}: router input")
                 consume(places, layer, rows, inputs[1])
 
-            experts = model.get_submodule(of.family.experts_path(layer))
+            experts = model.get_submodule(architecture.family.experts_path(layer))
             handles.append(experts.register_forward_pre_hook(enter))
         return handles
 
@@ -118,13 +118,16 @@ def _stream(
 
 
 def _watch_layer(
-    model: PreTrainedModel, of: Architecture, layer: int, consume: Callable[[Points], None]
+    model: PreTrainedModel,
+    architecture: Architecture,
+    layer: int,
+    consume: Callable[[Points], None],
 ) -> list[RemovableHandle]:
-    family = of.family
+    family = architecture.family
     path = family.layer_path(layer)
     block = model.get_submodule(path)
     attention = model.get_submodule(family.block_path(layer, "attention"))
-    group = "experts" if of.shape(layer).experts else "ffn"
+    group = "experts" if architecture.shape(layer).experts else "ffn"
     ffn = model.get_submodule(family.block_path(layer, group))
     norm = family.attention_norm
     added = attention if norm is None else model.get_submodule(f"{path}.{norm}")

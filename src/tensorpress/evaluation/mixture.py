@@ -60,17 +60,17 @@ class LayerView:
 
 def observe(
     model: PreTrainedModel,
-    of: Architecture,
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
 ) -> list[LayerView]:
     """A view of each layer of experts, the model's own activations in ``windows``."""
-    layers = of.expert_layers
+    layers = architecture.expert_layers
     probabilities: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     chosen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    routers = {layer: router_of(model, of, layer) for layer in layers}
-    with scratch(len(layers), windows.numel(), of.shape(layers[0]).hidden_size) as stored:
+    routers = {layer: router_of(model, architecture, layer) for layer in layers}
+    with scratch(len(layers), windows.numel(), architecture.shape(layers[0]).hidden_size) as stored:
         inputs = dict(zip(layers, stored, strict=True))
 
         def record(places: slice, layer: int, x: Tensor, experts: Tensor) -> None:
@@ -78,32 +78,34 @@ def observe(
             probabilities[layer].append(routing_probabilities(routers[layer], x).cpu())
             chosen[layer].append(experts.cpu())
 
-        stream_routing(model, of, windows, batch, device, record)
+        stream_routing(model, architecture, windows, batch, device, record)
         views = []
         for layer in layers:
             experts = torch.cat(chosen[layer])
-            matrices = expert_matrices(model, of, layer)
+            matrices = expert_matrices(model, architecture, layer)
             router = routers[layer].get_parameter("weight").detach().float()
             received = _received(inputs[layer], experts, router.device)
             bands = (
-                *_overlaps(matrices, of.shape(layer)),
-                *_alignments("router.weights", router, _readers(matrices, of.shape(layer))),
+                *_overlaps(matrices, architecture.shape(layer)),
+                *_alignments(
+                    "router.weights", router, _readers(matrices, architecture.shape(layer))
+                ),
                 *_alignments("router.activations", router, received),
             )
             views.append(LayerView(torch.cat(probabilities[layer]), experts, bands))
     return views
 
 
-def router_of(model: nn.Module, of: Architecture, layer: int) -> nn.Module:
+def router_of(model: nn.Module, architecture: Architecture, layer: int) -> nn.Module:
     """The router beside the experts of a layer: the module whose weight is ``(E, hidden)``."""
-    block = model.get_submodule(of.family.block_path(layer, "experts"))
-    shape = (of.shape(layer).experts, of.shape(layer).hidden_size)
+    block = model.get_submodule(architecture.family.block_path(layer, "experts"))
+    shape = (architecture.shape(layer).experts, architecture.shape(layer).hidden_size)
     for child in block.children():
         weight = getattr(child, "weight", None)
         if isinstance(weight, Tensor) and weight.shape == shape:
             return child
     raise TensorpressError(
-        f"{of.family.model_type}: no router beside the experts of layer {layer}; "
+        f"{architecture.family.model_type}: no router beside the experts of layer {layer}; "
         f"allowed: a module with a weight of shape {shape}"
     )
 
@@ -117,13 +119,13 @@ def routing_probabilities(
     return nn.functional.linear(x, router.weight.to(x), own).softmax(-1)
 
 
-def expert_matrices(model: nn.Module, of: Architecture, layer: int) -> Matrices:
+def expert_matrices(model: nn.Module, architecture: Architecture, layer: int) -> Matrices:
     """Gate, up and down of the dense or factored experts of a layer."""
-    experts = model.get_submodule(of.family.experts_path(layer))
+    experts = model.get_submodule(architecture.family.experts_path(layer))
     if isinstance(experts, FactoredExperts):
         stores = {m: getattr(experts, m.split(".")[1]) for m in GROUPS["experts"]}
         return {module: partial(_wide, store.dense) for module, store in stores.items()}
-    weights = of.family.expert_weights(experts)
+    weights = architecture.family.expert_weights(experts)
     return {m: partial(_wide, weight.detach().__getitem__) for m, weight in weights.items()}
 
 
