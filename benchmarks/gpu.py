@@ -32,7 +32,7 @@ from tensorpress.decomposition import MadeBy, measure
 from tensorpress.evaluation.peak_memory import random_prompt
 from tensorpress.evaluation.tasks.speed import decode_speed, machine, prefill_speed
 from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
 from tensorpress.layers import LayerShape
@@ -145,14 +145,14 @@ def decompose(
     config: dict[str, Any], method: str, settings: dict[str, Any], device: torch.device
 ) -> Iterator[Run]:
     """Every group of every layer that the method is made for, timed."""
-    family, made = family_of(config, "benchmark"), load(method)
+    architecture, made = architecture_of(config, "benchmark"), load(method)
     spec = made.Spec(method=method, **settings)
     for group in ("attention", "ffn"):
         if group not in spec.groups:
             continue
         run = Run(spec, group, [], 0.0, None, [])
-        for layer in range(config["num_hidden_layers"]):
-            shape = family.layer_shape(config, layer)
+        for layer in range(architecture.layers):
+            shape = architecture.shape(layer)
             weights = layer_weights(shape, group, layer, device)
             moments = layer_moments(weights, layer) if spec.needs_moments else {}
             start = now()
@@ -228,7 +228,7 @@ def speed(
 
 def build(config: dict[str, Any], device: torch.device, runs: Sequence[Run]) -> PreTrainedModel:
     """The model in bfloat16 on the device, its other weights random."""
-    known, family = AutoConfig.for_model(**config), family_of(config, "benchmark")
+    known, family = AutoConfig.for_model(**config), architecture_of(config, "benchmark").family
     placed = list(placements(family, runs))
     plan = {"stores": [], "linears": [], "embeddings": [], "experts": [], "adapters": []}
     for owner, name, layer, factors in placed:

@@ -70,16 +70,16 @@ def make_checkpoint(
 
 def hub_tensors(model: MetaModel) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor as the hub stores it: experts one by one."""
-    family, running = model.family, dict(model.tensors)
-    for layer in range(model.layer_count):
-        shape = family.layer_shape(model.config, layer)
-        for module, matrices in shape.group("experts").items():
+    of, running = model.architecture, dict(model.tensors)
+    family = of.family
+    for layer in of.expert_layers:
+        for module, matrices in of.shape(layer).group("experts").items():
             assert family.experts is not None
             if not family.experts.per_expert:
                 continue  # this family's are stored as they run
-            for fused in family.weight_source(layer, module, shape, model.tensors).names:
+            for fused in of.weight_source(layer, module, model.tensors).names:
                 running.pop(fused, None)
-            for name in family.weight_source(layer, module, shape, ()).names:
+            for name in of.weight_source(layer, module, ()).names:
                 yield name, (matrices.out_features, matrices.in_features)
     for name, size in running.items():
         for old, new in family.renames.items():

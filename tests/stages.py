@@ -11,16 +11,17 @@ import pandas as pd
 from torch import Tensor
 from workspace import ROOT
 
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.artifacts import DecompositionArtifact, Placement
+from tensorpress.assembly import assemble
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import family_of
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.layers import LayerShape, ModuleShape, group_of
 from tensorpress.loading import load_model
-from tensorpress.manifest import MANIFEST, Provenance, write_manifest
+from tensorpress.manifest import MANIFEST, write_manifest
+from tensorpress.methods.base import MethodSpec
 from tensorpress.oom import CPU
 from tensorpress.params import Rounding
 from tensorpress.registry import load
@@ -44,12 +45,17 @@ def calibrated(
     directory: Path, windows: Tensor, batch: int, model: Any = None, **settings: Any
 ) -> list[dict[str, Tensor]]:
     """Moments of all layers of the model in a folder; ``model``: itself, if it is loaded."""
-    checkpoint = Checkpoint.open(directory)
-    family = family_of(checkpoint.config, "test")
-    count = family.layer_count(checkpoint.config)
-    shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
+    architecture = Checkpoint.open(directory).architecture
     model = load_model(directory, CPU) if model is None else model
-    return list(calibrate(model, family, shapes, windows, batch, CPU, **settings))
+    return list(calibrate(model, architecture, windows, batch, CPU, **settings))
+
+
+def placed(
+    layer: int, modules: tuple[str, ...], spec: MethodSpec, factors: Path, rows: Path | None = None
+) -> Placement:
+    """Modules with factors that lie anywhere, without the plan that they are a part of."""
+    made = DecompositionArtifact(None, spec.method, spec, group_of(modules[0]), None, None, "key")
+    return Placement(layer, modules, made, factors, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Made:
     """A compressed checkpoint and what it was made from."""
 
     target: Path
-    placement: LayerFactors
+    placement: Placement
     storage: StorageRow
     manifest: dict
 
@@ -67,23 +73,18 @@ def make(
     rounding: Rounding | None = None, dtype: str = "float32",
 ) -> Made:  # fmt: skip
     """Compress modules of one group in one layer, as the pipeline does it, with its manifest."""
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    shape = family.layer_shape(checkpoint.config, LAYER)
+    shape = Checkpoint.open(model).architecture.shape(LAYER)
     spec = load(method).Spec(method=method, **settings)
     group = modules[0].split(".")[0]
-    factors, seconds, weights = decompose_layer(model, family, spec, group, LAYER, None, CPU)
+    factors, seconds, weights = decompose_layer(model, spec, group, LAYER, None, CPU)
     folder.mkdir(exist_ok=True)
     save_factors(factors, folder / "f.safetensors")
     made_by = MadeBy("m", method, spec, group)
     rows = measure(factors, weights.matrices, shape.modules, made_by, LAYER, seconds)
     write_rows(rows, DecompositionRow, folder / "f.parquet")
-    placement = LayerFactors(LAYER, modules, folder / "f.safetensors")
-    storage = assemble(model, family, [placement], dtype, folder / "out", rounding)
-    origin = Provenance(
-        LAYER, modules, method, settings, folder / "f.safetensors", folder / "f.parquet"
-    )
-    write_manifest([origin], dtype, folder / "out", rounding)
+    placement = placed(LAYER, modules, spec, folder / "f.safetensors", folder / "f.parquet")
+    storage, sets = assemble(model, [placement], dtype, folder / "out", rounding)
+    write_manifest(sets, dtype, folder / "out")
     manifest = json.loads((folder / "out" / MANIFEST).read_text())
     return Made(folder / "out", placement, storage, manifest)
 

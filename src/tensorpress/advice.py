@@ -22,10 +22,8 @@ from tensorpress import paths
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.checkpoint import Checkpoint, LayerWeights
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
-from tensorpress.formats.rounded import rounded
 from tensorpress.knapsack import choose
 from tensorpress.layers import LayerShape
 from tensorpress.manifest import ranks_of
@@ -33,6 +31,7 @@ from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Spec
 from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
 from tensorpress.moments import expand_sites, load_moments, tokens_of
 from tensorpress.registry import load, spec_class
+from tensorpress.rounding import Rounding
 from tensorpress.storage import VALUE_BITS, bits, stored_tensors
 
 ADVISED_GROUPS = ("attention", "ffn", "experts")
@@ -43,7 +42,6 @@ BITS = (8, 6, 5, 4, 3, 2)
 def advise(
     model_directory: Path,
     moments_directory: Path,
-    family: Family,
     spec: Spec,
     dtype: str,
     device: torch.device,
@@ -52,9 +50,9 @@ def advise(
     checkpoint = Checkpoint.open(model_directory)
     value_bits = VALUE_BITS[dtype]
     found: list[Choice] = []
-    for layer in tqdm(range(family.layer_count(checkpoint.config)), desc="advise", unit="layer"):
-        shape = family.layer_shape(checkpoint.config, layer)
-        weights = dict(LayerWeights(checkpoint, family, layer, shape, tuple(shape.modules), device))
+    for layer in tqdm(range(checkpoint.architecture.layers), desc="advise", unit="layer"):
+        shape = checkpoint.architecture.shape(layer)
+        weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), device))
         file = paths.moments(moments_directory, layer)
         sites = load_moments(file, device)
         found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)
@@ -125,9 +123,9 @@ def options(
         whole = _whole(weights[module], shape, module)
         yield choice("dense", {}, [Factors((module,), whole)])
         for width in BITS if spec.quantise else ():
-            store = rounded(whole, width, spec.group, torch.bfloat16)
-            settings = {"bits": width, "group": spec.group}
-            yield choice(ROUNDING, settings, [Factors((module,), store)])
+            rounding = Rounding(bits=width, group=spec.group)
+            store = rounding.applied(whole, torch.bfloat16)
+            yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for method, settings, within in _attempts(weights, shape, spec):
         sub = spec_class(method)(method=method, **settings)
         own = {module: weights[module] for module in within.modules}

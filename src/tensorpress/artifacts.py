@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from tensorpress import paths
+from tensorpress.architecture import Architecture
 from tensorpress.compression import Compression, compression
 from tensorpress.evaluation.specs import BaseTask
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
-from tensorpress.layers import LayerShape, modules_of
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
-from tensorpress.params import Calibration, Corpus, Lora, Model, Report, Rounding
+from tensorpress.params import Calibration, Corpus, Lora, Model, Report
+from tensorpress.rounding import Rounding
 
 NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
@@ -43,38 +40,11 @@ class ModelArtifact:
     name: str
     spec: Model
     key: str
-    config: dict[str, Any] = field(repr=False, hash=False)
+    architecture: Architecture = field(repr=False)
 
     @property
     def id(self) -> str:
         return f"{self.name}-{self.key}"
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.config, f"models.{self.name}")
-
-    @property
-    def layer_count(self) -> int:
-        return self.family.layer_count(self.config)
-
-    @cached_property
-    def shapes(self) -> tuple[LayerShape, ...]:
-        """Shapes of all layers, and last of the outer one, which has the embedding."""
-        return self.family.layer_shapes(self.config)
-
-    @cached_property
-    def kinds(self) -> tuple[int, ...]:
-        """For each of ``shapes`` the first that is equal to it: most layers are alike."""
-        return tuple(self.shapes.index(shape) for shape in self.shapes)
-
-    def kind(self, layer: int, spec: MethodSpec) -> int:
-        """The first layer that a method cannot tell from this one."""
-        return layer if spec.needs_number else self.kinds[layer]
-
-    @cached_property
-    def modules(self) -> tuple[str, ...]:
-        """Modules that at least one layer has."""
-        return modules_of(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -128,6 +98,11 @@ class DecompositionArtifact:
         """The advice that completes the method's settings, if it takes any."""
         return [paths.advice(self.advised.id)] if self.advised else []
 
+    def placed(self, layer: int, modules: tuple[str, ...]) -> Placement:
+        """Some modules of a layer with the factors of this decomposition."""
+        factors, rows = paths.factors(self.id, layer), paths.decomposition_rows(self.id, layer)
+        return Placement(layer, modules, self, factors, rows)
+
     @property
     def moments(self) -> list[Path]:
         """The calibration folder that the method reads, if it reads one."""
@@ -136,24 +111,19 @@ class DecompositionArtifact:
 
 @dataclass(frozen=True)
 class Placement:
-    """Which modules of a layer take their weights from a decomposition."""
+    """Which modules of a layer take their weights from a decomposition, and where that lies."""
 
     layer: int
     modules: tuple[str, ...]
     decomposition: DecompositionArtifact
+    factors: Path
+    rows: Path
+    """Errors of the factors."""
 
     @property
     def job_name(self) -> str:
         """What the job that makes the factors is called: a job makes those of one layer."""
         return f"{self.decomposition.id}-{self.layer:03d}"
-
-    @property
-    def factors(self) -> Path:
-        return paths.factors(self.decomposition.id, self.layer)
-
-    @property
-    def rows(self) -> Path:
-        return paths.decomposition_rows(self.decomposition.id, self.layer)
 
 
 @dataclass(frozen=True)

@@ -7,45 +7,36 @@ not by the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tensorpress.artifacts import Placement
 from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.custom_code import base_class
 from tensorpress.factorfile import factor_sets, load_factors, store_name
-from tensorpress.families.base import Family
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.dense import DenseSlices
+from tensorpress.frobenius import squared_errors
 from tensorpress.layers import LayerShape, group_of
-from tensorpress.params import Rounding
+from tensorpress.manifest import StoredSet
+from tensorpress.rounding import Rounding
 from tensorpress.rows import StorageRow
 from tensorpress.shards import ShardWriter
-from tensorpress.storage import VALUE_BITS, StoredTensor, bits_saved, stored_tensors
+from tensorpress.storage import VALUE_BITS, StoredTensor, bits, bits_saved, stored_tensors
 from tensorpress.storage_range import rounded_as
-
-
-@dataclass(frozen=True)
-class LayerFactors:
-    """Which factor file serves which modules of a layer."""
-
-    layer: int
-    modules: tuple[str, ...]
-    file: Path
 
 
 def assemble(
     model_directory: Path,
-    family: Family,
-    placements: Sequence[LayerFactors],
+    placements: Sequence[Placement],
     dtype: str,
     target: Path,
     rounding: Rounding | None = None,
-) -> StorageRow:
-    """Write the compressed checkpoint into the new folder ``target`` and count its bits.
+) -> tuple[StorageRow, list[StoredSet]]:
+    """Write the compressed checkpoint into the new folder ``target``; its bits, its factor sets.
 
     Without placements the result is the plain model in the storage dtype. All floating-point
     tensors are stored as ``dtype``; the folder loads with ``AutoModelForCausalLM``. ``rounding``
@@ -53,17 +44,17 @@ def assemble(
     """
     target.mkdir(parents=True)
     source = Checkpoint.open(model_directory)
-    build = _Build(source, family, ShardWriter(target, getattr(torch, dtype)), rounding)
+    build = _Build(source, ShardWriter(target, getattr(torch, dtype)), VALUE_BITS[dtype], rounding)
     for layer in sorted({placement.layer for placement in placements}):
-        files = {
-            modules: placement.file
+        sets = {
+            modules: placement
             for placement in placements
             if placement.layer == layer
-            for modules in factor_sets(placement.file)
+            for modules in factor_sets(placement.factors)
             if set(modules) & set(placement.modules)
         }
-        build.add_linears(layer, {m: f for m, f in files.items() if group_of(m[0]) != "experts"})
-        build.add_experts(layer, {m: f for m, f in files.items() if group_of(m[0]) == "experts"})
+        build.add_linears(layer, {m: p for m, p in sets.items() if group_of(m[0]) != "experts"})
+        build.add_experts(layer, {m: p for m, p in sets.items() if group_of(m[0]) == "experts"})
     if placements:
         build.fuse_untouched_experts()
     build.copy_rest(rename=bool(placements))
@@ -72,20 +63,26 @@ def assemble(
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
-    return StorageRow.of(saved, checkpoint_bytes)
+    return StorageRow.of(saved, checkpoint_bytes), build.sets
 
 
 class _Build:
     """A checkpoint in the making: what is stored, what it replaces, how it is put together.
 
-    Factors come as files by the modules that they serve, and are read one set at a time.
+    Factors come as placements by the modules that share them, and are read one set at a time.
     """
 
     def __init__(
-        self, source: Checkpoint, family: Family, writer: ShardWriter, rounding: Rounding | None
+        self,
+        source: Checkpoint,
+        writer: ShardWriter,
+        value_bits: int,
+        rounding: Rounding | None,
     ) -> None:
-        self.source, self.family, self.writer = source, family, writer
-        self._rounding = rounding
+        self.source, self.architecture, self.writer = source, source.architecture, writer
+        self.family = self.architecture.family
+        self._value_bits, self._rounding = value_bits, rounding
+        self.sets: list[StoredSet] = []
         self.plan: dict[str, Any] = {
             "stores": [],
             "linears": [],
@@ -99,20 +96,20 @@ class _Build:
         self._compressed: set[str] = set()
         """Tensors beside replaced weights that belong to compressed modules: biases."""
 
-    def add_linears(self, layer: int, files: Mapping[tuple[str, ...], Path]) -> None:
+    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
         """Store the factors of a layer's linear modules, or of the embedding."""
-        if not files:
+        if not sets:
             return
-        shape = self.family.layer_shape(self.source.config, layer)
-        outer = layer == self.family.layer_count(self.source.config)
+        shape = self.architecture.shape(layer)
+        outer = layer == self.architecture.outer
         owner = "" if outer else self.family.layer_path(layer)
         served = {
             module: [owner, store_name(modules), index]
-            for modules in files
+            for modules in sets
             for index, module in enumerate(modules)
         }
-        for modules, file in files.items():
-            store = self._read(modules, file)
+        for modules, placement in sets.items():
+            store = self._read(modules, placement)
             self._add_owned(owner, store_name(modules), store, layer, replaced=True)
         held: dict[str, list[str]] = {}
         for module in shape.modules:
@@ -141,22 +138,22 @@ class _Build:
                     }
                 )
 
-    def add_experts(self, layer: int, files: Mapping[tuple[str, ...], Path]) -> None:
+    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
         """Store a layer's experts if one projection is compressed; the others stay dense."""
-        if not files:
+        if not sets:
             return
         assert self.family.experts is not None
         names = self.family.experts
-        shape = self.family.layer_shape(self.source.config, layer)
+        shape = self.architecture.shape(layer)
         path = self.family.experts_path(layer)
-        limits = names.limits(self.source.config)
+        limits = names.limits(self.architecture.config)
         entry: dict[str, Any] = {"path": path, "biases": names.biases, "clamp": limits}
-        replaced = {module for modules in files for module in modules}
+        replaced = {module for modules in sets for module in modules}
         for module in shape.group("experts"):
-            source = self.family.weight_source(layer, module, shape, self.source.files)
+            source = self.architecture.weight_source(layer, module, self.source.files)
             self._gone |= set(source.names)
-            file = files.get((module,))
-            store = self._read((module,), file) if file else self._dense_slices(layer, module)
+            own = sets.get((module,))
+            store = self._read((module,), own) if own else self._dense_slices(layer, module)
             name = module.split(".")[1]
             entry[name] = _description(store)
             _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
@@ -174,13 +171,13 @@ class _Build:
         transformers fuses per-expert tensors while it loads a plain model, but not a custom one.
         """
         experts = self.family.experts
-        for layer in range(self.family.layer_count(self.source.config) if experts else 0):
+        for layer in self.architecture.expert_layers:
             assert experts is not None
-            shape = self.family.layer_shape(self.source.config, layer)
+            shape = self.architecture.shape(layer)
             names = {
                 name
                 for module in shape.group("experts")
-                for name in self.family.weight_source(layer, module, shape, self.source.files).names
+                for name in self.architecture.weight_source(layer, module, self.source.files).names
             }
             path = self.family.experts_path(layer)
             if not names or names & self._gone or f"{path}.{experts.down}" in names:
@@ -196,7 +193,7 @@ class _Build:
     def _add_fused(
         self, name: str, layer: int, shape: LayerShape, modules: tuple[str, ...]
     ) -> None:
-        stacks = [self.source.weight(self.family, layer, shape, module) for module in modules]
+        stacks = [self.source.weight(layer, module) for module in modules]
         tensor = torch.cat(stacks, dim=1)
         entry = StoredTensor(tuple(tensor.shape), layer)
         self.dense.append(entry)
@@ -219,7 +216,7 @@ class _Build:
 
     def _add_embedding(self, path: str, part: list[Any]) -> None:
         self.plan["embeddings"].append({"path": path, "part": part})
-        if is_tied(self.source.config):
+        if self.architecture.tied:
             self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
 
     def _add_owned(
@@ -227,7 +224,7 @@ class _Build:
     ) -> None:
         self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
         prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
-        outer = layer == self.family.layer_count(self.source.config)
+        outer = layer == self.architecture.outer
         _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
 
     def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
@@ -242,30 +239,36 @@ class _Build:
             )
         )
 
-    def _read(self, modules: tuple[str, ...], file: Path) -> Format:
-        (stored,) = load_factors(file, modules)
-        if self._rounding is None:
-            return stored.store
-        bits, group = self._rounding.bits, self._rounding.group
-        return rounded_as(store_name(modules), stored.store, bits, group, self.writer.dtype)
+    def _read(self, modules: tuple[str, ...], placement: Placement) -> Format:
+        """A factor set as it is stored: rounded, if the recipe rounds."""
+        (stored,) = load_factors(placement.factors, modules)
+        store = exact = stored.store
+        if self._rounding is not None:
+            store = rounded_as(store_name(modules), exact, self._rounding, self.writer.dtype)
+        entries = stored_tensors(store, placement.layer, replaced=True).values()
+        errors = {
+            module: _distance(store, exact, [index] if len(modules) > 1 else range(store.slices))
+            for index, module in enumerate(modules)
+            if module in placement.modules
+        }
+        size = bits(entries, self._value_bits)
+        self.sets.append(StoredSet(placement, modules, store.name, store.settings, size, errors))
+        return store
 
     def _dense_slices(self, layer: int, module: str) -> Format:
-        shape = self.family.layer_shape(self.source.config, layer)
-        weight = self.source.weight(self.family, layer, shape, module)
+        weight = self.source.weight(layer, module)
         stack = weight if weight.ndim == 3 else weight[None]
         slices, out_features, in_features = stack.shape
         store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
         return store.fill(weight=stack)
 
 
-def is_tied(config: dict[str, Any]) -> bool:
-    """Whether input embedding and output head are one matrix, also where the config is silent."""
-    if "tie_word_embeddings" in config:
-        return bool(config["tie_word_embeddings"])
-    # takes longer than all else here to import, and most configs say it
-    from transformers import AutoConfig
-
-    return bool(AutoConfig.for_model(**config).tie_word_embeddings)
+def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:
+    """Relative Frobenius distance of the matrices of two stores, over adjacent slices."""
+    if store is exact:
+        return 0.0
+    error, norm = squared_errors(store, slices[0], map(exact.dense, slices))
+    return (error / norm) ** 0.5 if norm else 0.0
 
 
 def _add_store(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress import formats
+from tensorpress.architecture import COMPRESSED
 from tensorpress.companions import companions, copy_files, files_of
 from tensorpress.custom_code import REFERENCES, SEAL, sealed_files
 from tensorpress.formats.base import STORES
 
 REMOTE_CODE = "modeling_tensorpress"
-PREFIX = "tensorpress_"
 
 
 def write_config(
@@ -28,7 +28,7 @@ def write_config(
     config.pop("torch_dtype", None)
     if plan is not None:
         base = plan["base_class"]
-        config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)
+        config["model_type"] = COMPRESSED + config["model_type"].removeprefix(COMPRESSED)
         config["architectures"] = [f"Tensorpress{base.rpartition('.')[2]}"]
         config[STORES] = plan
         if plan["embeddings"]:

@@ -14,14 +14,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from tensorpress.architecture import Architecture
 from tensorpress.checkpoint import is_finite
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
-from tensorpress.layers import LayerShape, group_of
+from tensorpress.layers import group_of
 from tensorpress.moments import Moments
 from tensorpress.next_token import next_token_losses
 from tensorpress.numbers import spans
@@ -73,8 +73,7 @@ def calibration_windows(
 
 def calibrate(
     model: PreTrainedModel,
-    family: Family,
-    shapes: Sequence[LayerShape],
+    architecture: Architecture,
     windows: Tensor,
     batch: int,
     device: torch.device,
@@ -90,9 +89,10 @@ def calibrate(
     must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
     model.requires_grad_(False)
+    shapes = architecture.shapes[: architecture.layers]  # the outer one has no inputs
     moments = [Moments() for _ in shapes]
-    for layer, shape in enumerate(shapes):
-        _attach(model, family, layer, shape, moments[layer])
+    for layer, moment in enumerate(moments):
+        _attach(model, architecture, layer, moment)
     if gradients:
         # without weights that require gradients the graph begins at the embedded tokens
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
@@ -148,8 +148,9 @@ def _stream(
 
 
 def _attach(
-    model: PreTrainedModel, family: Family, layer: int, shape: LayerShape, moments: Moments
+    model: PreTrainedModel, architecture: Architecture, layer: int, moments: Moments
 ) -> None:
+    family, shape = architecture.family, architecture.shape(layer)
     readers = {site_of(m): m for m in shape.modules if not m.startswith("experts")}
     for site, module in readers.items():
         linear = model.get_submodule(family.linear_path(layer, module))
@@ -166,7 +167,7 @@ def _attach(
         for module, weight in family.expert_weights(experts).items():
             stores[module.split(".")[1]] = _RecordingSlices(weight, moments, module)
         assert family.experts is not None
-        gate = gate_of(experts, family.experts.limits(model.config.to_dict()))
+        gate = gate_of(experts, family.experts.limits(architecture.config))
         recording = FactoredExperts(**stores, act=gate, biases=family.experts.biases)
         for name in ("gate_up_proj_bias", "down_proj_bias") * family.experts.biases:
             setattr(recording, name, getattr(experts, name))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tensorpress.architecture import COMPRESSED, Architecture
 from tensorpress.errors import DamagedFile, TensorpressError
-from tensorpress.families.base import Family
-from tensorpress.layers import LayerShape
+from tensorpress.families.table import architecture_of
 from tensorpress.weightfiles import INDEX, SINGLE, check_shards
 
 CHECKED_VALUES = 2**24
@@ -50,6 +51,12 @@ class Checkpoint:
                 raise DamagedFile(directory / shard, f"missing, but listed in {INDEX}")
         return cls(directory, config, files)
 
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The model's, plain or compressed; ``TensorpressError`` for one that has no family."""
+        plain = str(self.config.get("model_type")).removeprefix(COMPRESSED)
+        return architecture_of({**self.config, "model_type": plain}, str(self.directory))
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors; only their bytes are read."""
         wanted: dict[str, list[str]] = {}
@@ -72,17 +79,13 @@ class Checkpoint:
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         return shapes
 
-    def weights(
-        self, family: Family, layer: int, shape: LayerShape, modules: Iterable[str]
-    ) -> dict[str, Tensor]:
+    def weights(self, layer: int, modules: Iterable[str]) -> dict[str, Tensor]:
         """Weights by canonical name: ``(out, in)`` or, for experts, ``(E, out, in)``."""
-        return {module: self.weight(family, layer, shape, module) for module in modules}
+        return {module: self.weight(layer, module) for module in modules}
 
     def weight(
         self,
-        family: Family,
         layer: int,
-        shape: LayerShape,
         module: str,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
@@ -91,7 +94,7 @@ class Checkpoint:
 
         What stands in the files in many tensors is put together one by one.
         """
-        source = family.weight_source(layer, module, shape, self.files)
+        source = self.architecture.weight_source(layer, module, self.files)
         tensors = self._one_by_one(source.names)
         first = next(tensors)
         if len(source.names) == 1:
@@ -103,11 +106,9 @@ class Checkpoint:
             matrix.copy_(tensor)
         return stack
 
-    def matrices(
-        self, family: Family, layer: int, shape: LayerShape, module: str
-    ) -> Iterator[Tensor]:
+    def matrices(self, layer: int, module: str) -> Iterator[Tensor]:
         """The matrices ``(out, in)`` of a weight as stored, each read when its turn comes."""
-        source = family.weight_source(layer, module, shape, self.files)
+        source = self.architecture.weight_source(layer, module, self.files)
         tensors = self._one_by_one(source.names)
         if len(source.names) == 1:
             weight: Tensor = source.take(list(tensors))
@@ -136,22 +137,18 @@ class LayerWeights(Mapping[str, Tensor]):
     """
 
     checkpoint: Checkpoint
-    family: Family
     layer: int
-    shape: LayerShape
     modules: tuple[str, ...]
     device: torch.device
 
     def __getitem__(self, module: str) -> Tensor:
         if module not in self.modules:
             raise KeyError(module)
-        where = (self.family, self.layer, self.shape, module)
-        return self.checkpoint.weight(*where, torch.float32, self.device)
+        return self.checkpoint.weight(self.layer, module, torch.float32, self.device)
 
     def matrices(self, module: str) -> Iterator[Tensor]:
         """Each matrix ``(out, in)`` of a module by itself: never a stack, where files hold none."""
-        where = (self.family, self.layer, self.shape, module)
-        for matrix in self.checkpoint.matrices(*where):
+        for matrix in self.checkpoint.matrices(self.layer, module):
             yield matrix.to(self.device, torch.float32)
 
     def __iter__(self) -> Iterator[str]:

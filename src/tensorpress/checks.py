@@ -36,11 +36,11 @@ def _check_limit(at: str, value: int, limit: int) -> None:
 
 def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
     """Refuse sequences longer than the model's positions; some families have no limit."""
-    limit = model.family.size(model.config, "positions")
+    limit = model.architecture.size("positions")
     if limit and tokens > limit:
         raise TensorpressError(
             f"{at}: {tokens} is not allowed; allowed: up to {limit}, "
-            f"{model.family.key('positions')} of model {model.name!r}"
+            f"{model.architecture.family.key('positions')} of model {model.name!r}"
         )
 
 
@@ -58,7 +58,7 @@ def check_whole(
     where: str, modules: tuple[str, ...], layers: tuple[int, ...], model: ModelArtifact
 ) -> None:
     """Refuse parts of a model where a method plans all of it."""
-    if "all" not in modules or len(layers) < model.layer_count:
+    if "all" not in modules or len(layers) < model.architecture.layers:
         raise TensorpressError(
             f"{where}: a method that is advised plans the whole model; "
             "allowed: modules: [all] on layers: all"
@@ -67,10 +67,11 @@ def check_whole(
 
 def check_modules(where: str, names: tuple[str, ...], model: ModelArtifact) -> None:
     """Refuse module names that the model has nothing for."""
-    offered = {"all", *model.modules, *(group_of(module) for module in model.modules)}
+    present = model.architecture.modules
+    offered = {"all", *present, *(group_of(module) for module in present)}
     for name in names:
         if name not in offered:
             raise TensorpressError(
                 f"{where}.modules: {name!r} is not in model {model.name!r}; "
-                f"allowed: all, {', '.join(model.modules)}"
+                f"allowed: all, {', '.join(present)}"
             )

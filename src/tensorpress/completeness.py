@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from transformers import PreTrainedModel
 
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
 from tensorpress.headers import FLOATING, Stored, same_bytes
 
 BUFFERS = re.compile(
@@ -42,7 +41,7 @@ class Contents:
 
 
 def contents(
-    name: str, model: PreTrainedModel, family: Family, stored: Mapping[str, Stored]
+    name: str, model: PreTrainedModel, architecture: Architecture, stored: Mapping[str, Stored]
 ) -> Contents:
     """What the files of ``models.<name>`` hold for ``model``, which is on the meta device.
 
@@ -50,7 +49,7 @@ def contents(
     floating-point numbers of 16 bits or more raises ``TensorpressError``.
     """
     where, kind = f"models.{name}", type(model).__name__
-    places = _Places(model, family)
+    places = _Places(model, architecture)
     found: dict[str, Stored] = {}
     unknown = []
     for given, tensor in stored.items():
@@ -122,29 +121,27 @@ def _listed(names: Iterable[str], one: str = "has", more: str = "have") -> str:
 class _Places:
     """Every name that a tensor may have in the files of a model, and the shape it must have."""
 
-    def __init__(self, model: PreTrainedModel, family: Family) -> None:
-        self._prefix, self._family = f"{model.base_model_prefix}.", family
+    def __init__(self, model: PreTrainedModel, architecture: Architecture) -> None:
+        self._prefix, self._family = f"{model.base_model_prefix}.", architecture.family
         # with the parameters that are tied: files may hold either
         state = model.state_dict()
         self._whole_numbers = {n for n, each in state.items() if not each.is_floating_point()}
         self.shapes = {name: tuple(each.shape) for name, each in state.items()}
         self._shared = _shared(model)
         self._parts: dict[str, list[str]] = {}
-        if family.experts is not None and family.experts.per_expert:
-            self._add_experts(model.config.to_dict())
+        if architecture.family.experts is not None and architecture.family.experts.per_expert:
+            self._add_experts(architecture)
 
-    def _add_experts(self, config: dict[str, Any]) -> None:
+    def _add_experts(self, architecture: Architecture) -> None:
         """Tensors that stand for fused ones, expert by expert, as the hub has them."""
         running = dict(self.shapes)
-        for layer in range(self._family.layer_count(config)):
-            shape = self._family.layer_shape(config, layer)
-            for module in shape.group("experts"):
-                fused = self._family.weight_source(layer, module, shape, running).names
-                parts = self._family.weight_source(layer, module, shape, ()).names
+        for layer in architecture.expert_layers:
+            for module, size in architecture.shape(layer).group("experts").items():
+                fused = architecture.weight_source(layer, module, running).names
+                parts = architecture.weight_source(layer, module, ()).names
                 if fused == parts:
                     continue  # a class of its own that runs them one by one
                 self._parts.setdefault(fused[0], []).extend(parts)
-                size = shape.modules[module]
                 self.shapes |= dict.fromkeys(parts, (size.out_features, size.in_features))
 
     def of(self, stored: str) -> str | None:

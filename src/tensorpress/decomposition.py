@@ -14,14 +14,11 @@ from torch import Tensor
 from tensorpress import registry
 from tensorpress.checkpoint import Checkpoint, LayerWeights
 from tensorpress.factorfile import load_factors
-from tensorpress.families.base import Family
+from tensorpress.frobenius import squared_errors
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Factors, MethodSpec, bounded
 from tensorpress.moments import InputMoments, tokens_of
 from tensorpress.rows import DecompositionRow
-
-SUMMED_VALUES = 2**22
-"""Values of a matrix that stand in float64 at a time while errors are summed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class MadeBy:
 
 def decompose_layer(
     model_directory: Path,
-    family: Family,
     spec: MethodSpec,
     group: str,
     layer: int,
@@ -57,9 +53,9 @@ def decompose_layer(
     ``measure``. Weights and moments are read when they are asked for, so the seconds include that.
     """
     checkpoint = Checkpoint.open(model_directory)
-    shape = family.layer_shape(checkpoint.config, layer)
+    shape = checkpoint.architecture.shape(layer)
     modules = tuple(shape.group(group))
-    weights = LayerWeights(checkpoint, family, layer, shape, modules, device)
+    weights = LayerWeights(checkpoint, layer, modules, device)
     moments = None if moments_file is None else InputMoments(moments_file, modules, device)
     start = time.perf_counter()
     if larger is None:
@@ -99,7 +95,7 @@ def measure(
     calibration_tokens = None if moments_file is None else tokens_of(moments_file)
     for each in factors:
         errors = {
-            module: _errors(each, first, matrices(module))
+            module: squared_errors(each.store, first, matrices(module))
             for first, module in enumerate(each.modules)
         }
         residual = sum(error for error, _ in errors.values())
@@ -130,20 +126,3 @@ def measure(
                 )
             )
     return rows
-
-
-def _errors(factors: Factors, first: int, matrices: Iterable[Tensor]) -> tuple[float, float]:
-    """Squared norms of (slices from ``first`` on - matrices) and of matrices, in float64."""
-    sums = [_squares(factors.store.dense(first + e), matrix) for e, matrix in enumerate(matrices)]
-    return sum(error for error, _ in sums), sum(norm for _, norm in sums)
-
-
-def _squares(rebuilt: Tensor, matrix: Tensor) -> tuple[float, float]:
-    """Of one matrix, some rows at a time: in float64 it would take several times its room."""
-    error = norm = 0.0
-    rows = max(1, SUMMED_VALUES // matrix.shape[1])
-    for found, wanted in zip(rebuilt.split(rows), matrix.split(rows), strict=True):
-        wide = wanted.double()
-        error += float((found.to(wanted).double() - wide).square().sum())
-        norm += float(wide.square().sum())
-    return error, norm

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers.dynamic_module_utils import get_relative_imports
 
+from tensorpress.architecture import Architecture
 from tensorpress.atomic import replacing
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.companions import CONFIGS, check_tokenizer, companions, copy_files
@@ -26,8 +27,7 @@ from tensorpress.custom_code import (
     without_code,
 )
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.forkserver import function
 from tensorpress.headers import Stored, rewrite, tensors_in
 from tensorpress.hub_models import CONFIG, check_there, hub_file, hub_names
@@ -217,7 +217,7 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
             f"models.{name}: architectures: {config['architectures']} is not allowed; "
             "allowed: a causal language model of transformers"
         )
-    family = family_of(config, f"models.{name}")
+    architecture = architecture_of(config, f"models.{name}")
     try:
         model = empty_model(target)
     except Exception as error:  # of a config's values, or of code that comes with a model
@@ -226,8 +226,8 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
             f"({type(error).__name__}: {one_line(error)[:200]}); allowed: a model that "
             "transformers builds without values, as it does to load it"
         ) from error
-    held = contents(name, model, family, stored)
-    _check_modules(name, config, family, held.tensors)
+    held = contents(name, model, architecture, stored)
+    _check_modules(name, architecture, held.tensors)
     if held.untied:
         untied = {**config, "tie_word_embeddings": False}
         (target / "config.json").write_text(json.dumps(untied, indent=1), encoding="utf-8")
@@ -248,14 +248,11 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
         write_index(target, weight_map, size)
 
 
-def _check_modules(
-    name: str, config: dict[str, Any], family: Family, tensors: Mapping[str, Stored]
-) -> None:
+def _check_modules(name: str, architecture: Architecture, tensors: Mapping[str, Stored]) -> None:
     """The modules of every layer have the shapes that their family takes from the config."""
-    for layer in range(family.layer_count(config)):
-        shape = family.layer_shape(config, layer)
-        for module, expected in shape.modules.items():
-            source = family.weight_source(layer, module, shape, tensors)
+    for layer in range(architecture.layers):
+        for module, expected in architecture.shape(layer).modules.items():
+            source = architecture.weight_source(layer, module, tensors)
             # meta tensors have shapes and no values
             empty = [torch.empty(tensors[each].shape, device="meta") for each in source.names]
             found = tuple(source.take(empty).shape)[-2:]

@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from tensorpress import logits
+from tensorpress.architecture import Architecture
 from tensorpress.artifacts import (
     AdviceArtifact,
     CalibrationArtifact,
@@ -22,7 +23,6 @@ from tensorpress.artifacts import (
     RecoveryArtifact,
     RunArtifact,
 )
-from tensorpress.families.base import Family
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import most
@@ -35,7 +35,7 @@ PROCESS = 500 * 10**6
 RUNNING = 900 * 10**6
 """The same with what runs and measures a model."""
 SUMS = 150 * 10**6
-"""Blocks in float64 while errors are summed (``decomposition.SUMMED_VALUES``)."""
+"""Blocks in float64 while errors are summed (``frobenius.SUMMED_VALUES``)."""
 TRAINING = 4 * 10**9
 """An embedded model's training."""
 ENGINE = 500 * 10**6
@@ -51,29 +51,6 @@ MODEL_PRODUCTS = 1e12
 """The same where a model runs: a large one has a GPU, a small one is done soon anyway."""
 TOKENS, WAIT = 10**6, 3600
 """What a task may read, and the seconds it is granted beside that."""
-
-
-class Model(Protocol):
-    """What is known of a model without its weights; ``shapes`` ends with the outer layer."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """``config.json``."""
-
-    @property
-    def family(self) -> Family:
-        """Names and sizes."""
-
-    @property
-    def shapes(self) -> Sequence[LayerShape]:
-        """Of every layer."""
-
-    @property
-    def modules(self) -> Sequence[str]:
-        """Modules that at least one layer has."""
-
-    def __hash__(self) -> int:
-        """Sums over the shapes are kept by model."""
 
 
 @dataclass(frozen=True)
@@ -100,21 +77,22 @@ def fetch(model: ModelArtifact) -> Footprint:
     """A copy and a check tensor by tensor, or the training of a small model."""
     if isinstance(model.spec, EmbeddedModel):
         return Footprint(TRAINING, 3600)
-    stored = value_bytes(model.config)
-    peak = PROCESS + SUMS + stored * _largest_tensor(model)
-    return Footprint(peak, 4 * stored * values_of(model) / READ)
+    stored = value_bytes(model.architecture.config)
+    peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
+    return Footprint(peak, 4 * stored * values_of(model.architecture) / READ)
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:
     """Model, batch, moments of a pass in float64, of a layer and the widest inputs in float32."""
-    settings, values, shapes = made.settings, values_of(made.model), made.model.shapes
+    settings, architecture = made.settings, made.model.architecture
+    values, shapes = values_of(architecture), architecture.shapes
     moments = [moment_values(shape) for shape in shapes]
     parts = passes(shapes)
     widest = max(each.in_features for shape in shapes for each in shape.modules.values())
     held = DOUBLE * max(sum(moments[i] for i in part) for part in parts)
     held += FLOAT * (max(moments) + widest**2)
     weights = values * RUNNING_BITS[made.dtype] // 8
-    batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
+    batch = _activations(architecture, settings.batch * settings.window, settings.gradients)
     products = settings.tokens * (3 * values * len(parts) + sum(moments))
     peak = RUNNING + weights + held + batch
     return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
@@ -122,8 +100,8 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
 
 def advise(made: AdviceArtifact) -> Footprint:
     """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
-    model, peak, products = made.calibration.model, 0, 0
-    for shape in model.shapes[:-1]:
+    peak = products = 0
+    for shape in made.calibration.model.architecture.shapes[:-1]:
         costs = [most([module]) for module in shape.modules.values()]
         weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
         held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
@@ -134,13 +112,15 @@ def advise(made: AdviceArtifact) -> Footprint:
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
     """One group of one layer; layers of equal shape take the same."""
-    return _of_kind(made, made.model.kind(layer, made.spec))
+    return _of_alike(made, made.model.architecture.representative(layer, made.spec))
 
 
 @cache
-def _of_kind(made: DecompositionArtifact, layer: int) -> Footprint:
-    model = made.model
-    return of_group(made.spec, model.shapes[layer], made.group, value_bytes(model.config))
+def _of_alike(made: DecompositionArtifact, layer: int) -> Footprint:
+    architecture = made.model.architecture
+    return of_group(
+        made.spec, architecture.shape(layer), made.group, value_bytes(architecture.config)
+    )
 
 
 def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
@@ -173,11 +153,14 @@ def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Fo
 
 
 def of_step(
-    model: Model, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
+    architecture: Architecture, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
 ) -> Iterator[Footprint]:
     """The decompositions that a step of a recipe needs on some layers."""
-    wanted, stored = set(expand_modules(modules, model.modules)), value_bytes(model.config)
-    for shape in (model.shapes[layer] for layer in (*layers, -1)):
+    wanted, stored = (
+        set(expand_modules(modules, architecture.modules)),
+        value_bytes(architecture.config),
+    )
+    for shape in map(architecture.shape, (*layers, architecture.outer)):
         for group in GROUPS:
             if wanted & set(shape.group(group)):
                 yield of_group(spec, shape, group, stored)
@@ -186,53 +169,56 @@ def of_step(
 def assemble(run: RunArtifact) -> Footprint:
     """A compressed checkpoint."""
     sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
-    return of_assembly(run.model, max(sets, default=0), run.dtype, run.rounding is not None)
+    architecture = run.model.architecture
+    return of_assembly(architecture, max(sets, default=0), run.dtype, run.rounding is not None)
 
 
-def of_assembly(model: Model, factors: int, dtype: str, rounded: bool) -> Footprint:
+def of_assembly(architecture: Architecture, factors: int, dtype: str, rounded: bool) -> Footprint:
     """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
-    stored, value = value_bytes(model.config), VALUE_BITS[dtype] // 8
-    size = values_of(model) * (stored + value)
+    stored, value = value_bytes(architecture.config), VALUE_BITS[dtype] // 8
+    size = values_of(architecture) * (stored + value)
     one = max(
         factors * (FLOAT + value),
         factors * FLOAT * 6 * rounded,  # codes are made from several copies
-        _largest_tensor(model) * (stored + value),
-        max(2 * _gate_and_up(shape) * stored for shape in model.shapes),
+        # then a matrix is rebuilt from the factors before and after
+        (2 * FLOAT * (factors + _largest_matrix(architecture)) + SUMS) * rounded,
+        _largest_tensor(architecture) * (stored + value),
+        max(2 * _gate_and_up(shape) * stored for shape in architecture.shapes),
     )
     return Footprint(PROCESS + min(SHARD_BYTES, size) + one, 2 * size / READ)
 
 
 def recover(made: RecoveryArtifact) -> Footprint:
     """The model, its adapters with gradients and two averages, and what a batch leaves behind."""
-    model, spec = made.model, made.spec
-    modules = [module for shape in model.shapes for module in shape.modules.values()]
+    architecture, spec = made.model.architecture, made.spec
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
     adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
-    tokens, values = spec.batch * spec.window, values_of(model)
+    tokens, values = spec.batch * spec.window, values_of(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
-    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(model, tokens, kept=True)
+    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
     products = 3 * values * tokens * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
 def evaluate(made: EvaluationArtifact) -> Footprint:
     """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
-    model = made.run.model
-    values = values_of(model) * (2 if made.dense else 1)
+    architecture = made.run.model.architecture
+    values = values_of(architecture) * (2 if made.dense else 1)
     weights = values * RUNNING_BITS[made.dtype] // 8
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
-    moments = FLOAT * max(map(moment_values, model.shapes)) if made.moments else 0
-    peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)
+    moments = FLOAT * max(map(moment_values, architecture.shapes)) if made.moments else 0
+    peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
-        peak += 2 * FLOAT * tokens * _embedding(model).out_features
+        peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
     return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
 
 
 @cache
-def values_of(model: Model) -> int:
+def values_of(architecture: Architecture) -> int:
     """Values of a whole model, all but its vectors, an untied head assumed."""
-    shapes = [module for shape in model.shapes for module in shape.modules.values()]
-    routers = sum(shape.hidden_size * _experts(shape) for shape in model.shapes)
-    return sum(module.numel for module in shapes) + _embedding(model).numel + routers
+    shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
+    routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
+    return sum(module.numel for module in shapes) + _embedding(architecture).numel + routers
 
 
 def value_bytes(config: Mapping[str, Any]) -> int:
@@ -241,16 +227,21 @@ def value_bytes(config: Mapping[str, Any]) -> int:
     return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
 
 
-def _embedding(model: Model) -> ModuleShape:
-    return model.shapes[-1].modules["embedding"]
+def _embedding(architecture: Architecture) -> ModuleShape:
+    return architecture.shape(architecture.outer).modules["embedding"]
+
+
+def _largest_matrix(architecture: Architecture) -> int:
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
+    return max(each.out_features * each.in_features for each in modules)
 
 
 @cache
-def _largest_tensor(model: Model) -> int:
+def _largest_tensor(architecture: Architecture) -> int:
     """Values of the embedding, or of attention's matrices where they are one tensor."""
-    modules = [module for shape in model.shapes[:-1] for module in shape.modules.values()]
+    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
     matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
-    return max(_embedding(model).numel, matrix, *map(_gate_and_up, model.shapes))
+    return max(_embedding(architecture).numel, matrix, *map(_gate_and_up, architecture.shapes))
 
 
 def _gate_and_up(shape: LayerShape) -> int:
@@ -259,22 +250,18 @@ def _gate_and_up(shape: LayerShape) -> int:
     return 2 * experts.numel if experts else 0
 
 
-def _experts(shape: LayerShape) -> int:
-    return shape.modules["experts.up"].slices if "experts.up" in shape.modules else 0
-
-
-def _activations(model: Model, tokens: int, kept: bool) -> int:
+def _activations(architecture: Architecture, tokens: int, kept: bool) -> int:
     """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
-    layers = _widths(model)
+    layers = _widths(architecture)
     values = tokens * 2 * (sum(layers) if kept else max(layers))
-    return FLOAT * values + logits.bytes_of(tokens, _embedding(model).out_features)
+    return FLOAT * values + logits.bytes_of(tokens, _embedding(architecture).out_features)
 
 
 @cache
-def _widths(model: Model) -> list[int]:
+def _widths(architecture: Architecture) -> list[int]:
     """Inputs and outputs of a layer's matrices that a token passes, layer by layer."""
-    top_k = model.family.size(model.config, "top_k") or 1
+    top_k = architecture.size("top_k") or 1
     return [
         sum(min(m.slices, top_k) * (m.out_features + m.in_features) for m in s.modules.values())
-        for s in model.shapes[:-1]
+        for s in architecture.shapes[:-1]
     ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorpress import paths
+from tensorpress.architecture import Architecture
 from tensorpress.artifacts import (
     AdviceArtifact,
     AnyRun,
@@ -23,8 +24,7 @@ from tensorpress.artifacts import (
     RunArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.fingerprints import all_modules, code_fingerprint
 from tensorpress.keys import file_fingerprint, key
 from tensorpress.layers import LayerShape
@@ -39,9 +39,9 @@ from tensorpress.params import (
     Lora,
     Model,
     Report,
-    Rounding,
 )
 from tensorpress.registry import METHODS
+from tensorpress.rounding import Rounding
 from tensorpress.sources import FETCHERS, READERS, corpus_source, model_config, model_source
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
@@ -61,14 +61,14 @@ def model(name: str, spec: Model) -> ModelArtifact:
     What others call their weights is found by their family; an embedded one is saved by the class
     that runs it.
     """
-    source, config = model_source(name, spec), model_config(name, spec)
+    architecture = architecture_of(model_config(name, spec), f"models.{name}")
     entries = [_run("fetch_model")]
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
     if not isinstance(spec, EmbeddedModel):
-        entries.append(_family(family_of(config, f"models.{name}")))
-    content = key(stage="fetch", source=source, code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, config)
+        entries.append(_family(architecture))
+    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, architecture)
 
 
 def calibration(
@@ -81,7 +81,7 @@ def calibration(
         corpus=text.key,
         settings=settings.model_dump(exclude={"corpus"}),
         **_precision(dtype),
-        code=code_fingerprint(_run("calibrate"), _family(of.family)),
+        code=code_fingerprint(_run("calibrate"), _family(of.architecture)),
     )
     return CalibrationArtifact(of, text, settings, dtype, content)
 
@@ -97,7 +97,7 @@ def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArt
             _run("advise"),
             *(entry for name in spec.methods for entry in _method(name)),
             *all_modules("tensorpress.formats"),
-            _family(moments.model.family),
+            _family(moments.model.architecture),
         ),
     )
     return AdviceArtifact(moments, spec, dtype, content)
@@ -126,7 +126,7 @@ def decomposition(
         code=code_fingerprint(
             _run("decompose"),
             *_method(spec.method),
-            _family(of.family),
+            _family(of.architecture),
             *(f"tensorpress.formats.{name}" for name in sorted(formats)),
         ),
     )
@@ -146,7 +146,7 @@ def run(
         placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
         dtype=dtype,
         rounding=rounding.model_dump() if rounding else None,
-        code=code_fingerprint(_run("assemble"), *_BUNDLED, _family(of.family)),
+        code=code_fingerprint(_run("assemble"), *_BUNDLED, _family(of.architecture)),
     )
     return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
 
@@ -162,7 +162,7 @@ def recovery(
         spec=spec.model_dump(exclude={"corpus", "seeds"}),
         seed=seed,
         **_precision(dtype),
-        code=code_fingerprint(_run("recover"), *_BUNDLED, _family(of.model.family)),
+        code=code_fingerprint(_run("recover"), *_BUNDLED, _family(of.model.architecture)),
     )
     return RecoveryArtifact(of, spec, seed, text, dtype, content)
 
@@ -228,8 +228,8 @@ def _method(name: str) -> tuple[str, str]:
     return f"{METHODS[name]}:Spec", f"{METHODS[name]}:decompose"
 
 
-def _family(family: Family) -> str:
-    return f"tensorpress.families.{family.model_type}:FAMILY"
+def _family(of: Architecture) -> str:
+    return f"tensorpress.families.{of.family.model_type}:FAMILY"
 
 
 def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:

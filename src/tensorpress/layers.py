@@ -48,6 +48,12 @@ class LayerShape:
     number: int = field(default=-1, repr=False, compare=False)
     """Which layer it is; layers that differ in nothing else are equal."""
 
+    @property
+    def experts(self) -> int:
+        """Number of experts, 0 in a layer without."""
+        up = self.modules.get("experts.up")
+        return up.slices if up else 0
+
     def group(self, group: str) -> dict[str, ModuleShape]:
         """The modules of ``group`` that this layer has, in canonical order."""
         return {m: self.modules[m] for m in GROUPS[group] if m in self.modules}

@@ -17,11 +17,12 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
 
+from tensorpress.architecture import Architecture
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.companions import check_rows
 from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family, Slot
+from tensorpress.families.base import Slot
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
@@ -148,9 +149,10 @@ def _base_class(directory: Path, name: str, own_code: bool) -> Any:
 
 
 def matrices(
-    model: PreTrainedModel, family: Family, layer: int, module: str
+    model: PreTrainedModel, architecture: Architecture, layer: int, module: str
 ) -> Float[Tensor, "slices out in"]:
     """The matrices of a module of a loaded model, plain or compressed; one unless experts."""
+    family = architecture.family
     if group_of(module) == "experts":
         experts: Any = model.get_submodule(family.experts_path(layer))
         if not isinstance(experts, FactoredExperts):
@@ -161,5 +163,4 @@ def matrices(
     slot = family.linears.get(module, Slot(family.embedding))
     if isinstance(holder, FactoredLinear):  # always (out, in)
         slot = dataclasses.replace(slot, transposed=False)
-    shape = family.layer_shape(model.config.to_dict(), layer)
-    return slot.take(holder.weight.detach(), shape.heads)[None]
+    return slot.take(holder.weight.detach(), architecture.shape(layer).heads)[None]

@@ -22,12 +22,12 @@ def containers(placements: Iterable[Placement]) -> dict[tuple[str, int], str]:
     known: dict[tuple[int, tuple[str, ...]], dict[str, str]] = {}
     found: dict[tuple[str, int], str] = {}
     for (_, group, layer), peers in together.items():
-        model = peers[0].model
-        kind = model.kinds[layer]
+        architecture = peers[0].model.architecture
+        like = architecture.representatives[layer]
         # every pair is compared: once for all layers that are alike
-        alike = (kind, tuple(made.id for made in peers))
+        alike = (like, tuple(made.id for made in peers))
         if alike not in known:
-            known[alike] = _largest(peers, model.shapes[kind], group)
+            known[alike] = _largest(peers, architecture.shape(like), group)
         found |= {(inner, layer): outer for inner, outer in known[alike].items()}
     return found
 

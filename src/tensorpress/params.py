@@ -33,6 +33,7 @@ from tensorpress.layers import GROUPS, MODULES
 from tensorpress.methods.base import MethodSpec
 from tensorpress.refusals import Place, explain, line, listed
 from tensorpress.registry import METHODS, spec_class
+from tensorpress.rounding import Rounding
 from tensorpress.secrets import check_no_token
 from tensorpress.storage import ComputeDtype, Dtype
 from tensorpress.yamlfile import read
@@ -124,20 +125,6 @@ class Step(Section):
 
     modules: tuple[str, ...] = Field(min_length=1)
     method: Name
-
-
-class Rounding(Section):
-    """Factors rounded to nearest, symmetrically, with one scale a factor or a group."""
-
-    bits: int = Field(4, ge=2, le=8)
-    group: int | None = Field(
-        None, ge=2, description="adjacent values that share a scale; without it a factor's all do"
-    )
-
-    @property
-    def label(self) -> str:
-        """Short name: ``int4``."""
-        return f"int{self.bits}"
 
 
 class Lora(Section):

@@ -30,11 +30,12 @@ from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.inputs import HubCorpus
 from tensorpress.keys import file_fingerprint
-from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of
+from tensorpress.layers import GROUPS, LayerShape, expand_modules
 from tensorpress.leakage import shared_text
 from tensorpress.methods.advised import Spec as Advised
-from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe, Rounding
+from tensorpress.params import BASELINE, NO_LAYERS, Lora, Params, Recipe
 from tensorpress.registry import METHODS
+from tensorpress.rounding import Rounding
 from tensorpress.sources import file_content
 
 
@@ -124,7 +125,7 @@ class Plan:
 
     def imports(self, rules: Collection[str]) -> list[str]:
         """Modules that the jobs of ``rules`` import and that take long."""
-        types = sorted({model.family.model_type for model in self.models.values()})
+        types = sorted({model.architecture.family.model_type for model in self.models.values()})
         running = [f"transformers.models.{name}.modeling_{name}" for name in types]
         tasks = sorted({evaluation.spec.entry for evaluation in self.evaluations.values()})
         methods = [
@@ -188,7 +189,7 @@ class Plan:
 
     def _model(self, name: str) -> ModelArtifact:
         artifact = identities.model(name, self.params.models[name])
-        artifact.family.layer_shape(artifact.config, 0)
+        artifact.architecture.shape(0)  # the config has every size
         return artifact
 
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
@@ -205,10 +206,11 @@ class Plan:
         self, model: ModelArtifact, method: str, group: str, layer: int
     ) -> DecompositionArtifact:
         """What recipes ask for again and again is checked and identified once for equal layers."""
-        kind = model.kind(layer, self.params.methods[method])
-        asked = (model.name, method, group, kind)
+        like = model.architecture.representative(layer, self.params.methods[method])
+        asked = (model.name, method, group, like)
         if asked not in self._decomposed:
-            self._decomposed[asked] = self._checked(model, method, group, model.shapes[kind])
+            shape = model.architecture.shape(like)
+            self._decomposed[asked] = self._checked(model, method, group, shape)
         return self._decomposed[asked]
 
     def _checked(
@@ -257,9 +259,7 @@ class Plan:
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         for field, tokens in spec.positions.items():
             check_positions(f"tasks.{task}.{field}", tokens, model)
-        if spec.needs_experts and not any(
-            group_of(module) == "experts" for module in model.modules
-        ):
+        if spec.needs_experts and not model.architecture.expert_layers:
             raise TensorpressError(
                 f"models.{model.name}: task {task!r} is not allowed; "
                 "allowed: tasks for models without experts"
@@ -298,7 +298,7 @@ class Plan:
             for model in (self.models[m] for m in recipe.models):
                 for layer_set in recipe.layers:
                     spec = self.params.layer_sets[layer_set]
-                    for layers in layer_sets(spec, model.layer_count, layer_set):
+                    for layers in layer_sets(spec, model.architecture.layers, layer_set):
                         placements = self._placements(name, recipe, model, layers)
                         run = self._run(model, placements, recipe.rounding)
                         for final, seed in self._final_runs(name, recipe, run):
@@ -326,15 +326,16 @@ class Plan:
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
     ) -> tuple[Placement, ...]:
+        architecture = model.architecture
         placements: list[Placement] = []
         taken: dict[tuple[int, str], int] = {}
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"
-            modules = expand_modules(step.modules, model.modules)
+            modules = expand_modules(step.modules, architecture.modules)
             check_modules(where, step.modules, model)
-            for layer in (*layers, model.layer_count):  # the last holds the embedding
+            for layer in (*layers, architecture.outer):
                 for group in GROUPS:
-                    present = model.shapes[layer].group(group)
+                    present = architecture.shape(layer).group(group)
                     chosen = tuple(m for m in modules if m in present)
                     if not chosen:
                         continue
@@ -352,7 +353,7 @@ class Plan:
                                 f"{where}.modules: {module!r} is already compressed by step "
                                 f"{taken[layer, module]}; allowed: each module once"
                             )
-                    placements.append(Placement(layer, chosen, decomposition))
+                    placements.append(decomposition.placed(layer, chosen))
         return tuple(sorted(placements, key=lambda p: (p.layer, p.modules)))
 
 

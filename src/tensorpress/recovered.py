@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorpress.bundle import PREFIX, copy_tokenizer, write_config
+from tensorpress.architecture import COMPRESSED
+from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.base import Family
 from tensorpress.formats.adapters import ADAPTER
@@ -24,7 +25,6 @@ from tensorpress.storage_range import rounded_as
 
 def write_recovered(
     source: Path,
-    family: Family,
     adapters: Mapping[str, Format],
     spec: Lora,
     dtype: str,
@@ -38,13 +38,14 @@ def write_recovered(
     """
     target.mkdir(parents=True)
     checkpoint = Checkpoint.open(source)
-    config = copy.deepcopy(checkpoint.config)
+    config, family = copy.deepcopy(checkpoint.config), checkpoint.architecture.family
     plan: dict[str, Any] = config[STORES]
     values = getattr(torch, dtype)
-    merged, kept = _split(adapters, spec, family, checkpoint)
+    merged, kept = _split(adapters, spec, checkpoint)
     if spec.rounding is not None:
-        given = (spec.rounding.bits, spec.rounding.group, values)
-        kept = {path: rounded_as(path, store, *given) for path, store in kept.items()}
+        kept = {
+            path: rounded_as(path, store, spec.rounding, values) for path, store in kept.items()
+        }
     inside = _adapt_experts(plan, kept)
     plan["adapters"] += [
         {"path": path, "format": store.name, "settings": store.settings}
@@ -65,7 +66,7 @@ def write_recovered(
             writer.add(f"{path}.{ADAPTER}.{name}", value, entries[name])
         counts.add(path, list(entries.values()))
     checkpoint_bytes = writer.close()
-    config["model_type"] = config["model_type"].removeprefix(PREFIX)
+    config["model_type"] = config["model_type"].removeprefix(COMPRESSED)
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
     saved = compressed.saved.plus(counts.modules, counts.blocks, counts.model)
@@ -119,7 +120,7 @@ def _moved(name: str, wrapped: set[str]) -> str:
 
 
 def _split(
-    adapters: Mapping[str, Format], spec: Lora, family: Family, checkpoint: Checkpoint
+    adapters: Mapping[str, Format], spec: Lora, checkpoint: Checkpoint
 ) -> tuple[dict[str, Tensor], dict[str, Format]]:
     """Changes of whole matrices by tensor, if adapters are to be merged, and the adapters left."""
     if spec.keep == "kept":
@@ -136,5 +137,6 @@ def _split(
         if path in adapters:
             change = adapters[path].dense(0)
             plain = tensor == f"{path}.weight"
-            changes[tensor] = change.mT if plain and family.is_transposed(path) else change
+            swapped = plain and checkpoint.architecture.family.is_transposed(path)
+            changes[tensor] = change.mT if swapped else change
     return changes, {path: store for path, store in adapters.items() if path not in whole}

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
@@ -34,7 +34,7 @@ PROJECTIONS = ("gate", "up", "down")
 
 def recover(
     model: PreTrainedModel,
-    family: Family,
+    architecture: Architecture,
     windows: Tensor,
     spec: Lora,
     seed: int,
@@ -48,7 +48,7 @@ def recover(
     projection of experts (``...experts.gate``). The scale ``alpha / rank`` is part of the values.
     """
     torch.manual_seed(seed)
-    adapted = {**_linears(model, family, spec), **_experts(model)}
+    adapted = {**_linears(model, architecture, spec), **_experts(model)}
     if not adapted:
         raise TensorpressError("lora: the model has no layer to adapt; allowed: compressed layers")
     config = LoraConfig(
@@ -101,15 +101,19 @@ def _train(
         optimiser.zero_grad()
 
 
-def _linears(model: PreTrainedModel, family: Family, spec: Lora) -> dict[str, list[str]]:
+def _linears(
+    model: PreTrainedModel, architecture: Architecture, spec: Lora
+) -> dict[str, list[str]]:
     """Factored linear layers, and with ``modules: all`` the plain ones of every layer."""
     plain = set()
-    config = model.config.to_dict()
     if spec.modules == "all":
-        for layer in range(family.layer_count(config)):
-            shape = family.layer_shape(config, layer)
-            linear = (module for module in shape.modules if group_of(module) != "experts")
-            plain |= {family.linear_path(layer, module) for module in linear}
+        for layer in range(architecture.layers):
+            linear = (
+                module
+                for module in architecture.shape(layer).modules
+                if group_of(module) != "experts"
+            )
+            plain |= {architecture.family.linear_path(layer, module) for module in linear}
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         in_layers = path in plain and isinstance(module, nn.Linear | Conv1D)

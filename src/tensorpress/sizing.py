@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tensorpress.architecture import Architecture
 from tensorpress.checks import layer_sets
 from tensorpress.completeness import contents
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.footprint import of_assembly, of_step
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
-from tensorpress.formats.rounded import rounded
-from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, modules_of
+from tensorpress.layers import GROUPS, expand_modules, group_of
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
-from tensorpress.params import Lora, Params, Recipe, Rounding
+from tensorpress.params import Lora, Params, Recipe
+from tensorpress.rounding import Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
 from tensorpress.weightfiles import has_weights, held_tensors
 
@@ -79,47 +79,34 @@ class Size:
 
 
 class MetaModel:
-    """The tensors of a model that has no weights, and where its modules are.
+    """The tensors of a model that has no weights.
 
     ``weights``: a folder that may have them all the same. Where head and embedding differ though
     the config ties them, the model has both, as when it is fetched.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
-        self.name, self.config = name, dict(config)
-        self.family = family_of(self.config, name)
-        network = _built(self.config)
-        ties = bool(network.all_tied_weights_keys) and not self.config.get("quantization_config")
+        self.name, self.architecture = name, architecture_of(config, name)
+        network = _built(config)
+        ties = bool(network.all_tied_weights_keys) and not config.get("quantization_config")
         if ties and weights is not None and has_weights(weights):
             stored = held_tensors(weights, f"models.{name}")
-            if contents(name, network, self.family, stored).untied:
-                self.config["tie_word_embeddings"] = False
-                network = _built(self.config)
+            if contents(name, network, self.architecture, stored).untied:
+                untied = {**config, "tie_word_embeddings": False}
+                self.architecture, network = architecture_of(untied, name), _built(untied)
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
-        self.layer_count = self.family.layer_count(self.config)
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
-
-    @cached_property
-    def modules(self) -> tuple[str, ...]:
-        """Modules that at least one layer has."""
-        return modules_of(self.shapes)
-
-    @cached_property
-    def shapes(self) -> tuple[LayerShape, ...]:
-        """Shapes of all layers, and last of the outer one."""
-        return self.family.layer_shapes(self.config)
 
     def home(self, layer: int, module: str) -> str:
         """Name of the tensor that holds a module's weight in the running model."""
-        shape = self.shapes[layer]
-        return self.family.weight_source(layer, module, shape, self.tensors).names[0]
+        return self.architecture.weight_source(layer, module, self.tensors).names[0]
 
     def stores(
         self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
     ) -> list[tuple[Layout, Format]]:
         """Layouts and empty factors of a group; equal layers share them."""
-        shape = self.shapes[layer]
-        key = (name, rounding, group, repr(shape), layer if spec.needs_number else None)
+        shape = self.architecture.shape(layer)
+        key = (name, rounding, group, self.architecture.representative(layer, spec))
         if key not in self._built:
             try:
                 spec.check(shape, group)
@@ -129,13 +116,14 @@ class MetaModel:
             with torch.device("meta"):
                 empty = [(layout, layout.build()) for layout in layouts]
                 if rounding is not None:
-                    given = (rounding.bits, rounding.group, torch.float32)
-                    empty = [(layout, rounded(store, *given)) for layout, store in empty]
+                    empty = [
+                        (layout, rounding.applied(store, torch.float32)) for layout, store in empty
+                    ]
             self._built[key] = empty
         return self._built[key]
 
 
-def _built(config: dict[str, Any]) -> PreTrainedModel:
+def _built(config: Mapping[str, Any]) -> PreTrainedModel:
     with torch.device("meta"):
         known = AutoConfig.for_model(**config)
         network: PreTrainedModel = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
@@ -152,12 +140,13 @@ def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterato
         if model.name in recipe.models if only_listed else known:
             for layer_set in recipe.layers:
                 spec = params.layer_sets[layer_set]
-                for layers in layer_sets(spec, model.layer_count, layer_set):
+                for layers in layer_sets(spec, model.architecture.layers, layer_set):
                     yield _size(model, params, name, recipe, layers)
 
 
 def _has(model: MetaModel, name: str) -> bool:
-    return name == "all" or bool(set(expand_modules([name], model.modules)) & set(model.modules))
+    present = model.architecture.modules
+    return name == "all" or bool(set(expand_modules([name], present)) & set(present))
 
 
 def _size(
@@ -166,7 +155,7 @@ def _size(
     value_bits = VALUE_BITS[params.storage.dtype]
     dense: list[StoredTensor] = []
     stored: list[StoredTensor] = []
-    count = _Products(model)
+    architecture, count = model.architecture, _Products(model)
     left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
     replaced: set[str] = set()
     placed: dict[tuple[int, str], Format] = {}
@@ -176,7 +165,7 @@ def _size(
         inside = None if layout.modules == ("embedding",) else layer
         stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
-            shape = model.shapes[layer].modules[module]
+            shape = architecture.shape(layer).modules[module]
             outer = module == "embedding"
             dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
             home = model.home(layer, module)
@@ -185,24 +174,26 @@ def _size(
             placed[layer, module] = store
             count.replace(layer, module, store, index)
     if recipe.lora is not None:
-        stored += _adapters(model, recipe.lora, placed)
+        stored += _adapters(architecture, recipe.lora, placed)
     for tensor, values in left.items():
         base = tensor.removesuffix("_bias").removesuffix(".bias")
         beside = {base, f"{base}.weight"} & replaced
         belongs = tensor != base and bool(beside) and all(left[home] == 0 for home in beside)
         entry = StoredTensor(
             (values,),
-            model.family.layer_of(tensor),
-            embedding=tensor == f"{model.family.embedding}.weight",
+            architecture.family.layer_of(tensor),
+            embedding=tensor == f"{architecture.family.embedding}.weight",
             replaced=belongs,
         )
         dense.append(entry)
         stored.append(entry)
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
-    jobs = [job for step in steps for job in of_step(model, *step, layers)]
+    jobs = [job for step in steps for job in of_step(architecture, *step, layers)]
     largest_set = max((job.largest_set for job in jobs), default=0)
-    assembly = of_assembly(model, largest_set, params.storage.dtype, recipe.rounding is not None)
+    assembly = of_assembly(
+        architecture, largest_set, params.storage.dtype, recipe.rounding is not None
+    )
     return Size(
         model=model.name,
         recipe=name,
@@ -223,17 +214,18 @@ def _placed(
     model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
 ) -> Iterator[tuple[int, Layout, Format]]:
     """Every factor set of the recipe: (layer, layout, empty factors)."""
+    architecture = model.architecture
     for step in recipe.steps:
         lacking = [module for module in step.modules if not _has(model, module)]
         if lacking:
             raise TensorpressError(
                 f"recipes.{name}: {lacking[0]!r} is not in model {model.name!r}; "
-                f"allowed: all, {', '.join(model.modules)}"
+                f"allowed: all, {', '.join(architecture.modules)}"
             )
-        wanted = set(expand_modules(step.modules, model.modules))
+        wanted = set(expand_modules(step.modules, architecture.modules))
         spec = params.methods[step.method]
-        for layer in (*layers, model.layer_count):
-            shape = model.shapes[layer]
+        for layer in (*layers, architecture.outer):
+            shape = architecture.shape(layer)
             for group in GROUPS:
                 if wanted & set(shape.group(group)):
                     built = model.stores(step.method, spec, recipe.rounding, group, layer)
@@ -243,15 +235,15 @@ def _placed(
 
 
 def _adapters(
-    model: MetaModel, lora: Lora, placed: Mapping[tuple[int, str], Format]
+    architecture: Architecture, lora: Lora, placed: Mapping[tuple[int, str], Format]
 ) -> Iterator[StoredTensor]:
     """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
-    for layer in range(model.layer_count):
-        shapes = model.shapes[layer].modules
+    for layer in range(architecture.layers):
+        shapes = architecture.shape(layer).modules
         layers: dict[str, list[str]] = {}
         for module in shapes:
             alone = group_of(module) == "experts"
-            path = module if alone else model.family.linear_path(layer, module)
+            path = module if alone else architecture.family.linear_path(layer, module)
             layers.setdefault(path, []).append(module)
         adapted_experts = any((layer, m) in placed for m in shapes if group_of(m) == "experts")
         for modules in layers.values():
@@ -270,7 +262,7 @@ def _adapters(
             with torch.device("meta"):
                 store: Format = LowRank(**sizes, rank=lora.rank)
                 if lora.rounding is not None:
-                    store = rounded(store, lora.rounding.bits, lora.rounding.group, torch.float32)
+                    store = lora.rounding.applied(store, torch.float32)
             yield from stored_tensors(store, layer, replaced=bool(stores) or expert).values()
 
 
@@ -292,24 +284,20 @@ class _Products:
     """Multiplications per token, before and after."""
 
     def __init__(self, model: MetaModel) -> None:
-        self.model = model
-        self.top_k = model.family.size(model.config, "top_k") or 1
-        inside = [
-            shape
-            for name, shape in model.tensors.items()
-            if model.family.layer_of(name) is not None
-        ]
+        self._architecture, family = model.architecture, model.architecture.family
+        self.top_k = self._architecture.size("top_k") or 1
+        inside = [s for name, s in model.tensors.items() if family.layer_of(name) is not None]
         self.dense = sum(math.prod(shape) for shape in inside if len(shape) == 2)
         # fused experts, of which a token meets a few
         self.dense += sum(self.top_k * math.prod(s[1:]) for s in inside if len(s) == 3)
         # the output layer is as large as the embedding, tied or not
-        self.dense += math.prod(model.tensors[f"{model.family.embedding}.weight"])
+        self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
         self.stored = self.dense
 
     def replace(self, layer: int, module: str, store: Format, index: int) -> None:
         """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
         if group_of(module) == "embedding":
             return
-        shape = self.model.shapes[layer].modules[module]
+        shape = self._architecture.shape(layer).modules[module]
         times = self.top_k if group_of(module) == "experts" else 1
         self.stored += times * (store.products() - shape.out_features * shape.in_features)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
-from tensorpress.formats.rounded import factors_to_round, rounded
+from tensorpress.formats.rounded import factors_to_round
 from tensorpress.formats.rounding import scales_of
+from tensorpress.rounding import Rounding
 from tensorpress.storage import VALUE_BITS
 
 LOSS = 2.0**-9
@@ -43,14 +44,13 @@ def stored_as(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return values
 
 
-def rounded_as(
-    name: str, store: Format, bits: int, group: int | None, dtype: torch.dtype
-) -> Format:
-    """``rounded`` with scales of ``storage.dtype``, which are in its range."""
+def rounded_as(name: str, store: Format, rounding: Rounding, dtype: torch.dtype) -> Format:
+    """``store`` rounded with scales of ``storage.dtype``, which are in its range."""
     values = store.state_dict()
     for factor in factors_to_round(store):
-        stored_as(f"{name}.{factor} (its scales)", scales_of(values[factor], bits, group), dtype)
-    return rounded(store, bits, group, dtype)
+        scales = scales_of(values[factor], rounding.bits, rounding.group)
+        stored_as(f"{name}.{factor} (its scales)", scales, dtype)
+    return rounding.applied(store, dtype)
 
 
 def _lost(pairs: list[tuple[Tensor, Tensor]]) -> float:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import placed
 from workspace import tiny_text
 
 from tensorpress import paths, placement
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
@@ -19,7 +20,6 @@ from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.tasks import perplexity
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.moments import save_moments
 from tensorpress.oom import CPU
@@ -66,24 +66,22 @@ def study(model: Path, case: tuple, device: torch.device, folder: Path) -> Study
     method, settings, group = case
     folder.mkdir()
     (folder / "text.txt").write_text(tiny_text(), encoding="utf-8")
-    config = Checkpoint.open(model).config
-    family = family_of(config, "test")
-    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    architecture = Checkpoint.open(model).architecture
     windows = token_windows(load_tokenizer(model), tiny_text(), 64, 8)
-    moments = list(calibrate(load_model(model, CPU), family, shapes, windows, 4, device))
+    moments = list(calibrate(load_model(model, CPU), architecture, windows, 4, device))
     save_moments(moments, windows.numel(), folder / "moments")
     spec = load(method).Spec(method=method, **settings)
     file = paths.moments(folder / "moments", 1) if spec.needs_moments else None
-    factors, _, weights = decompose_layer(model, family, spec, group, 1, file, device)
+    factors, _, weights = decompose_layer(model, spec, group, 1, file, device)
     errors = []
     for each in factors:
         rebuilt = each.store.stacked().cpu()
         whole = torch.cat([weights[m].reshape(-1, *rebuilt.shape[1:]).cpu() for m in each.modules])
         errors.append(float((rebuilt - whole).norm() / whole.norm()))
     save_factors(factors, folder / "factors.safetensors")
-    modules = tuple(shapes[1].group(group))
-    placed = LayerFactors(1, modules, folder / "factors.safetensors")
-    assemble(model, family, [placed], "float32", folder / "out")
+    modules = tuple(architecture.shape(1).group(group))
+    chosen = placed(1, modules, spec, folder / "factors.safetensors")
+    assemble(model, [chosen], "float32", folder / "out")
     job = EvaluationJob(folder / "out", model, {"text": folder / "text.txt"}, device)
     return Study(moments, errors, job)
 
@@ -119,17 +117,15 @@ def test_a_model_that_fits_only_in_part(
     whole = load_model(directory, CPU)
     size = placement.stored_bytes(whole)
     monkeypatch.setattr(placement, "_room", lambda index: 6 * size // 7 if index == 0 else 0)
-    config = Checkpoint.open(directory).config
-    family = family_of(config, "test")
-    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    architecture = Checkpoint.open(directory).architecture
     with torch.inference_mode():
         spread = load_model(directory, CUDA)
         assert is_spilled(spread)
         found = spread(input_ids=IDS.to(CUDA)).logits.cpu()
         torch.testing.assert_close(found, whole(input_ids=IDS).logits, rtol=1e-3, atol=1e-4)
-    expected = list(calibrate(whole, family, shapes, IDS, 1, CPU))
+    expected = list(calibrate(whole, architecture, IDS, 1, CPU))
     partly = load_model(directory, CPU)
-    moments = list(calibrate(partly, family, shapes, IDS, 1, CUDA))
+    moments = list(calibrate(partly, architecture, IDS, 1, CUDA))
     assert is_spilled(partly)
     for layer, tensors in enumerate(expected):
         for name, value in tensors.items():

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import placed
 
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.registry import load
 
@@ -27,20 +27,18 @@ def run(
 ) -> tuple[float, float, int]:
     """Relative error of all attention weights, perplexity, and stored bits."""
     folder.mkdir()
-    config = Checkpoint.open(model).config
-    family = family_of(config, "stories")
     spec = load("tucker_qkvo").Spec(method="tucker_qkvo", layout=layout, budget={"saved": saved})
     placements, error, total = [], 0.0, 0.0
-    for layer in range(family.layer_count(config)):
-        factors, _, weights = decompose_layer(model, family, spec, "attention", layer, None, CPU)
+    for layer in range(Checkpoint.open(model).architecture.layers):
+        factors, _, weights = decompose_layer(model, spec, "attention", layer, None, CPU)
         save_factors(factors, folder / f"{layer}.safetensors")
-        placements.append(LayerFactors(layer, MODULES, folder / f"{layer}.safetensors"))
+        placements.append(placed(layer, MODULES, spec, folder / f"{layer}.safetensors"))
         for each in factors:
             for index, module in enumerate(each.modules):
                 weight = weights[module].double()
                 error += float((each.store.dense(index).double() - weight).square().sum())
                 total += float(weight.square().sum())
-    storage = assemble(model, family, placements, "float32", folder / "out")
+    storage, _ = assemble(model, placements, "float32", folder / "out")
     tokenizer = load_tokenizer(folder / "out")
     windows = token_windows(tokenizer, text, 512, 40)
     result = perplexity(load_model(folder / "out", CPU), windows, 8, CPU, 1)

@@ -13,9 +13,9 @@ from workspace import tiny_params, tiny_text
 from tensorpress.advice import advise, alternatives
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.calibration import calibrate
+from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import FAMILIES
 from tensorpress.knapsack import GAP, choose
 from tensorpress.loading import load_model
 from tensorpress.methods.advised import Choice, Spec
@@ -138,15 +138,14 @@ def test_advice_meets_its_budget_and_is_carried_out(
 ) -> None:
     directory = request.getfixturevalue(f"{kind}_directory")
     model = load_model(directory, CPU)
-    family = FAMILIES[model.config.model_type]
-    config = model.config.to_dict()
-    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    architecture = Checkpoint.open(directory).architecture
+    shapes = architecture.shapes[:-1]
     windows = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
-    layers = calibrate(model, family, shapes, windows, 4, CPU)
+    layers = calibrate(model, architecture, windows, 4, CPU)
     save_moments(layers, windows.numel(), tmp_path / "moments")
     for quantise in (True, False):
         spec = Spec(method="advised", saved=0.2, quantise=quantise, methods=("svd", "td_moe"))
-        advice = advise(directory, tmp_path / "moments", family, spec, "float32", CPU)
+        advice = advise(directory, tmp_path / "moments", spec, "float32", CPU)
         parameters = sum(p.numel() for p in load_model(directory, CPU).parameters())
         assert advice.dense_bits == 32 * parameters
         assert advice.stored_bits <= 0.8 * advice.dense_bits
@@ -159,7 +158,7 @@ def test_advice_meets_its_budget_and_is_carried_out(
         group = "experts" if kind == "moe" else "ffn"
         filled = spec.completed([path], 1)
         factors, _, _ = decompose_layer(
-            directory, family, filled, group, 1, tmp_path / "moments/layer-001.safetensors", CPU
+            directory, filled, group, 1, tmp_path / "moments/layer-001.safetensors", CPU
         )
         made = sorted(module for each in factors for module in each.modules)
         assert made == sorted(m for m in shapes[1].modules if m.startswith(group))

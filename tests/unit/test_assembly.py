@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import placed
 from transformers import AutoModelForCausalLM
 
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.artifacts import Placement
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.factorfile import load_factors, save_factors
-from tensorpress.families.table import family_of
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
 from tensorpress.registry import load
@@ -41,23 +42,23 @@ MOE_CASES = [
 
 
 def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
+    architecture = Checkpoint.open(model).architecture
     spec = load(method).Spec(method=method, **settings)
     layer = 1
-    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
     save_factors(factors, folder / "factors.safetensors")
-    chosen = modules or tuple(family.layer_shape(checkpoint.config, layer).group(group))
-    placement = LayerFactors(layer, chosen, folder / "factors.safetensors")
-    storage = assemble(model, family, [placement], "float32", folder / "out")
-    return family, placement, storage
+    chosen = modules or tuple(architecture.shape(layer).group(group))
+    placement = placed(layer, chosen, spec, folder / "factors.safetensors")
+    storage, _ = assemble(model, [placement], "float32", folder / "out")
+    return architecture, placement, storage
 
 
-def dense_twin(model: Path, family, placement: LayerFactors) -> torch.nn.Module:
+def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
+    family = Checkpoint.open(model).architecture.family
     twin = AutoModelForCausalLM.from_pretrained(model)
     with torch.no_grad():
-        for stored in load_factors(placement.file, placement.modules):
+        for stored in load_factors(placement.factors, placement.modules):
             for index, module in enumerate(stored.modules):
                 if module.startswith("experts"):
                     experts = twin.get_submodule(family.experts_path(placement.layer))
@@ -71,13 +72,13 @@ def dense_twin(model: Path, family, placement: LayerFactors) -> torch.nn.Module:
 
 
 def check(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
-    family, placement, storage = compress(model, method, settings, group, folder, modules)
+    _, placement, storage = compress(model, method, settings, group, folder, modules)
     ours = load_model(folder / "out", CPU)
     kinds = [type(m) for m in ours.modules()]
     assert FactoredLinear in kinds or FactoredExperts in kinds
     ids = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = dense_twin(model, family, placement)(input_ids=ids).logits
+        expected = dense_twin(model, placement)(input_ids=ids).logits
         found = ours(input_ids=ids).logits
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     overhead = storage.checkpoint_bytes - storage.stored_bits / 8
@@ -113,8 +114,7 @@ def test_single_modules(llama_directory: Path, moe_directory: Path, tmp_path: Pa
 def test_baseline_is_the_plain_model_in_the_storage_dtype(
     llama_directory: Path, tmp_path: Path
 ) -> None:
-    family = family_of(Checkpoint.open(llama_directory).config, "test")
-    storage = assemble(llama_directory, family, [], "bfloat16", tmp_path / "out")
+    storage, _ = assemble(llama_directory, [], "bfloat16", tmp_path / "out")
     assert storage.bits_saved_with_embeddings_percent == 0
     assert storage.stored_bits == storage.dense_bits
     plain = AutoModelForCausalLM.from_pretrained(llama_directory)
@@ -158,8 +158,7 @@ def test_shards_and_index(llama_directory: Path, tmp_path: Path, monkeypatch) ->
     import tensorpress.shards as module
 
     monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
-    family = family_of(Checkpoint.open(llama_directory).config, "test")
-    assemble(llama_directory, family, [], "float32", tmp_path / "out")
+    assemble(llama_directory, [], "float32", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     plain = AutoModelForCausalLM.from_pretrained(llama_directory)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

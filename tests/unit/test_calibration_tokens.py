@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import FFN, LAYER, calibrated
+from stages import FFN, LAYER, calibrated, placed
 from workspace import tiny_text, tiny_tokenizer
 
 from tensorpress import calibration, paths
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.calibration import calibration_windows
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import MadeBy, decompose_layer, measure
@@ -19,8 +19,7 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Prediction
 from tensorpress.evaluation.tasks import prediction
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import family_of
-from tensorpress.manifest import MANIFEST, Provenance, write_manifest
+from tensorpress.manifest import MANIFEST, write_manifest
 from tensorpress.moments import save_moments
 from tensorpress.params import Calibration
 from tensorpress.registry import load
@@ -52,12 +51,8 @@ def test_what_was_read_is_recorded(llama_directory: Path, tmp_path: Path, method
     settings = {"rank": 4, "whiten": "input"} if method == "svd" else {}
     spec = load(method).Spec(method=method, **settings)
     file = paths.moments(tmp_path / "moments", LAYER) if spec.needs_moments else None
-    config = Checkpoint.open(llama_directory).config
-    family = family_of(config, "test")
-    shapes = family.layer_shape(config, LAYER).modules
-    found, seconds, weights = decompose_layer(
-        llama_directory, family, spec, "ffn", LAYER, file, CPU
-    )
+    shapes = Checkpoint.open(llama_directory).architecture.shape(LAYER).modules
+    found, seconds, weights = decompose_layer(llama_directory, spec, "ffn", LAYER, file, CPU)
     made_by = MadeBy("m", method, spec, "ffn")
     rows = measure(found, weights.matrices, shapes, made_by, LAYER, seconds, file)
     factors, table = tmp_path / "factors.safetensors", tmp_path / "factors.parquet"
@@ -66,8 +61,9 @@ def test_what_was_read_is_recorded(llama_directory: Path, tmp_path: Path, method
     expected = 48 if method == "svd" else None
     assert {row.calibration_tokens for row in read_rows([table], DecompositionRow)} == {expected}
     run = tmp_path / "run"
-    assemble(llama_directory, family, [LayerFactors(LAYER, FFN, factors)], "float32", run)
-    write_manifest([Provenance(LAYER, FFN, method, settings, factors, table)], "float32", run)
+    placement = placed(LAYER, FFN, spec, factors, table)
+    _, sets = assemble(llama_directory, [placement], "float32", run)
+    write_manifest(sets, "float32", run)
     entries = json.loads((run / MANIFEST).read_text())["modules"]
     assert [entry["calibration_tokens"] for entry in entries] == [expected] * 3
     job = EvaluationJob(run, llama_directory, {}, CPU, moments_directory=tmp_path / "moments")

@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stages import placed
 from test_families import SIZES
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from untrusted import fetch, hub, local, refusal, update
 from workspace import tiny_llama, tiny_params, tiny_tokenizer
 
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.completeness import contents
 from tensorpress.decomposition import decompose_layer
 from tensorpress.densify import densify
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import FAMILIES, family_of
+from tensorpress.families.table import FAMILIES
 from tensorpress.fetching import fetch_model
 from tensorpress.loading import load_model
 from tensorpress.methods.svd import Spec
@@ -243,8 +244,7 @@ def test_ties_are_what_config_and_files_say(tmp_path: Path, files, matrices: int
     model = load_model(target, CPU)
     assert torch.equal(logits(model), expected)
     dense_bits = 32 * sum(p.numel() for p in model.parameters())
-    family = FAMILIES["llama"]
-    plain = assemble(target, family, [], "float32", tmp_path / "plain")
+    plain, _ = assemble(target, [], "float32", tmp_path / "plain")
     assert plain.dense_bits == plain.stored_bits == dense_bits
     assert torch.equal(logits(load_model(tmp_path / "plain", CPU)), expected)
     # of a compressed one, the head is compressed with the embedding only if they are one
@@ -259,17 +259,17 @@ def test_ties_are_what_config_and_files_say(tmp_path: Path, files, matrices: int
 
 def compress(model: Path, group: str, target: Path, rank: int | None = None) -> StorageRow:
     """An SVD of one group of the first layer, of full rank if none is given."""
-    config = Checkpoint.open(model).config
-    family = family_of(config, "test")
-    layer = family.layer_count(config) if group == "embedding" else 0
-    modules = family.layer_shape(config, layer).group(group)
+    architecture = Checkpoint.open(model).architecture
+    layer = architecture.outer if group == "embedding" else 0
+    modules = architecture.shape(layer).group(group)
     full = min(min(each.out_features, each.in_features) for each in modules.values())
     spec = Spec(method="svd", rank=rank or full)
-    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
     file = target.with_suffix(".safetensors")
     save_factors(factors, file)
-    placement = LayerFactors(layer, tuple(modules), file)
-    return assemble(model, family, [placement], "float32", target)
+    placement = placed(layer, tuple(modules), spec, file)
+    storage, _ = assemble(model, [placement], "float32", target)
+    return storage
 
 
 def planned(model: Path, group: str, rank: int) -> tuple[int, int]:
@@ -388,11 +388,11 @@ def test_a_module_that_a_model_uses_twice_is_stored_once(tmp_path: Path) -> None
     model = AutoModelForCausalLM.from_pretrained(folder)
     once = "model.layers.1.mlp."
     change(folder, lambda t: {name: t[name] for name in t if not name.startswith(once)})
-    stored = held_tensors(folder, "test")
+    stored, architecture = held_tensors(folder, "test"), Checkpoint.open(folder).architecture
     with pytest.raises(TensorpressError, match=f"tensors {once}down_proj.weight, .* are missing"):
-        contents("m", model, FAMILIES["llama"], stored)
+        contents("m", model, architecture, stored)
     model.model.layers[1].mlp = model.model.layers[0].mlp
-    assert contents("m", model, FAMILIES["llama"], stored).tensors == stored
+    assert contents("m", model, architecture, stored).tensors == stored
 
 
 def test_a_config_that_no_model_can_be_built_from(copy: Path, tmp_path: Path) -> None:

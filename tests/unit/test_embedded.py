@@ -11,7 +11,7 @@ from tensorpress.embedded.specs import EMBEDDED, VOCABULARY
 from tensorpress.embedded.tokenizer import train_tokenizer
 from tensorpress.embedded.training import balancing_loss, build, train
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 
 CPU = torch.device("cpu")
 
@@ -74,11 +74,11 @@ def test_muon_solves_a_least_squares_problem() -> None:
 def test_config_builds_the_model_that_planning_sees(name: str) -> None:
     spec = EMBEDDED[name]
     model = build(spec)
-    family = family_of(spec.config, name)
-    for layer in range(family.layer_count(spec.config)):
-        for module, shape in family.layer_shape(spec.config, layer).modules.items():
+    architecture = architecture_of(spec.config, name)
+    for layer in range(architecture.layers):
+        for module, shape in architecture.shape(layer).modules.items():
             if not module.startswith("experts"):
-                linear = model.get_submodule(family.linear_path(layer, module))
+                linear = model.get_submodule(architecture.family.linear_path(layer, module))
                 assert tuple(linear.weight.shape) == (shape.out_features, shape.in_features)
     assert spec.config["num_key_value_heads"] < spec.config["num_attention_heads"]
 

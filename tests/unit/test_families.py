@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import placed
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.artifacts import Placement
+from tensorpress.assembly import assemble
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.densify import densify
 from tensorpress.factorfile import load_factors, save_factors
-from tensorpress.families.table import FAMILIES, family_of
+from tensorpress.families.table import FAMILIES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
 from tensorpress.registry import METHODS, load
@@ -89,10 +91,8 @@ def test_every_method_is_tested() -> None:
 
 def test_shapes_come_from_the_config_alone(model: Path) -> None:
     checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    for layer in range(family.layer_count(checkpoint.config) + 1):
-        shape = family.layer_shape(checkpoint.config, layer)
-        weights = checkpoint.weights(family, layer, shape, shape.modules)
+    for layer, shape in enumerate(checkpoint.architecture.shapes):
+        weights = checkpoint.weights(layer, shape.modules)
         for module, weight in weights.items():
             expected = shape.modules[module]
             assert weight.shape[-2:] == (expected.out_features, expected.in_features), module
@@ -101,13 +101,12 @@ def test_shapes_come_from_the_config_alone(model: Path) -> None:
 
 def cases(model: Path) -> list[tuple[str, dict, str]]:
     """Every applicable (method, settings, group)."""
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
+    architecture = Checkpoint.open(model).architecture
     found = []
     for method, settings in SETTINGS.items():
         spec = load(method).Spec(method=method, **settings)
-        for layer in (LAYER, family.layer_count(checkpoint.config)):
-            shape = family.layer_shape(checkpoint.config, layer)
+        for layer in (LAYER, architecture.outer):
+            shape = architecture.shape(layer)
             found += [
                 (method, settings, group)
                 for group in dict.fromkeys(m.split(".")[0] for m in shape.modules)
@@ -148,21 +147,19 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
 
 def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(model).eval()
-    config = Checkpoint.open(model).config
-    family = family_of(config, "test")
-    shapes = [family.layer_shape(config, i) for i in range(family.layer_count(config))]
+    architecture = Checkpoint.open(model).architecture
     ids = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = network(input_ids=ids).logits
-    moments = list(calibrate(network, family, shapes, ids, 2, CPU))
+    moments = list(calibrate(network, architecture, ids, 2, CPU))
     with torch.inference_mode():
         torch.testing.assert_close(network(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
-    for shape, layer in zip(shapes, moments, strict=True):
+    for shape, layer in zip(architecture.shapes[:-1], moments, strict=True):
         for module, size in shape.modules.items():
             site = site_of(module)
             assert layer[site].shape[-1] == size.in_features
             tokens = int(layer[f"{site}.tokens"].sum())
-            top_k = family.size(config, "top_k") if module.startswith("experts") else 1
+            top_k = architecture.size("top_k") if module.startswith("experts") else 1
             assert tokens == ids.numel() * (top_k or 1), module
             assert float(layer[site].diagonal(dim1=-2, dim2=-1).sum()) > 0
             assert layer[f"{module}.gradient"].shape[-1] == size.out_features
@@ -178,32 +175,30 @@ def watch(model: torch.nn.Module) -> list[str]:
     return used
 
 
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> LayerFactors:
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
+def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> Placement:
+    architecture = Checkpoint.open(model).architecture
     spec = load(method).Spec(method=method, **settings)
-    layer = family.layer_count(checkpoint.config) if group == "embedding" else LAYER
-    spec.check(family.layer_shape(checkpoint.config, layer), group)
-    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
+    layer = architecture.outer if group == "embedding" else LAYER
+    spec.check(architecture.shape(layer), group)
+    factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
     folder.mkdir()
     save_factors(factors, folder / "factors.safetensors")
-    modules = tuple(family.layer_shape(checkpoint.config, layer).group(group))
-    placement = LayerFactors(layer, modules, folder / "factors.safetensors")
-    storage = assemble(model, family, [placement], "float32", folder / "out")
+    modules = tuple(architecture.shape(layer).group(group))
+    placement = placed(layer, modules, spec, folder / "factors.safetensors")
+    storage, _ = assemble(model, [placement], "float32", folder / "out")
     whole = AutoModelForCausalLM.from_pretrained(model)
     assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
     assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 40_000
     return placement
 
 
-def dense_twin(model: Path, placement: LayerFactors) -> torch.nn.Module:
+def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
     twin = AutoModelForCausalLM.from_pretrained(model).eval()
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    heads = family.layer_shape(checkpoint.config, 0).heads
+    architecture = Checkpoint.open(model).architecture
+    family, heads = architecture.family, architecture.shape(0).heads
     with torch.no_grad():
-        for stored in load_factors(placement.file, placement.modules):
+        for stored in load_factors(placement.factors, placement.modules):
             for index, module in enumerate(stored.modules):
                 if module.startswith("experts"):
                     experts = twin.get_submodule(family.experts_path(placement.layer))

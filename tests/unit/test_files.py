@@ -22,7 +22,6 @@ from tensorpress.checkpoint import INDEX, Checkpoint
 from tensorpress.corpora import fetch_corpus
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.factorfile import load_factors, save_factors
-from tensorpress.families.table import family_of
 from tensorpress.fetching import fetch_model
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.svd import Spec, decompose
@@ -48,11 +47,10 @@ def fetch(directory: Path, target: Path) -> None:
 
 
 def test_shards_read_like_one_file(copy: Path, tmp_path: Path) -> None:
-    family = family_of(Checkpoint.open(copy).config, "test")
-    shape = family.layer_shape(Checkpoint.open(copy).config, 1)
-    before = Checkpoint.open(copy).weights(family, 1, shape, shape.modules)
+    shape = Checkpoint.open(copy).architecture.shape(1)
+    before = Checkpoint.open(copy).weights(1, shape.modules)
     shard(copy)
-    after = Checkpoint.open(copy).weights(family, 1, shape, shape.modules)
+    after = Checkpoint.open(copy).weights(1, shape.modules)
     assert all(torch.equal(before[name], after[name]) for name in before)
     fetch(copy, tmp_path / "fetched")
     assert len(Checkpoint.open(tmp_path / "fetched").files) == 2 + 1 + 3 * 9
@@ -100,20 +98,19 @@ def test_pickle_only_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:
 
 def test_fused_and_per_expert_names_read_alike(moe_directory: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(moe_directory)
-    family = family_of(checkpoint.config, "test")
-    shape = family.layer_shape(checkpoint.config, 0)
-    before = checkpoint.weights(family, 0, shape, shape.group("experts"))
+    shape = checkpoint.architecture.shape(0)
+    before = checkpoint.weights(0, shape.group("experts"))
     assert before["experts.gate"].shape == (4, 24, 32)
     tensors = load_file(moe_directory / "model.safetensors")
     kept = {n: t for n, t in tensors.items() if "layers.0.mlp.experts" not in n}
-    path = family.experts_path(0)
+    path = checkpoint.architecture.family.experts_path(0)
     kept[f"{path}.gate_up_proj"] = torch.cat([before["experts.gate"], before["experts.up"]], dim=1)
     kept[f"{path}.down_proj"] = before["experts.down"]
     save_file(kept, tmp_path / "model.safetensors")
     shutil.copy(moe_directory / "config.json", tmp_path)
     fused = Checkpoint.open(tmp_path)
     assert f"{path}.gate_up_proj" in fused.files
-    after = fused.weights(family, 0, shape, shape.group("experts"))
+    after = fused.weights(0, shape.group("experts"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

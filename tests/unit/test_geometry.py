@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from stages import placed
 from test_families import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import save_tiny, tiny_llama, tiny_text
 
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.errors import TensorpressError
@@ -24,7 +25,7 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Geometry
 from tensorpress.evaluation.tasks import geometry
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import FAMILIES, family_of
+from tensorpress.families.table import FAMILIES, architecture_of
 from tensorpress.loading import load_model
 from tensorpress.registry import load
 
@@ -82,9 +83,9 @@ def test_summary_leaves_the_meaningless_out() -> None:
 
 
 def stream(model: torch.nn.Module, consume: Callable[..., None], batch: int = 2) -> torch.Tensor:
-    family = family_of(model.config.to_dict(), "test")
+    architecture = architecture_of(model.config.to_dict(), "test")
     ids = torch.randint(96, (3, 16), generator=torch.Generator().manual_seed(0))
-    stream_points(model.eval(), family, ids, batch, CPU, consume)
+    stream_points(model.eval(), architecture, ids, batch, CPU, consume)
     return ids
 
 
@@ -213,13 +214,12 @@ def test_a_doubled_projection_doubles_one_output(llama_directory: Path, tmp_path
 
 def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> Path:
     checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
     spec = load(method).Spec(method=method, **settings)
-    factors, _, _ = decompose_layer(model, family, spec, group, 1, None, CPU)
+    factors, _, _ = decompose_layer(model, spec, group, 1, None, CPU)
     folder.mkdir(exist_ok=True)
     save_factors(factors, folder / "factors.safetensors")
-    modules = tuple(family.layer_shape(checkpoint.config, 1).group(group))
-    assemble(model, family, [LayerFactors(1, modules, folder / "factors.safetensors")],
+    modules = tuple(checkpoint.architecture.shape(1).group(group))
+    assemble(model, [placed(1, modules, spec, folder / "factors.safetensors")],
              "float32", folder / "out")  # fmt: skip
     return folder / "out"
 

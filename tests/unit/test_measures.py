@@ -19,7 +19,7 @@ from tensorpress.evaluation.ngram import KneserNey, nll_nats
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.routing import effective_experts
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.layers import GROUPS
 from tensorpress.loading import load_model
 from tensorpress.sites import moment_values, passes
@@ -144,8 +144,7 @@ def test_moments_do_not_depend_on_the_passes_they_take(
 
 def test_a_pass_takes_the_layers_that_fit() -> None:
     config = tiny_llama(layers=5).config.to_dict()
-    family = family_of(config, "test")
-    shapes = [family.layer_shape(config, layer) for layer in range(5)]
+    shapes = architecture_of(config, "test").shapes[:5]
     each = 3 * 32**2 + 48**2
     assert moment_values(shapes[0]) == each
     assert passes(shapes, 2 * each) == [range(0, 2), range(2, 4), range(4, 5)]

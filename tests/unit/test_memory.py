@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workspace import ROOT, tiny_llama, tiny_moe, tiny_params
 
 from tensorpress import footprint
-from tensorpress.families.table import family_of
+from tensorpress.families.table import architecture_of
 from tensorpress.layers import LayerShape
 from tensorpress.moments import save_moments
 from tensorpress.params import parse
@@ -48,33 +48,33 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tensorpress import paths, shards
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.artifacts import Placement
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import family_of
 from tensorpress.registry import spec_class
 from tensorpress.resident import peak_resident_bytes
 
 job, model, folder, settings, group = json.loads(sys.argv[1])
 model, folder = Path(model), Path(folder)
-config = Checkpoint.open(model).config
-family = family_of(config, "model")
-shape = family.layer_shape(config, 0)
+architecture = Checkpoint.open(model).architecture
+shape = architecture.shape(0)
 shards.SHARD_BYTES = 2**26  # as small beside this model as it is beside a large one
 torch.linalg.eigh(torch.eye(64))
 start = peak_resident_bytes()
 if job == "decompose":
     spec = spec_class(settings["method"]).model_validate(settings)
     moments = paths.moments(model / "moments", 0) if spec.needs_moments else None
-    made = decompose_layer(model, family, spec, group, 0, moments, torch.device("cpu"))
+    made = decompose_layer(model, spec, group, 0, moments, torch.device("cpu"))
     made_by = MadeBy("m", "m", spec, group)
     measure(made[0], made[2].matrices, shape.modules, made_by, 0, made[1])
     save_factors(made[0], folder / "factors")
 else:
-    placements = [LayerFactors(layer, tuple(shape.group(group)), folder / "factors")
-                  for layer in range(family.layer_count(config))]
-    assemble(model, family, placements, "float32", folder / "out")
+    modules, factors = tuple(shape.group(group)), folder / "factors"
+    placements = [Placement(layer, modules, None, factors, None)
+                  for layer in range(architecture.layers)]
+    assemble(model, placements, "float32", folder / "out")
 print(json.dumps([start, peak_resident_bytes()]))
 """
 
@@ -101,7 +101,7 @@ def moments_of(shape: LayerShape) -> dict[str, torch.Tensor]:
 
 
 def shape_of(config: dict) -> LayerShape:
-    return family_of(config, "model").layer_shape(config, 0)
+    return architecture_of(config, "model").shape(0)
 
 
 def peak(folder: Path, job: str, config: dict, settings: dict, group: str) -> tuple[int, int]:

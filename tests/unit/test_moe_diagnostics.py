@@ -30,7 +30,7 @@ from tensorpress.analysis.moe import (
 )
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.mixture import Mixture, expert_matrices, observe, router_of
+from tensorpress.evaluation.mixture import expert_matrices, observe, router_of
 from tensorpress.evaluation.specs import MoeDiagnostics
 from tensorpress.evaluation.tasks import moe
 from tensorpress.loading import load_model
@@ -129,8 +129,9 @@ def save_family(name: str, folder: Path) -> torch.nn.Module:
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss", "qwen2_moe", "olmoe"])
 def test_the_router_of_every_family_is_seen(name: str, tmp_path: Path) -> None:
     model = save_family(name, tmp_path)
-    mixture = Mixture.of(Checkpoint.open(tmp_path))
-    assert (mixture.layers, mixture.experts, mixture.hidden) == ((0, 1), EXPERTS, 32)
+    architecture = Checkpoint.open(tmp_path).architecture
+    assert architecture.expert_layers == (0, 1)
+    assert all((s.experts, s.hidden_size) == (EXPERTS, 32) for s in map(architecture.shape, (0, 1)))
     read: dict[int, list[torch.Tensor]] = {0: [], 1: []}
     said: dict[int, list[torch.Tensor]] = {0: [], 1: []}
 
@@ -141,11 +142,11 @@ def test_the_router_of_every_family_is_seen(name: str, tmp_path: Path) -> None:
 
         return hook
 
-    routers = [router_of(model, mixture, layer) for layer in mixture.layers]
+    routers = [router_of(model, architecture, layer) for layer in architecture.expert_layers]
     for layer, router in enumerate(routers):
         router.register_forward_hook(listen(layer))
     windows = torch.randint(96, (3, 16), generator=torch.Generator().manual_seed(0))
-    views = observe(model, mixture, windows, 2, CPU)
+    views = observe(model, architecture, windows, 2, CPU)
     for layer, view in enumerate(views):
         torch.testing.assert_close(view.probabilities, torch.cat(said[layer]))
         (head,) = (b for b in view.bands if (b.metric, b.module) == HEAD_OF_ACTIVATIONS)
@@ -157,8 +158,8 @@ def test_the_router_of_every_family_is_seen(name: str, tmp_path: Path) -> None:
             assert value == pytest.approx(float((row @ leading / row.norm()) ** 2), rel=1e-4)
         best = view.probabilities.topk(CHOSEN).indices
         assert torch.equal(best.sort().values, view.chosen.sort().values)
-        for module, matrix in expert_matrices(model, mixture, layer).items():
-            shape = mixture.family.layer_shape(model.config.to_dict(), layer).modules[module]
+        for module, matrix in expert_matrices(model, architecture, layer).items():
+            shape = architecture.shape(layer).modules[module]
             assert matrix(3).shape == (shape.out_features, shape.in_features)
         for band in view.bands:
             assert torch.isfinite(band.values).all()
@@ -167,10 +168,10 @@ def test_the_router_of_every_family_is_seen(name: str, tmp_path: Path) -> None:
 
 def test_a_block_without_router_is_an_error(moe_directory: Path) -> None:
     model = load_model(moe_directory, CPU)
-    mixture = Mixture.of(Checkpoint.open(moe_directory))
+    architecture = Checkpoint.open(moe_directory).architecture
     model.model.layers[1].mlp.gate = torch.nn.Identity()
     with pytest.raises(TensorpressError, match="no router beside the experts of layer 1"):
-        router_of(model, mixture, 1)
+        router_of(model, architecture, 1)
 
 
 def table(rows: list[EvalRow]) -> dict[tuple[int | None, str, str], float]:
@@ -267,7 +268,7 @@ def test_a_permuted_router_disagrees(moe_directory: Path, tmp_path: Path) -> Non
     assert found[0, "router", "jaccard"] == 1
     # two of four shifted by one share one expert if they are neighbours, none if they are not
     dense, shifted = (
-        observe(load_model(folder, CPU), Mixture.of(Checkpoint.open(moe_directory)),
+        observe(load_model(folder, CPU), Checkpoint.open(moe_directory).architecture,
                 moe.token_windows(moe.load_tokenizer(permuted), tiny_text(), 32, 6), 4, CPU)[1]
         for folder in (moe_directory, permuted)
     )  # fmt: skip

@@ -10,7 +10,6 @@ from workspace import tiny_params, tiny_text
 
 from tensorpress.decomposition import decompose_layer, truncate
 from tensorpress.factorfile import save_factors
-from tensorpress.families.table import FAMILIES
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Factors
 from tensorpress.params import parse
@@ -104,12 +103,11 @@ def test_a_plan_factorises_once(plan: Plan, llama_directory: Path, tmp_path: Pat
     sources = {p.decomposition.method_name: plan.larger(p.decomposition.id, 1) for p in used}
     (largest,) = (p for p in used if p.decomposition.method_name == "svd")
     assert sources == {"svd": [], "svd-4": [largest.factors], "svd-2": [largest.factors]}
-    family = FAMILIES["llama"]
     for each in sorted(used, key=lambda p: -p.decomposition.spec.rank):
         made, path = each.decomposition, tmp_path / f"{each.decomposition.method_name}.safetensors"
         source = tmp_path / "svd.safetensors" if plan.larger(made.id, 1) else None
         factors, _, weights = decompose_layer(
-            llama_directory, family, made.spec, "ffn", 1, None, CPU, source
+            llama_directory, made.spec, "ffn", 1, None, CPU, source
         )
         save_factors(factors, path)
         for each_set in factors:

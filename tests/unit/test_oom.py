@@ -182,10 +182,10 @@ def family_layer(slices: int, out: int, inner: int) -> Any:
 
 
 def test_recovery_trains_the_same_in_smaller_passes(llama_directory: Path, tmp_path: Path) -> None:
-    family, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
+    architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
     spec = Lora(rank=2, steps=3, accumulation=2, batch=4, window=16, learning_rate=0.02)
     whole, parts = (
-        recover(load_model(tmp_path / "out", CPU), family, WINDOWS, spec, 0, CPU, batch)
+        recover(load_model(tmp_path / "out", CPU), architecture, WINDOWS, spec, 0, CPU, batch)
         for batch in (None, 3)
     )
     for path, store in whole.items():

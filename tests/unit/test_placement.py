@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from stages import calibrated
+from stages import calibrated, placed
 from test_assembly import compress
 from test_families import SIZES
 from test_recovery import LLAMA, MOE, recovered
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress import calibration, placement
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.families.table import family_of
 from tensorpress.formats.base import STORES
 from tensorpress.loading import load_model
 from tensorpress.oom import CPU
@@ -82,10 +81,9 @@ def test_factored_experts(moe_directory: Path, tmp_path: Path, case: tuple) -> N
 
 
 def test_rounded_factors(llama_directory: Path, tmp_path: Path) -> None:
-    _, placed, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
-    family = family_of(Checkpoint.open(llama_directory).config, "test")
+    _, placement, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
     rounding = Rounding(bits=4, group=8)
-    assemble(llama_directory, family, [placed], "float32", tmp_path / "rounded", rounding)
+    assemble(llama_directory, [placement], "float32", tmp_path / "rounded", rounding)
     check(tmp_path / "rounded", tmp_path / "disk")
 
 
@@ -100,14 +98,12 @@ def with_embedding(model: Path, folder: Path) -> Any:
     from tensorpress.factorfile import save_factors
     from tensorpress.registry import load
 
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    layer = family.layer_count(checkpoint.config)
+    layer = Checkpoint.open(model).architecture.outer
     spec = load("svd").Spec(method="svd", rank=8)
-    factors, _, _ = decompose_layer(model, family, spec, "embedding", layer, None, CPU)
+    factors, _, _ = decompose_layer(model, spec, "embedding", layer, None, CPU)
     save_factors(factors, folder / "factors.safetensors")
-    placed = LayerFactors(layer, ("embedding",), folder / "factors.safetensors")
-    assemble(model, family, [placed], "float32", folder / "out")
+    placement = placed(layer, ("embedding",), spec, folder / "factors.safetensors")
+    assemble(model, [placement], "float32", folder / "out")
     return load_model(folder / "out", CPU)
 
 

@@ -182,7 +182,7 @@ def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
         layout
         for placement in plan.used_decompositions
         for layout in placement.decomposition.spec.layouts(
-            model.family.layer_shape(model.config, placement.layer), placement.decomposition.group
+            model.architecture.shape(placement.layer), placement.decomposition.group
         )
     ]
     assert len(decomposed) == 8 * (7 + 1)

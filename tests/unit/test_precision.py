@@ -92,10 +92,10 @@ def test_tasks_that_look_inside(llama_directory: Path, moe_directory: Path, tmp_
 
 
 def test_recovery(llama_directory: Path, tmp_path: Path) -> None:
-    family, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
+    architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
     spec = Lora(rank=2, steps=4, accumulation=1, batch=6, window=16, learning_rate=0.02)
     half, whole = (
-        recover(load_model(tmp_path / "out", CPU, dtype), family, WINDOWS, spec, 0, CPU)
+        recover(load_model(tmp_path / "out", CPU, dtype), architecture, WINDOWS, spec, 0, CPU)
         for dtype in (torch.bfloat16, torch.float32)
     )
     for path, store in whole.items():

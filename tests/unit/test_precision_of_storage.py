@@ -13,9 +13,9 @@ from test_recovery import FAST, WINDOWS
 from torch import Tensor
 
 from tensorpress.assembly import assemble
+from tensorpress.checkpoint import Checkpoint
 from tensorpress.densify import densify
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import FAMILIES
 from tensorpress.loading import load_model
 from tensorpress.oom import CPU
 from tensorpress.params import Lora, Rounding
@@ -43,13 +43,13 @@ def test_one_value_too_large_is_named(copy: Path, tmp_path: Path) -> None:
     tensors["model.embed_tokens.weight"][7, 3] = -1e5
     save_file(tensors, copy / "model.safetensors")
     with pytest.raises(TensorpressError) as caught:
-        assemble(copy, FAMILIES["llama"], [], "float16", tmp_path / "half")
+        assemble(copy, [], "float16", tmp_path / "half")
     assert str(caught.value) == (
         "storage.dtype: float16 cannot hold model.embed_tokens.weight, whose values are up to "
         "100000 (it holds 6.1e-05 to 65504 in full); allowed: float32, bfloat16"
     )
     for dtype in ("bfloat16", "float32"):
-        assemble(copy, FAMILIES["llama"], [], dtype, tmp_path / dtype)
+        assemble(copy, [], dtype, tmp_path / dtype)
         kept = load_file(tmp_path / dtype / "model.safetensors")["model.embed_tokens.weight"]
         assert float(kept[7, 3]) == pytest.approx(-1e5, rel=2**-8)
 
@@ -98,13 +98,13 @@ def test_factors_and_their_scales(copy: Path, tmp_path: Path, factor: float, rou
 
 def test_adapters(llama_directory: Path, tmp_path: Path) -> None:
     made = make(llama_directory, "svd", {"rank": 5}, FFN, tmp_path)
-    spec, family = Lora(**FAST), FAMILIES["llama"]
-    adapters = recover(load_model(made.target, CPU), family, WINDOWS, spec, 0, CPU)
+    spec, architecture = Lora(**FAST), Checkpoint.open(llama_directory).architecture
+    adapters = recover(load_model(made.target, CPU), architecture, WINDOWS, spec, 0, CPU)
     first = next(iter(adapters))
     adapters[first].left.data.mul_(1e9)
     with pytest.raises(TensorpressError, match=re.escape(f"float16 cannot hold {first}.")):
         write_recovered(
-            made.target, family, adapters, spec, "float16", made.storage, tmp_path / "recovered"
+            made.target, adapters, spec, "float16", made.storage, tmp_path / "recovered"
         )
 
 

@@ -50,15 +50,13 @@ def loss(folder: Path) -> float:
 
 def recovered(model: Path, case: tuple, folder: Path, **settings):
     """Compress, recover and write; what the model in training computed at its end, and the row."""
-    family, _, storage = compress(model, *case, folder)
+    architecture, _, storage = compress(model, *case, folder)
     spec = Lora(**{**FAST, **settings})
     tuned = load_model(folder / "out", CPU)
-    adapters = recover(tuned, family, WINDOWS, spec, 0, CPU)
+    adapters = recover(tuned, architecture, WINDOWS, spec, 0, CPU)
     with torch.inference_mode():
         expected = tuned.eval()(input_ids=IDS).logits
-    row = write_recovered(
-        folder / "out", family, adapters, spec, "float32", storage, folder / "recovered"
-    )
+    row = write_recovered(folder / "out", adapters, spec, "float32", storage, folder / "recovered")
     overhead = row.checkpoint_bytes - row.stored_bits / 8
     assert 0 < overhead < 25_000
     assert row.dense_bits == storage.dense_bits
@@ -125,9 +123,9 @@ def test_rounded_adapters(llama_directory: Path, tmp_path: Path) -> None:
 
 
 def test_seeds_decide(llama_directory: Path, tmp_path: Path) -> None:
-    family, _, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
+    architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
     found = [
-        recover(load_model(tmp_path / "out", CPU), family, WINDOWS, Lora(**FAST), seed, CPU)
+        recover(load_model(tmp_path / "out", CPU), architecture, WINDOWS, Lora(**FAST), seed, CPU)
         for seed in (0, 0, 1)
     ]
     path = next(iter(found[0]))

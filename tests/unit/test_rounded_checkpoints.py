@@ -58,7 +58,7 @@ def test_a_checkpoint_stores_what_the_plan_counts(
 def test_plan_json_tells_what_rounding_adds(llama_directory: Path, tmp_path: Path) -> None:
     made = make(llama_directory, "dense", {}, ("ffn.up",), tmp_path, Rounding(bits=4))
     (entry,) = made.manifest["modules"]
-    (exact,) = load_factors(made.placement.file, ("ffn.up",))
+    (exact,) = load_factors(made.placement.factors, ("ffn.up",))
     name = f"model.layers.{LAYER}.mlp.up_proj"
     held = load_model(made.target, CPU).get_submodule(name).weight.detach()
     gap = (held - exact.store.dense(0)).norm() / exact.store.dense(0).norm()
@@ -72,7 +72,7 @@ def test_scales_are_those_of_the_storage_dtype(llama_directory: Path, tmp_path: 
     """Codes are the nearest under the scale that is stored, not under a finer one."""
     made = make(llama_directory, "dense", {}, ("ffn.up",), tmp_path, Rounding(bits=8), "bfloat16")
     held = load_model(made.target, CPU).get_submodule(f"model.layers.{LAYER}.mlp.up_proj").weight
-    (exact,) = load_factors(made.placement.file, ("ffn.up",))
+    (exact,) = load_factors(made.placement.factors, ("ffn.up",))
     weight = exact.store.dense(0)
     scale = float((weight.abs().max() / 127).bfloat16())
     steps = (weight / scale).round().clamp(-127, 127)

@@ -25,11 +25,10 @@ from tensorpress.analysis.super_weights import (
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.specs import SuperWeights
 from tensorpress.evaluation.tasks import super_weights as super_weights_task
-from tensorpress.families.llama import FAMILY as LLAMA
-from tensorpress.families.qwen3_moe import FAMILY as QWEN3_MOE
-from tensorpress.families.table import FAMILIES
+from tensorpress.families.table import FAMILIES, architecture_of
 from tensorpress.loading import matrices
 
+LLAMA = architecture_of(tiny_llama().config.to_dict(), "test")
 IDS = torch.randint(300, (1, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -93,16 +92,17 @@ def test_every_family(model_type: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, vocab_size=96, **SIZES[model_type])
     model = AutoModelForCausalLM.from_config(config).eval()
-    family, place = FAMILIES[model_type], at(1, 9, 21)
-    experts = "ffn.down" not in family.layer_shape(config.to_dict(), 1).modules
+    architecture, place = architecture_of(config.to_dict(), "test"), at(1, 9, 21)
+    experts = "ffn.down" not in architecture.shape(1).modules
     if not experts:
-        gated = "ffn.gate" in family.linears
+        gated = "ffn.gate" in architecture.family.linears
         for module in ("ffn.gate", "ffn.up") if gated else ("ffn.up",):
             reading = torch.randn(32, generator=torch.Generator().manual_seed(1))
-            matrices(model, family, 1, module)[0, place.column] = (5 if gated else 200) * reading
-        down = matrices(model, family, 1, "ffn.down")[0]
+            scale = 5 if gated else 200
+            matrices(model, architecture, 1, module)[0, place.column] = scale * reading
+        down = matrices(model, architecture, 1, "ffn.down")[0]
         down[:, place.column], down[place.row, place.column] = 0, 5
-    search = find_super_weights(model, family, IDS % 96, 50, 16)
+    search = find_super_weights(model, architecture, IDS % 96, 50, 16)
     assert places_of(search) == ([] if experts else [place])
 
 
@@ -112,7 +112,8 @@ def test_nothing_is_found_where_nothing_is() -> None:
     assert search.complete
     assert [peak.place.layer for peak in search.peaks] == [0, 1, 2]
     assert all(0 < peak.height < 50 for peak in search.peaks)
-    experts = find_super_weights(tiny_moe(), QWEN3_MOE, IDS, 50, 16)
+    moe = tiny_moe()
+    experts = find_super_weights(moe, architecture_of(moe.config.to_dict(), "test"), IDS, 50, 16)
     assert experts == Search((), (), complete=True)
 
 
@@ -145,18 +146,19 @@ def test_maps_of_magnitudes() -> None:
 
 def test_published_models_are_recognised_by_their_sizes() -> None:
     config = {
+        "model_type": "llama",
         "hidden_size": 4096,
         "intermediate_size": 11008,
         "num_hidden_layers": 32,
         "vocab_size": 32000,
     }
-    assert published(LLAMA, config) == {
+    assert published(architecture_of(config, "test")) == {
         at(2, 3968, 7003): "Llama-7B",
         at(1, 2533, 7890): "Llama-2-7B",
     }
     wider = {**config, "intermediate_size": 14336}
-    assert published(LLAMA, wider) == {at(1, 2070, 7310): "Mistral-7B"}
-    assert published(LLAMA, {**config, "vocab_size": 32001}) == {}
+    assert published(architecture_of(wider, "test")) == {at(1, 2070, 7310): "Mistral-7B"}
+    assert published(architecture_of({**config, "vocab_size": 32001}, "test")) == {}
     for sizes, places in published_list.PUBLISHED.values():
         hidden, inner, layers, _ = sizes
         assert all(p[0] < layers and p[1] < hidden and p[2] < inner for p in places)

@@ -6,11 +6,11 @@ Torch-free. Coordinates are those of Yu et al. 2024, "The Super Weight in Large 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tensorpress.families.base import Config, Family
+from tensorpress.architecture import Architecture
 from tensorpress.layers import MODULES
 
 DOWN = "ffn.down"
@@ -52,12 +52,12 @@ PUBLISHED: dict[str, tuple[Sizes, tuple[tuple[int, int, int], ...]]] = {
 """Model -> its sizes, and (layer, row, column) of its super weights in ``ffn.down``."""
 
 
-def published(family: Family, config: Config) -> dict[SuperWeight, str]:
+def published(architecture: Architecture) -> dict[SuperWeight, str]:
     """Super weights published for models of these sizes -> names of the models.
 
     Sizes do not tell Llama-7B from Llama-2-7B: both are offered, and the finder says which hold.
     """
-    sizes = _sizes(family, config)
+    sizes = _sizes(architecture)
     return {
         SuperWeight(layer=layer, row=row, column=column): name
         for name, (known, places) in PUBLISHED.items()
@@ -66,6 +66,6 @@ def published(family: Family, config: Config) -> dict[SuperWeight, str]:
     }
 
 
-def _sizes(family: Family, config: Any) -> Sizes:
-    named = (family.size(config, what) for what in ("hidden", "inner", "layers"))
-    return (*named, config.get("vocab_size"))
+def _sizes(architecture: Architecture) -> Sizes:
+    named = (architecture.size(what) for what in ("hidden", "inner", "layers"))
+    return (*named, architecture.config.get("vocab_size"))

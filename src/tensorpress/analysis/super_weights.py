@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tensorpress.analysis.published import DOWN, SuperWeight
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
 from tensorpress.loading import matrices
 
 
@@ -54,7 +54,7 @@ class Search:
 
 def find_super_weights(
     model: PreTrainedModel,
-    family: Family,
+    architecture: Architecture,
     ids: Int[Tensor, "1 tokens"],
     threshold: float,
     iterations: int,
@@ -65,25 +65,25 @@ def find_super_weights(
     without that weight: later peaks may be its consequence, never its cause.
     """
     found: list[Peak] = []
-    peaks = seen = layer_peaks(model, family, ids)
+    peaks = seen = layer_peaks(model, architecture, ids)
     while above := [peak for peak in seen if peak.height > threshold]:
         if len(found) == iterations:
             break
         found.append(above[0])
-        seen = layer_peaks(model, family, ids, [peak.place for peak in found])
+        seen = layer_peaks(model, architecture, ids, [peak.place for peak in found])
     return Search(tuple(found), tuple(peaks), complete=not above)
 
 
-def down_layers(model: PreTrainedModel, family: Family) -> list[int]:
+def down_layers(architecture: Architecture) -> list[int]:
     """Layers that have an ``ffn.down``: all but those of experts."""
-    config = model.config.to_dict()
-    layers = range(family.layer_count(config))
-    return [layer for layer in layers if DOWN in family.layer_shape(config, layer).modules]
+    return [
+        layer for layer in range(architecture.layers) if DOWN in architecture.shape(layer).modules
+    ]
 
 
 def layer_peaks(
     model: PreTrainedModel,
-    family: Family,
+    architecture: Architecture,
     ids: Int[Tensor, "1 tokens"],
     zeroed: Sequence[SuperWeight] = (),
 ) -> list[Peak]:
@@ -95,9 +95,9 @@ def layer_peaks(
     peaks: dict[int, Peak] = {}
     hooks = []
     try:
-        for layer in down_layers(model, family):
-            gone = {p: entry(model, family, p) for p in zeroed if p.layer == layer}
-            linear = model.get_submodule(family.linear_path(layer, DOWN))
+        for layer in down_layers(architecture):
+            gone = {p: entry(model, architecture, p) for p in zeroed if p.layer == layer}
+            linear = model.get_submodule(architecture.family.linear_path(layer, DOWN))
             hooks.append(linear.register_forward_hook(_recorder(peaks, layer, gone)))
         with torch.inference_mode():
             model(input_ids=ids, use_cache=False)
@@ -131,9 +131,9 @@ def _recorder(
     return record
 
 
-def entry(model: PreTrainedModel, family: Family, place: SuperWeight) -> float:
+def entry(model: PreTrainedModel, architecture: Architecture, place: SuperWeight) -> float:
     """The value of one entry of ``ffn.down``."""
-    return float(matrices(model, family, place.layer, DOWN)[0, place.row, place.column])
+    return float(matrices(model, architecture, place.layer, DOWN)[0, place.row, place.column])
 
 
 def largest_entry(matrix: Float[Tensor, "out in"], layer: int) -> SuperWeight:

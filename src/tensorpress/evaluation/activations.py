@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
-from tensorpress.families.base import Family
 
 GIB = 2**30
 
@@ -52,20 +52,19 @@ def scratch(*shape: int) -> Iterator[Tensor]:
 
 def stream_points(
     model: PreTrainedModel,
-    family: Family,
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
     consume: PointConsumer,
 ) -> None:
     """Hand the five points of every layer (``analysis.geometry``) to ``consume``, in float32."""
-    config = model.config.to_dict()
 
     def watch(places: slice) -> list[RemovableHandle]:
         return [
             handle
-            for layer in range(family.layer_count(config))
-            for handle in _watch_layer(model, family, layer, partial(consume, places, layer))
+            for layer in range(architecture.layers)
+            for handle in _watch_layer(model, architecture, layer, partial(consume, places, layer))
         ]
 
     _stream(model, windows, batch, device, watch)
@@ -73,18 +72,17 @@ def stream_points(
 
 def stream_routing(
     model: PreTrainedModel,
-    family: Family,
-    layers: Sequence[int],
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
     consume: RoutingConsumer,
 ) -> None:
-    """Hand the router's inputs in float32 and choices in each of ``layers`` to ``consume``."""
+    """Hand the router's inputs in float32 and choices in every layer of experts to ``consume``."""
 
     def watch(places: slice) -> list[RemovableHandle]:
         handles = []
-        for layer in layers:
+        for layer in architecture.expert_layers:
 
             def enter(module: nn.Module, inputs: Any, layer: int = layer) -> None:
                 # the experts read what the router does
@@ -92,7 +90,7 @@ def stream_routing(
                 _check(rows, f"{model.name_or_path}: layer {layer}: router input")
                 consume(places, layer, rows, inputs[1])
 
-            experts = model.get_submodule(family.experts_path(layer))
+            experts = model.get_submodule(architecture.family.experts_path(layer))
             handles.append(experts.register_forward_pre_hook(enter))
         return handles
 
@@ -120,13 +118,17 @@ def _stream(
 
 
 def _watch_layer(
-    model: PreTrainedModel, family: Family, layer: int, consume: Callable[[Points], None]
+    model: PreTrainedModel,
+    architecture: Architecture,
+    layer: int,
+    consume: Callable[[Points], None],
 ) -> list[RemovableHandle]:
+    family = architecture.family
     path = family.layer_path(layer)
     block = model.get_submodule(path)
     attention = model.get_submodule(family.block_path(layer, "attention"))
-    routed = family.has_experts(model.config.to_dict(), layer)
-    ffn = model.get_submodule(family.block_path(layer, "experts" if routed else "ffn"))
+    group = "experts" if architecture.shape(layer).experts else "ffn"
+    ffn = model.get_submodule(family.block_path(layer, group))
     norm = family.attention_norm
     added = attention if norm is None else model.get_submodule(f"{path}.{norm}")
     held: Points = {}

@@ -29,36 +29,14 @@ from tensorpress.analysis.moe import (
     squared_cosine,
 )
 from tensorpress.analysis.overlap import random_overlap
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_routing
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
 from tensorpress.formats.modules import FactoredExperts
-from tensorpress.layers import GROUPS
+from tensorpress.layers import GROUPS, LayerShape
 
 Matrices = dict[str, Callable[[int], Tensor]]
 """Projection -> its matrix ``(out, in)`` for an expert's number, in float32 when asked for."""
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Names and sizes of the layers that have experts, from a dense checkpoint's config."""
-
-    family: Family
-    layers: tuple[int, ...]
-    experts: int
-    hidden: int
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Mixture:
-        """The mixture of a checkpoint whose family has experts."""
-        config = checkpoint.config
-        family = family_of(config, str(checkpoint.directory))
-        layers = [i for i in range(family.layer_count(config)) if family.has_experts(config, i)]
-        shape = family.layer_shape(config, layers[0])
-        experts = shape.modules["experts.gate"].slices
-        return cls(family, tuple(layers), experts, shape.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -82,49 +60,52 @@ class LayerView:
 
 def observe(
     model: PreTrainedModel,
-    mixture: Mixture,
+    architecture: Architecture,
     windows: Int[Tensor, "windows window"],
     batch: int,
     device: torch.device,
 ) -> list[LayerView]:
-    """A view of each of the mixture's layers, the model's own activations in ``windows``."""
-    probabilities: dict[int, list[Tensor]] = {layer: [] for layer in mixture.layers}
-    chosen: dict[int, list[Tensor]] = {layer: [] for layer in mixture.layers}
-    routers = {layer: router_of(model, mixture, layer) for layer in mixture.layers}
-    with scratch(len(mixture.layers), windows.numel(), mixture.hidden) as stored:
-        inputs = dict(zip(mixture.layers, stored, strict=True))
+    """A view of each layer of experts, the model's own activations in ``windows``."""
+    layers = architecture.expert_layers
+    probabilities: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    chosen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    routers = {layer: router_of(model, architecture, layer) for layer in layers}
+    with scratch(len(layers), windows.numel(), architecture.shape(layers[0]).hidden_size) as stored:
+        inputs = dict(zip(layers, stored, strict=True))
 
         def record(places: slice, layer: int, x: Tensor, experts: Tensor) -> None:
             inputs[layer][places] = x
             probabilities[layer].append(routing_probabilities(routers[layer], x).cpu())
             chosen[layer].append(experts.cpu())
 
-        stream_routing(model, mixture.family, mixture.layers, windows, batch, device, record)
+        stream_routing(model, architecture, windows, batch, device, record)
         views = []
-        for layer in mixture.layers:
+        for layer in layers:
             experts = torch.cat(chosen[layer])
-            matrices = expert_matrices(model, mixture, layer)
+            matrices = expert_matrices(model, architecture, layer)
             router = routers[layer].get_parameter("weight").detach().float()
             received = _received(inputs[layer], experts, router.device)
             bands = (
-                *_overlaps(matrices, mixture),
-                *_alignments("router.weights", router, _readers(matrices, mixture)),
+                *_overlaps(matrices, architecture.shape(layer)),
+                *_alignments(
+                    "router.weights", router, _readers(matrices, architecture.shape(layer))
+                ),
                 *_alignments("router.activations", router, received),
             )
             views.append(LayerView(torch.cat(probabilities[layer]), experts, bands))
     return views
 
 
-def router_of(model: nn.Module, mixture: Mixture, layer: int) -> nn.Module:
+def router_of(model: nn.Module, architecture: Architecture, layer: int) -> nn.Module:
     """The router beside the experts of a layer: the module whose weight is ``(E, hidden)``."""
-    block = model.get_submodule(mixture.family.block_path(layer, "experts"))
-    shape = (mixture.experts, mixture.hidden)
+    block = model.get_submodule(architecture.family.block_path(layer, "experts"))
+    shape = (architecture.shape(layer).experts, architecture.shape(layer).hidden_size)
     for child in block.children():
         weight = getattr(child, "weight", None)
         if isinstance(weight, Tensor) and weight.shape == shape:
             return child
     raise TensorpressError(
-        f"{mixture.family.model_type}: no router beside the experts of layer {layer}; "
+        f"{architecture.family.model_type}: no router beside the experts of layer {layer}; "
         f"allowed: a module with a weight of shape {shape}"
     )
 
@@ -138,13 +119,13 @@ def routing_probabilities(
     return nn.functional.linear(x, router.weight.to(x), own).softmax(-1)
 
 
-def expert_matrices(model: nn.Module, mixture: Mixture, layer: int) -> Matrices:
+def expert_matrices(model: nn.Module, architecture: Architecture, layer: int) -> Matrices:
     """Gate, up and down of the dense or factored experts of a layer."""
-    experts = model.get_submodule(mixture.family.experts_path(layer))
+    experts = model.get_submodule(architecture.family.experts_path(layer))
     if isinstance(experts, FactoredExperts):
         stores = {m: getattr(experts, m.split(".")[1]) for m in GROUPS["experts"]}
         return {module: partial(_wide, store.dense) for module, store in stores.items()}
-    weights = mixture.family.expert_weights(experts)
+    weights = architecture.family.expert_weights(experts)
     return {m: partial(_wide, weight.detach().__getitem__) for m, weight in weights.items()}
 
 
@@ -152,11 +133,11 @@ def _wide(matrix: Callable[[int], Tensor], expert: int) -> Tensor:
     return matrix(expert).float()
 
 
-def _overlaps(matrices: Matrices, mixture: Mixture) -> Iterator[BandMeasure]:
+def _overlaps(matrices: Matrices, shape: LayerShape) -> Iterator[BandMeasure]:
     for module, matrix in matrices.items():
-        found = [_residual_bands(module, matrix(e)) for e in range(mixture.experts)]
+        found = [_residual_bands(module, matrix(e)) for e in range(shape.experts)]
         for name, bases in zip(BANDS, zip(*found, strict=True), strict=True):
-            chance = random_overlap(bases[0].shape[1], mixture.hidden)
+            chance = random_overlap(bases[0].shape[1], shape.hidden_size)
             overlaps = pairwise_overlap(torch.stack(bases))
             yield BandMeasure(f"{name}_overlap", module, overlaps, chance)
 
@@ -181,8 +162,8 @@ def _alignments(
         yield BandMeasure(f"{name}_alignment", module, torch.stack(values), chance)
 
 
-def _readers(matrices: Matrices, mixture: Mixture) -> Iterator[tuple[int, Tensor, int]]:
-    for expert in range(mixture.experts):
+def _readers(matrices: Matrices, shape: LayerShape) -> Iterator[tuple[int, Tensor, int]]:
+    for expert in range(shape.experts):
         matrix = torch.cat([matrices[m](expert) for m in ("experts.gate", "experts.up")])
         yield expert, matrix, min(matrix.shape)
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tensorpress.bundle import PREFIX
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import family_of
 
 
 def check_room(
@@ -20,15 +18,12 @@ def check_room(
 
     ``directory``: a plain or a compressed checkpoint.
     """
-    config = Checkpoint.open(directory).config
-    family = family_of(
-        {"model_type": config["model_type"].removeprefix(PREFIX)}, f"{directory}/config.json"
-    )
-    limit = family.size(config, "positions")
+    architecture = Checkpoint.open(directory).architecture
+    limit = architecture.size("positions")
     longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
     if limit and longest + new_tokens > limit:
         room = f", so that {new_tokens} new ones fit into" if new_tokens else " in"
         raise TensorpressError(
             f"the longest prompt has {longest} tokens; allowed: up to {limit - new_tokens}{room} "
-            f"{limit} positions ({family.key('positions')})"
+            f"{limit} positions ({architecture.family.key('positions')})"
         )

@@ -98,6 +98,16 @@ class WeightSource:
     take: Callable[[list[Any]], Any]
 
 
+def no_layer(config: Config, layer: int) -> bool:
+    """``has_experts`` of a family without; a function with a name can be sent to a job."""
+    return False
+
+
+def every_layer(config: Config, layer: int) -> bool:
+    """``has_experts`` where all layers have some."""
+    return True
+
+
 @dataclass(frozen=True)
 class Family:
     """Names and shapes of one ``model_type``; layer-relative names are joined to ``layer``."""
@@ -109,7 +119,7 @@ class Family:
     head: str = "lm_head"
     """Output layer of the running model."""
     experts: Experts | None = None
-    has_experts: Callable[[Config, int], bool] = lambda config, layer: False
+    has_experts: Callable[[Config, int], bool] = no_layer
     """Whether a layer routes its tokens to experts in place of one FFN."""
     keys: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -210,10 +220,6 @@ class Family:
             if module in self.linears or group_of(module) == "experts"
         }
         return LayerShape(hidden, heads, kv_heads, head_dim, present, layer)
-
-    def layer_shapes(self, config: Config) -> tuple[LayerShape, ...]:
-        """Shapes of all layers, and last of the outer one, which has the embedding."""
-        return tuple(self.layer_shape(config, i) for i in range(self.layer_count(config) + 1))
 
     def weight_source(
         self, layer: int, module: str, shape: LayerShape, stored: Container[str]

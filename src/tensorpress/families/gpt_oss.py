@@ -1,6 +1,6 @@
 """GPT-OSS: experts stored as ``(E, in, out)`` with biases, gate and up interleaved."""
 
-from tensorpress.families.base import Experts, Family
+from tensorpress.families.base import Experts, Family, every_layer
 from tensorpress.families.llama import LINEARS
 
 FAMILY = Family(
@@ -14,6 +14,6 @@ FAMILY = Family(
         biases=True,
         clamp=(("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)),
     ),
-    has_experts=lambda config, layer: True,
+    has_experts=every_layer,
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
 )

@@ -1,6 +1,6 @@
 """Mixtral: experts in every layer; hub checkpoints call the block block_sparse_moe."""
 
-from tensorpress.families.base import Experts, Family
+from tensorpress.families.base import Experts, Family, every_layer
 from tensorpress.families.llama import LINEARS
 
 FAMILY = Family(
@@ -11,7 +11,7 @@ FAMILY = Family(
         stored_module="block_sparse_moe.experts",
         per_expert={"gate": "w1", "up": "w3", "down": "w2"},
     ),
-    has_experts=lambda config, layer: True,
+    has_experts=every_layer,
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
     renames={".block_sparse_moe.": ".mlp."},
 )

@@ -1,6 +1,6 @@
 """OLMoE: experts in every layer."""
 
-from tensorpress.families.base import Family
+from tensorpress.families.base import Family, every_layer
 from tensorpress.families.llama import LINEARS
 from tensorpress.families.qwen2_moe import EXPERTS
 
@@ -8,6 +8,6 @@ FAMILY = Family(
     model_type="olmoe",
     linears=LINEARS,
     experts=EXPERTS,
-    has_experts=lambda config, layer: True,
+    has_experts=every_layer,
     keys={"expert_inner": "intermediate_size"},
 )

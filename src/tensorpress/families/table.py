@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tensorpress.architecture import Architecture
 from tensorpress.errors import TensorpressError
 from tensorpress.families import (
     gemma2,
@@ -47,12 +48,15 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: Mapping[str, Any], where: str) -> Family:
-    """The family of a ``config.json``; ``where`` names the model in the error."""
+def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture in a ``config.json``; ``where`` names the model in the error.
+
+    Raises ``TensorpressError`` for a ``model_type`` without a family.
+    """
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise TensorpressError(
             f"{where}: model_type {model_type!r} has no family file; "
             f"allowed: {', '.join(sorted(FAMILIES))} (docs/adding-a-family.md)"
         )
-    return FAMILIES[model_type]
+    return Architecture(FAMILIES[model_type], config)

@@ -158,14 +158,15 @@ def _made(
     import torch
 
     from tensorpress.formats.dense import DenseSlices
-    from tensorpress.formats.rounded import rounded
     from tensorpress.registry import load, spec_class
+    from tensorpress.rounding import Rounding
 
     within = replace(layer, modules={m: layer.modules[m] for m in choice.modules})
     if choice.method == ROUNDING:
         (module,) = choice.modules
         whole = DenseSlices(**sizes_of(layer.modules[module])).fill(weight=stacked(weights[module]))
-        return [Factors(choice.modules, rounded(whole, **choice.settings, scales=torch.bfloat16))]
+        store = Rounding.model_validate(choice.settings).applied(whole, torch.bfloat16)
+        return [Factors(choice.modules, store)]
     spec = spec_class(choice.method)(method=choice.method, **choice.settings)
     # both are read as they are asked for, and ``within`` names no other modules
     return load(choice.method).decompose(

@@ -16,10 +16,9 @@ def run(
     made: AdviceArtifact, model: Path, moments: Path, target: Path, device: torch.device
 ) -> None:
     """Write the choices as JSON."""
-    family = made.calibration.model.family
     advice = with_fallback(
         "advise",
-        lambda where, _: advise(model, moments, family, made.spec, made.dtype, where),
+        lambda where, _: advise(model, moments, made.spec, made.dtype, where),
         device,
     )
     with replacing(target) as temporary:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tensorpress.artifacts import RunArtifact
-from tensorpress.assembly import LayerFactors, assemble
+from tensorpress.assembly import assemble
 from tensorpress.atomic import replacing
-from tensorpress.manifest import Provenance, write_manifest
+from tensorpress.manifest import write_manifest
 from tensorpress.rows import StorageRow, write_rows
 
 
@@ -21,21 +22,12 @@ def run(
     rows: Path,
 ) -> None:
     """Write the checkpoint, its manifest, and its bits; factors and errors in placements' order."""
-    placed = list(zip(made.placements, factors, errors, strict=True))
-    placements = [LayerFactors(p.layer, p.modules, file) for p, file, _ in placed]
+    placements = [
+        replace(placement, factors=file, rows=measured)
+        for placement, file, measured in zip(made.placements, factors, errors, strict=True)
+    ]
     with replacing(checkpoint) as target:
-        storage = assemble(model, made.model.family, placements, made.dtype, target, made.rounding)
-        if made.placements:
-            origins = [
-                Provenance(
-                    p.layer,
-                    p.modules,
-                    p.decomposition.spec.method,
-                    p.decomposition.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-                    file,
-                    measured,
-                )
-                for p, file, measured in placed
-            ]
-            write_manifest(origins, made.dtype, target, made.rounding)
+        storage, sets = assemble(model, placements, made.dtype, target, made.rounding)
+        if sets:
+            write_manifest(sets, made.dtype, target)
     write_rows([storage], StorageRow, rows)

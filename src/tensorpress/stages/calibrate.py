@@ -25,10 +25,9 @@ def run(
     settings = made.settings
     text = corpus.read_text(encoding="utf-8")
     windows = calibration_windows(load_tokenizer(model), text, settings)
-    shapes = made.model.shapes[:-1]  # the outer one has no inputs
     # calibration brings it to the device, after it has replaced modules
     network = load_model(model, CPU, dtype)
     layers = calibrate(
-        network, made.model.family, shapes, windows, settings.batch, device, settings.gradients
+        network, made.model.architecture, windows, settings.batch, device, settings.gradients
     )
     save_moments(layers, windows.numel(), target)

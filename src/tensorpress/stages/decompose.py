@@ -30,14 +30,13 @@ def run(
     """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
     spec = made.spec.completed(advice, layer)
     made_by = MadeBy(made.model.name, made.method_name, spec, made.group)
-    shapes = made.model.shapes[layer].modules
+    shapes = made.model.architecture.shape(layer).modules
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
         """Factors and rows, from the weights on."""
         file = paths.moments(moments[0], layer) if moments else None
         found, seconds, weights = decompose_layer(
             model,
-            made.model.family,
             spec,
             made.group,
             layer,

@@ -29,19 +29,18 @@ def run(
     dtype: torch.dtype,
 ) -> None:
     """Train the adapters of ``source``, whose bits are in ``storage``; write what that makes."""
-    family = made.model.family
     text = corpus.read_text(encoding="utf-8")
     windows = token_windows(load_tokenizer(source), text, made.spec.window)
 
     def work(where: torch.device, batch: int) -> Mapping[str, Format]:
         """Adapters of a model of its own: training uses it up."""
         model = load_model(source, where, dtype, spill=False)
-        return recover(model, family, windows, made.spec, made.seed, model.device, batch)
+        return recover(
+            model, made.model.architecture, windows, made.spec, made.seed, model.device, batch
+        )
 
     adapters = with_fallback("recover", work, device, made.spec.batch)
     (compressed,) = read_rows([storage], StorageRow)
     with replacing(checkpoint) as target:
-        row = write_recovered(
-            source, family, adapters, made.spec, made.assembled.dtype, compressed, target
-        )
+        row = write_recovered(source, adapters, made.spec, made.assembled.dtype, compressed, target)
     write_rows([row], StorageRow, rows)

@@ -28,7 +28,6 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, text_protocol
 from tensorpress.evaluation.specs import Geometry
 from tensorpress.evaluation.windows import token_windows
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_tokenizer
 from tensorpress.rows import EvalRow
 
@@ -57,9 +56,8 @@ def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
 
 def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
     """``(layers, points, measures, tokens)`` in float64."""
-    config = Checkpoint.open(job.dense).config
-    family = family_of(config, str(job.dense))
-    layers, hidden = family.layer_count(config), family.layer_shape(config, 0).hidden_size
+    architecture = Checkpoint.open(job.dense).architecture
+    layers, hidden = architecture.layers, architecture.shape(0).hidden_size
     tokens = windows.numel()
     measured = torch.empty(layers, len(PLACES), len(MEASURES), tokens, dtype=torch.float64)
     with scratch(layers, len(POINTS), tokens, hidden) as stored:
@@ -78,7 +76,7 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
         for directory, consume in ((job.dense, record), (job.run_directory, meet)):
 
             def work(model: PreTrainedModel, device: torch.device, batch: int) -> None:
-                stream_points(model, family, windows, batch, device, consume)  # noqa: B023
+                stream_points(model, architecture, windows, batch, device, consume)  # noqa: B023
 
             # no name for the model: the first is gone before the second comes
             job.run("geometry", job.model(directory), work, spec.batch)

@@ -36,7 +36,6 @@ from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Heterogeneity
-from tensorpress.families.table import family_of
 from tensorpress.formats.base import STORES
 from tensorpress.layers import GROUPS, LayerShape, group_of
 from tensorpress.methods.heads import head_count
@@ -70,12 +69,12 @@ def evaluate(job: EvaluationJob, spec: Heterogeneity) -> list[EvalRow]:
             f"heterogeneity: {job.run_directory} is not allowed: it is compressed; "
             "allowed: an uncompressed model (baseline_tasks)"
         )
-    family = family_of(checkpoint.config, str(job.run_directory))
+    architecture = checkpoint.architecture
     rows: list[EvalRow] = []
     before: Layer | None = None
-    for number in range(family.layer_count(checkpoint.config)):
-        shape = family.layer_shape(checkpoint.config, number)
-        weights = checkpoint.weights(family, number, shape, shape.modules)
+    for number in range(architecture.layers):
+        shape = architecture.shape(number)
+        weights = checkpoint.weights(number, shape.modules)
         modules = {}
         for module, weight in weights.items():
             matrices = weight.to(job.device, torch.float32).reshape(-1, *weight.shape[-2:])

@@ -27,7 +27,6 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.mixture import (
     LayerView,
     Matrices,
-    Mixture,
     expert_matrices,
     observe,
 )
@@ -46,12 +45,12 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
     What is of one model, or what chance gives, says so by its ``state``.
     """
     checkpoint = Checkpoint.open(job.dense)
-    mixture = Mixture.of(checkpoint)
+    architecture = checkpoint.architecture
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
 
     def work(model: PreTrainedModel, device: torch.device, batch: int) -> list[LayerView]:
-        return observe(model, mixture, windows, batch, device)
+        return observe(model, architecture, windows, batch, device)
 
     # no name for the dense model: it is gone before the compressed one comes
     dense = job.run("moe", job.model(job.dense), work, spec.batch, spill=False)
@@ -61,14 +60,14 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
         job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )
     rows = []
-    for layer, before, after in zip(mixture.layers, dense, compressed, strict=True):
-        matrices = expert_matrices(model, mixture, layer)
+    for layer, before, after in zip(architecture.expert_layers, dense, compressed, strict=True):
+        matrices = expert_matrices(model, architecture, layer)
         rows += [
             replace(row, layer=layer, version=protocol.words, protocol=protocol.id)
             for row in (
                 *_band_rows(before, after),
-                *_routing_rows(before, after, mixture.experts),
-                *_drift_rows(checkpoint, mixture, layer, matrices),
+                *_routing_rows(before, after, architecture.shape(layer).experts),
+                *_drift_rows(checkpoint, layer, matrices),
             )
         ]
     return rows
@@ -124,12 +123,9 @@ def _routing_rows(before: LayerView, after: LayerView, experts: int) -> Iterator
         )
 
 
-def _drift_rows(
-    checkpoint: Checkpoint, mixture: Mixture, layer: int, matrices: Matrices
-) -> Iterator[EvalRow]:
-    shape = mixture.family.layer_shape(checkpoint.config, layer)
+def _drift_rows(checkpoint: Checkpoint, layer: int, matrices: Matrices) -> Iterator[EvalRow]:
     for module, matrix in matrices.items():
-        dense = checkpoint.weight(mixture.family, layer, shape, module)
+        dense = checkpoint.weight(layer, module)
         for expert, weight in enumerate(dense):
             value = drift(weight, matrix(expert).cpu())
             yield EvalRow(metric="drift", module=module, expert=expert, value=value, samples=1)

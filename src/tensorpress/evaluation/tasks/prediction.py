@@ -12,7 +12,6 @@ from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Prediction
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_model, matrices
 from tensorpress.manifest import MANIFEST
 from tensorpress.methods.base import stacked
@@ -30,19 +29,17 @@ def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
         raise TensorpressError(f"{manifest}: missing; allowed: task prediction of a recipe's runs")
     replaced = json.loads(manifest.read_text(encoding="utf-8"))["modules"]
     dense = Checkpoint.open(job.dense)
-    family = family_of(dense.config, str(job.dense))
     model = load_model(job.run_directory, job.device, spill=False)
     rows, total = [], 0.0
     for layer in sorted({each["layer"] for each in replaced}):
-        if layer == family.layer_count(dense.config):
+        if layer == dense.architecture.outer:
             continue  # the embedding has no inputs to have moments of
         file = paths.moments(job.moments, layer)
         sites = load_moments(file, job.device)
         tokens = tokens_of(file)
-        shape = family.layer_shape(dense.config, layer)
         for module in (each["module"] for each in replaced if each["layer"] == layer):
-            weight = dense.weight(family, layer, shape, module, torch.float32, job.device)
-            rebuilt = matrices(model, family, layer, module).to(job.device)
+            weight = dense.weight(layer, module, torch.float32, job.device)
+            rebuilt = matrices(model, dense.architecture, layer, module).to(job.device)
             change = rebuilt - stacked(weight)
             damage = damage_nats(change, sensitivity(sites, module, tokens))
             total += damage

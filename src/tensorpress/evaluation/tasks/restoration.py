@@ -15,13 +15,12 @@ from tensorpress.analysis.super_weights import (
     restoration,
     watched_entries,
 )
+from tensorpress.architecture import Architecture
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import Restoration
-from tensorpress.families.base import Family
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_model, load_tokenizer, matrices
 from tensorpress.manifest import MANIFEST
 from tensorpress.methods.base import stacked
@@ -40,16 +39,14 @@ def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
     ``super_weights`` counts the places that were looked at in the whole model.
     """
     dense = Checkpoint.open(job.dense)
-    family = family_of(dense.config, str(job.dense))
     replaced = _replaced(job)
-    places = _places(job, spec, family, dense.config)
+    places = _places(job, spec, dense.architecture)
     model = load_model(job.run_directory, job.device, spill=False)
     rows = [EvalRow(metric="super_weights", value=len(places))]
     for each in replaced:
         layer, module = each["layer"], each["module"]
-        shape = family.layer_shape(dense.config, layer)
-        weight = stacked(dense.weight(family, layer, shape, module, torch.float32, job.device))
-        rebuilt = matrices(model, family, layer, module).to(weight.device)
+        weight = stacked(dense.weight(layer, module, torch.float32, job.device))
+        rebuilt = matrices(model, dense.architecture, layer, module).to(weight.device)
         given = [(p.row, p.column) for p in places if (p.layer, p.module) == (layer, module)]
         share = each["stack_bits"] / _dense_bits(each, replaced)
         row = partial(EvalRow, layer=layer, module=module, stored_by=_label(each))
@@ -94,7 +91,7 @@ def _dense_bits(each: dict[str, Any], replaced: Sequence[dict[str, Any]]) -> int
 
 
 def _places(
-    job: EvaluationJob, spec: Restoration, family: Family, config: dict[str, Any]
+    job: EvaluationJob, spec: Restoration, architecture: Architecture
 ) -> tuple[SuperWeight, ...]:
     """The super weights given, or those that the finder sees in the dense model."""
     if spec.super_weights is None:
@@ -105,23 +102,23 @@ def _places(
             "restoration",
             job.model(job.dense),
             lambda model, device, _: find_super_weights(
-                model, family, ids.to(device), spec.threshold, spec.iterations
+                model, architecture, ids.to(device), spec.threshold, spec.iterations
             ),
             spill=False,
         )
         return tuple(peak.place for peak in search.found)
     for place in spec.super_weights:
-        _check(place, family, config)
+        _check(place, architecture)
     return spec.super_weights
 
 
-def _check(place: SuperWeight, family: Family, config: dict[str, Any]) -> None:
-    count = family.layer_count(config)
-    if place.layer >= count:
+def _check(place: SuperWeight, architecture: Architecture) -> None:
+    if place.layer >= architecture.layers:
         raise TensorpressError(
-            f"super_weights.layer: {place.layer} is not allowed; allowed: 0 to {count - 1}"
+            f"super_weights.layer: {place.layer} is not allowed; "
+            f"allowed: 0 to {architecture.layers - 1}"
         )
-    shapes = family.layer_shape(config, place.layer).modules
+    shapes = architecture.shape(place.layer).modules
     if place.module not in shapes:
         raise TensorpressError(
             f"super_weights.module: {place.module!r} is not in layer {place.layer}; "

@@ -16,10 +16,10 @@ from tensorpress.analysis.super_weights import (
     largest_entry,
     magnitudes_near,
 )
+from tensorpress.checkpoint import Checkpoint
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import SuperWeights, SuperWeightSearch
-from tensorpress.families.table import family_of
 from tensorpress.loading import load_tokenizer, matrices
 from tensorpress.rows import EvalRow
 
@@ -38,26 +38,25 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     tokenizer = load_tokenizer(job.run_directory)
     check_room(job.run_directory, tokenizer, [spec.prompt])
     model = job.model(job.run_directory)
-    config = model.config.to_dict()
-    kind = config["model_type"].removeprefix("tensorpress_")  # compressed models have types of own
-    family = family_of({"model_type": kind}, str(job.run_directory))
+    architecture = Checkpoint.open(job.run_directory).architecture
     ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
     search = job.run(
         "super_weights",
         model,
         lambda model, device, _: find_super_weights(
-            model, family, ids.to(device), spec.threshold, spec.iterations
+            model, architecture, ids.to(device), spec.threshold, spec.iterations
         ),
         spill=False,
     )
     version = f"above {spec.threshold:g}, prompt of {ids.shape[1]} tokens, {job.dtype}"
 
-    layers = range(family.layer_count(config))
     down = {peak.place.layer: peak for peak in search.peaks}
-    largest = [largest_entry(matrices(model, family, layer, DOWN)[0], layer) for layer in down]
-    named = published(family, config)
+    largest = [
+        largest_entry(matrices(model, architecture, layer, DOWN)[0], layer) for layer in down
+    ]
+    named = published(architecture)
     places = dict.fromkeys([*(peak.place for peak in search.found), *named])
-    values = {place: entry(model, family, place) for place in (*places, *largest)}
+    values = {place: entry(model, architecture, place) for place in (*places, *largest)}
     centres = [peak.place for peak in search.found]
     centres = centres or sorted(largest, key=lambda place: -abs(values[place]))[:1]
 
@@ -72,11 +71,11 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
         EvalRow(
             metric="skipped", value=1, layer=layer, module=DOWN, text=f"the layer has no {DOWN}"
         )
-        for layer in layers
+        for layer in range(architecture.layers)
         if layer not in down
     ]
     for centre in {place.layer: place for place in reversed(centres)}.values():
-        rows += _maps(matrices(model, family, centre.layer, DOWN)[0], centre)
+        rows += _maps(matrices(model, architecture, centre.layer, DOWN)[0], centre)
     return [dataclasses.replace(row, version=version) for row in rows]
 
 
