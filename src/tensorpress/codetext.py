@@ -14,12 +14,11 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, NamedTuple, Protocol
 
+from tensorpress.inert import is_for_types, is_marked, is_text
 from tensorpress.keys import file_fingerprint
 
-UNKEYED_DECORATOR = "unkeyed"
-"""``keys.unkeyed``."""
 _DESCRIBED = "pydantic.Field"
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _DOTTED = re.compile(r"(\w+(?:\.\w+)+)(?::(\w+))?")
@@ -65,8 +64,7 @@ class Text(NamedTuple):
 def text_of(statements: Iterable[ast.stmt], module: Globals) -> Text:
     """Text of top-level statements, without the name that each of them defines.
 
-    The content of data files counts: those beside the module that a definition names which takes
-    its own place from ``__file__``.
+    Data files beside the module count that are named where ``__file__`` is used.
     """
     writer = _Writer(module)
     for statement in statements:
@@ -306,27 +304,3 @@ _WRITES: dict[type[ast.AST], Callable[[_Writer, Any, _Scopes], None]] = {
     ),
     **dict.fromkeys(_COMPREHENSIONS, _Writer._comprehension),
 }
-
-
-def is_text(node: Any) -> bool:
-    """Whether it is a string by itself, which changes nothing wherever it stands."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def is_for_types(node: Any) -> TypeGuard[ast.If]:
-    """Whether it is read by type checkers alone."""
-    if not isinstance(node, ast.If):
-        return False
-    named = {ast.Name: "id", ast.Attribute: "attr"}.get(type(node.test), "")
-    return getattr(node.test, named, None) == "TYPE_CHECKING"
-
-
-def is_marked(node: Any) -> bool:
-    """Whether it is a function that is marked as unkeyed."""
-    return isinstance(node, ast.FunctionDef) and any(
-        isinstance(each, ast.Name) and each.id == UNKEYED_DECORATOR for each in node.decorator_list
-    )

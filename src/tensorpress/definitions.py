@@ -11,11 +11,9 @@ from tensorpress.codetext import (
     Meaning,
     Reference,
     Text,
-    is_for_types,
-    is_marked,
-    is_text,
     text_of,
 )
+from tensorpress.inert import is_for_types, is_marked, is_text
 
 UNKEYED = "UNKEYED"
 """Constant by which a module says why no number depends on it, so that it is part of no key."""

@@ -156,6 +156,8 @@ class Package:
             own = [_Edge(_Node(node.module, name)) for name in ("", *module.definitions)]
             return _WHOLE, [*own, *run]
         found = module.text(node.name)
+        if node.name:
+            module.definitions[node.name] = []  # its text is kept, and a syntax tree is large
         if node.name and module.loose:
             run.append(_Edge(_Node(node.module, "")))
         return found.text, [*map(self._edge, found.references), *run]
