@@ -22,10 +22,11 @@ ROUNDING = 1e-6
 
 def gram(
     matrix: Float[Tensor, "*batch m n"], joint: bool = False
-) -> Float[Tensor, "*batch n n"] | Float[Tensor, "n n"]:
+) -> Float[Tensor, "*kept n n"]:
     """``A^T A`` in float64; float32 input is multiplied block by block of rows.
 
-    ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows. The result is symmetric:
+    ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows, and the result has no
+    batch (``kept``), as in all functions here. It is symmetric:
     of its four quarters one is not computed but mirrored, and so within those on the diagonal.
     """
     columns = matrix.shape[-1]
@@ -60,7 +61,7 @@ def _products(left: Tensor, right: Tensor, joint: bool) -> Tensor:
 
 def spectrum(
     matrix: Float[Tensor, "*batch m n"], joint: bool = False
-) -> tuple[Float[Tensor, "*batch n n"], Float[Tensor, "*batch n"]]:
+) -> tuple[Float[Tensor, "*kept n n"], Float[Tensor, "*kept n"]]:
     """All right singular vectors and squared singular values, largest first, float64."""
     squares, vectors = eigenpairs(gram(matrix, joint))
     return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
@@ -77,7 +78,7 @@ def eigenpairs(
 
 def leading_right(
     matrix: Float[Tensor, "*batch m n"], rank: int, joint: bool = False, cut: int | None = None
-) -> tuple[Float[Tensor, "*batch n rank"], Float[Tensor, "*batch side"]]:
+) -> tuple[Float[Tensor, "*kept n rank"], Float[Tensor, "*kept side"]]:
     """The ``rank`` leading right singular vectors and all squared singular values, float64.
 
     Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``; vectors beyond the m-th
