@@ -10,7 +10,6 @@ from tensorpress.analysis.published import SuperWeight
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import decompose_layer
 from tensorpress.errors import TensorpressError
-from tensorpress.families.llama import FAMILY as LLAMA
 from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.oom import CPU
 from tensorpress.registry import load
@@ -26,11 +25,9 @@ def test_tt_sparse_keeps_super_weights_where_they_belong(
     spec = load("tt_sparse").Spec(method="tt_sparse", **settings, super_weights=given)
     kept: dict[int, list[tuple[int, ...]]] = {}
     for layer in range(3):
-        factors, _, weights = decompose_layer(
-            planted_directory, LLAMA, spec, "ffn", layer, None, CPU
-        )
-        config = Checkpoint.open(planted_directory).config
-        layouts = spec.layouts(LLAMA.layer_shape(config, layer), "ffn")
+        factors, _, weights = decompose_layer(planted_directory, spec, "ffn", layer, None, CPU)
+        shape = Checkpoint.open(planted_directory).architecture.shape(layer)
+        layouts = spec.layouts(shape, "ffn")
         for each, layout in zip(factors, layouts, strict=True):
             rows, columns = each.store.coordinates(0)
             extra = set(zip(rows.tolist(), columns.tolist(), strict=True))
