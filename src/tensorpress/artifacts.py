@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from tensorpress import paths
 from tensorpress.architecture import Architecture
-from tensorpress.compression import Compression, compression
 from tensorpress.evaluation.specs import BaseTask
-from tensorpress.methods.advised import Advice
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import Calibration, Corpus, Lora, Model, Report
 from tensorpress.rounding import Rounding
-
-NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -141,16 +135,6 @@ class RunArtifact:
     def id(self) -> str:
         return f"{self.model.name}-{self.label}-{self.key}"
 
-    def compression(self, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
-        """What was done to the model; ``advices`` by id say what was chosen, where it is known."""
-        specs = {}
-        for placement in self.placements:  # in the order of their first layer
-            made = placement.decomposition
-            if made.method_name not in specs:
-                advice = advices.get(made.advised.id) if made.advised else None
-                specs[made.method_name] = advice.completes(made.spec) if advice else made.spec
-        return compression(list(specs.values()), self.rounding.bits if self.rounding else None)
-
     @property
     def checkpoint(self) -> Path:
         return paths.run(self.id)
@@ -187,10 +171,6 @@ class RecoveryArtifact:
     @property
     def label(self) -> str:
         return f"{self.assembled.label}-lora-s{self.seed}"
-
-    def compression(self, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
-        """That of the compressed checkpoint, recovered."""
-        return replace(self.assembled.compression(advices), recovered=True)
 
     @property
     def checkpoint(self) -> Path:

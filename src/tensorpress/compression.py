@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from tensorpress.artifacts import AnyRun
+from tensorpress.methods.advised import Advice
 from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
 from tensorpress.methods.base import MethodSpec
+
+NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +34,24 @@ class Compression:
     head_layout: str | None = None
 
 
+def compression_of(run: AnyRun, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+    """What was done to the model of a checkpoint.
+
+    ``advices`` by id say what was chosen; before that is known, it is what ``advised`` may come to.
+    """
+    made, specs = run.assembled, dict[str, MethodSpec]()
+    for each in (placement.decomposition for placement in made.placements):
+        advice = advices.get(each.advised.id) if each.advised else None
+        if each.method_name not in specs:  # in the order of their first layer
+            specs[each.method_name] = advice.completes(each.spec) if advice else each.spec
+    bits = made.rounding.bits if made.rounding else None
+    return compression(list(specs.values()), bits, recovered=made is not run)
+
+
 def compression(
     specs: Sequence[MethodSpec], rounding_bits: int | None = None, recovered: bool = False
 ) -> Compression:
-    """What methods are together; with choices not known yet, what ``advised`` may come to."""
+    """What methods are together."""
     if not specs:
         return Compression(recovered=recovered)
     approaches = sorted({a for spec in specs for a in spec.approaches(rounding_bits is not None)})

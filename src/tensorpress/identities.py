@@ -46,6 +46,8 @@ from tensorpress.sources import FETCHERS, READERS, corpus_source, model_config, 
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
 """Code that travels in a checkpoint and builds its model."""
+_ROUNDING = "tensorpress.rounding:Rounding"
+"""How the setting of a recipe is applied to factors."""
 
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:
@@ -146,7 +148,12 @@ def run(
         placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
         dtype=dtype,
         rounding=rounding.model_dump() if rounding else None,
-        code=code_fingerprint(_run("assemble"), *_BUNDLED, _family(of.architecture)),
+        code=code_fingerprint(
+            _run("assemble"),
+            *_BUNDLED,
+            _family(of.architecture),
+            *[_ROUNDING] * bool(rounding),
+        ),
     )
     return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
 
@@ -162,7 +169,12 @@ def recovery(
         spec=spec.model_dump(exclude={"corpus", "seeds"}),
         seed=seed,
         **_precision(dtype),
-        code=code_fingerprint(_run("recover"), *_BUNDLED, _family(of.model.architecture)),
+        code=code_fingerprint(
+            _run("recover"),
+            *_BUNDLED,
+            _family(of.model.architecture),
+            *[_ROUNDING] * bool(spec.rounding),
+        ),
     )
     return RecoveryArtifact(of, spec, seed, text, dtype, content)
 

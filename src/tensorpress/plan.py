@@ -26,6 +26,7 @@ from tensorpress.artifacts import (
     RunArtifact,
 )
 from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
+from tensorpress.compression import compression_of
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.inputs import HubCorpus
@@ -105,7 +106,7 @@ class Plan:
                 e.layer_set,
                 list(e.layers),
                 e.run.id,
-                asdict(e.run.compression()),
+                asdict(compression_of(e.run)),
                 [v.id for v in e.evaluations],
             ]
             for e in self.recipe_runs

@@ -11,6 +11,7 @@ from test_families import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import tiny_params, tiny_text
 
+from tensorpress.compression import compression_of
 from tensorpress.densify import densify
 from tensorpress.errors import TensorpressError
 from tensorpress.loading import load_model
@@ -153,7 +154,7 @@ def test_plan_recovers_once_a_seed(llama_directory: Path, tmp_path: Path) -> Non
     assert len(plan.runs) == 3  # baseline, svd, drop: assembled once
     runs = [each for each in plan.recipe_runs if each.recipe == "svd"]
     assert [each.seed for each in runs] == [0, 1, 2]
-    (made,) = {each.run.compression() for each in runs}
+    (made,) = {compression_of(each.run) for each in runs}
     assert (made.methods, made.recovered) == ("svd-whitened", True)
     assert len(plan.live()["recover"]) == 6
 

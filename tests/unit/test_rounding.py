@@ -9,6 +9,7 @@ import torch
 from test_formats import SETTINGS, filled
 from workspace import tiny_params
 
+from tensorpress.compression import compression_of
 from tensorpress.errors import TensorpressError
 from tensorpress.formats import rounding
 from tensorpress.formats.rounded import Rounded, rounded
@@ -103,7 +104,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     assert len({runs[name].id for name in ("svd", "int4", "grouped")}) == 3
     assert "svd-int4-L1" in runs["int4"].id
     assert "int4" not in runs["svd"].id
-    rounded = runs["int4"].compression()
+    rounded = compression_of(runs["int4"])
     assert (rounded.methods, rounded.rounding_bits) == ("svd-whitened", 4)
     assert runs["int4"].placements == runs["svd"].placements
 

@@ -34,6 +34,7 @@ recipes:
     steps: [{modules: [ffn], method: svd}]
     layers: [one]
     lora: {rank: 4, seeds: [0]}
+    rounding: {bits: 8}
     tasks: [heldout, speed]
   advised:
     {models: [dense], steps: [{modules: [all], method: advised}], layers: [all], tasks: [heldout]}

@@ -8,6 +8,7 @@ from pathlib import Path
 from tensorpress import paths
 from tensorpress.aggregation import RunResult, TaskResult, job_rows, result_rows
 from tensorpress.artifacts import RecipeRun
+from tensorpress.compression import compression_of
 from tensorpress.methods.advised import Advice
 from tensorpress.records import read_all, this_run
 from tensorpress.rows import DecompositionRow, JobRow, RecipeRow, ResultRow, read_rows, write_rows
@@ -45,7 +46,7 @@ def run(
                 seed=each.seed,
                 run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
             ),
-            compression=each.run.compression(known),
+            compression=compression_of(each.run, known),
             storage=bits_of[each.run.id],
             tasks=tuple(
                 TaskResult(e.task_name, e.spec.kind, rows_of[e.id]) for e in each.evaluations
