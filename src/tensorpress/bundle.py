@@ -10,10 +10,11 @@ from typing import Any
 from tensorpress import formats
 from tensorpress.companions import companions, copy_files, files_of
 from tensorpress.custom_code import REFERENCES, SEAL, sealed_files
+from tensorpress.families.table import PREFIX, family_run
 from tensorpress.formats.base import STORES
+from tensorpress.objectives import registry
 
 REMOTE_CODE = "modeling_tensorpress"
-PREFIX = "tensorpress_"
 
 
 def write_config(
@@ -28,6 +29,7 @@ def write_config(
     config.pop("torch_dtype", None)
     if plan is not None:
         base = plan["base_class"]
+        auto_class = registry.load(family_run(config, "config.json").objective).auto_class
         config["model_type"] = PREFIX + config["model_type"].removeprefix(PREFIX)
         config["architectures"] = [f"Tensorpress{base.rpartition('.')[2]}"]
         config[STORES] = plan
@@ -35,7 +37,7 @@ def write_config(
             config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
         config[REFERENCES] = {
             "AutoConfig": f"{REMOTE_CODE}.Config",
-            "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",
+            auto_class: f"{REMOTE_CODE}.Model",
         }
         _bundle_code(target, base)
     (target / "config.json").write_text(json.dumps(config, indent=1))

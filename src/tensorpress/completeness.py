@@ -55,7 +55,7 @@ def contents(
     unknown = []
     for given, tensor in stored.items():
         place = places.of(given)
-        if place is None and BUFFERS.search(given):
+        if place is None and (BUFFERS.search(given) or family.leaves_out(given)):
             continue
         if tensor.dtype not in FLOATING and places.wants_floating(place):
             raise TensorpressError(

@@ -26,6 +26,7 @@ from tensorpress.families.base import Family
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import most
+from tensorpress.objectives import registry
 from tensorpress.params import EmbeddedModel
 from tensorpress.sites import moment_values, passes
 from tensorpress.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
@@ -115,7 +116,8 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     held += FLOAT * (max(moments) + widest**2)
     weights = values * RUNNING_BITS[made.dtype] // 8
     batch = _activations(made.model, settings.batch * settings.window, settings.gradients)
-    products = settings.tokens * (3 * values * len(parts) + sum(moments))
+    asked = settings.tokens * _passes(made.model)
+    products = asked * (3 * values * len(parts) + sum(moments))
     peak = RUNNING + weights + held + batch
     return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
 
@@ -210,7 +212,7 @@ def recover(made: RecoveryArtifact) -> Footprint:
     tokens, values = spec.batch * spec.window, values_of(model)
     weights = values * RUNNING_BITS[made.dtype] // 8
     peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(model, tokens, kept=True)
-    products = 3 * values * tokens * spec.accumulation * spec.steps
+    products = 3 * values * tokens * _passes(model) * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
@@ -224,7 +226,8 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     peak = RUNNING + weights + moments + _activations(model, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
         peak += 2 * FLOAT * tokens * _embedding(model).out_features
-    return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
+    products = TOKENS * values * (_passes(model) if made.spec.asks else 1)
+    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
 @cache
@@ -239,6 +242,11 @@ def value_bytes(config: Mapping[str, Any]) -> int:
     """Bytes of a value in a checkpoint, as far as its config says so."""
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
+
+
+def _passes(model: Model) -> int:
+    """Forward passes that a window takes."""
+    return registry.load(model.family.objective).passes
 
 
 def _embedding(model: Model) -> ModuleShape:

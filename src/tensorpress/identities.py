@@ -24,6 +24,7 @@ from tensorpress.keys import all_modules, code_fingerprint, file_fingerprint, ke
 from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
+from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.params import (
     BASELINE,
     Calibration,
@@ -69,9 +70,7 @@ def calibration(
         corpus=text.key,
         settings=settings.model_dump(exclude={"corpus"}),
         **_precision(dtype),
-        code=code_fingerprint(
-            "tensorpress.calibration", "tensorpress.evaluation.windows", _family_module(of)
-        ),
+        code=code_fingerprint("tensorpress.calibration", _objective_module(of), _family_module(of)),
     )
     return CalibrationArtifact(of, text, settings, dtype, content)
 
@@ -160,8 +159,8 @@ def recovery(
         code=code_fingerprint(
             "tensorpress.recovery",
             "tensorpress.recovered",
-            "tensorpress.evaluation.windows",
             "tensorpress.formats.model",
+            _objective_module(of.model),
             _family_module(of.model),
         ),
     )
@@ -189,7 +188,7 @@ def evaluation(
         corpora={role: text.key for role, text in corpora.items()},
         files=dict(files),
         **_precision(dtype),
-        code=code_fingerprint(spec.entry),
+        code=code_fingerprint(spec.entry, *[_objective_module(of.model)] * spec.asks),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
 
@@ -212,6 +211,10 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
 def _precision(dtype: str) -> dict[str, str]:
     """What a key has of the dtype in which models run: nothing of the usual one."""
     return {} if dtype == "float32" else {"compute": dtype}
+
+
+def _objective_module(of: ModelArtifact) -> str:
+    return OBJECTIVES[of.family.objective]
 
 
 def _family_module(of: ModelArtifact) -> str:

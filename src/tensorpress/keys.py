@@ -38,6 +38,7 @@ PLUMBING = frozenset(
         "tensorpress.keys",
         "tensorpress.methods.cost",
         "tensorpress.nesting",
+        "tensorpress.objectives.registry",
         "tensorpress.oom",
         "tensorpress.params",
         "tensorpress.paths",

@@ -24,7 +24,14 @@ from tensorpress.artifacts import (
     ReportArtifact,
     RunArtifact,
 )
-from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
+from tensorpress.checks import (
+    check_method,
+    check_modules,
+    check_task,
+    check_whole,
+    check_window,
+    layer_sets,
+)
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
 from tensorpress.inputs import HubCorpus
@@ -185,7 +192,7 @@ class Plan:
 
     def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
         """The calibration of a model for something that reads it."""
-        check_positions("calibration.window", self.params.calibration.window, model)
+        check_window("calibration.window", self.params.calibration.window, model)
         return self.calibrations[model.name]
 
     def _decomposition(
@@ -222,7 +229,7 @@ class Plan:
         self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_positions(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
         self._check_apart(recipe_name, recipe, corpus)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
@@ -242,8 +249,7 @@ class Plan:
     def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
-        for field, tokens in spec.positions.items():
-            check_positions(f"tasks.{task}.{field}", tokens, model)
+        check_task(task, spec, model)
         if spec.needs_experts and not any(
             group_of(module) == "experts" for module in model.modules
         ):

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorpress.bundle import PREFIX, copy_tokenizer, write_config
+from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.base import Family
+from tensorpress.families.table import PREFIX
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
 from tensorpress.params import Lora

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedModel
 
 from tensorpress.checks import layer_sets
 from tensorpress.completeness import contents
 from tensorpress.errors import TensorpressError
+from tensorpress.families.base import Family
 from tensorpress.families.table import family_of
 from tensorpress.footprint import of_assembly, of_step
 from tensorpress.formats.base import Format
@@ -22,6 +24,7 @@ from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.rounded import rounded
 from tensorpress.layers import GROUPS, LayerShape, expand_modules, group_of, modules_of
 from tensorpress.methods.base import Layout, MethodSpec, sizes_of
+from tensorpress.objectives import registry
 from tensorpress.params import Lora, Params, Recipe, Rounding
 from tensorpress.storage import VALUE_BITS, BitsSaved, StoredTensor, bits_saved, stored_tensors
 from tensorpress.weightfiles import has_weights, held_tensors
@@ -88,13 +91,13 @@ class MetaModel:
     def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
         self.name, self.config = name, dict(config)
         self.family = family_of(self.config, name)
-        network = _built(self.config)
+        network = _built(self.config, self.family)
         ties = bool(network.all_tied_weights_keys) and not self.config.get("quantization_config")
         if ties and weights is not None and has_weights(weights):
             stored = held_tensors(weights, f"models.{name}")
             if contents(name, network, self.family, stored).untied:
                 self.config["tie_word_embeddings"] = False
-                network = _built(self.config)
+                network = _built(self.config, self.family)
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
         self.layer_count = self.family.layer_count(self.config)
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
@@ -135,10 +138,11 @@ class MetaModel:
         return self._built[key]
 
 
-def _built(config: dict[str, Any]) -> PreTrainedModel:
+def _built(config: dict[str, Any], family: Family) -> PreTrainedModel:
+    auto_class = getattr(transformers, registry.load(family.objective).auto_class)
     with torch.device("meta"):
         known = AutoConfig.for_model(**config)
-        network: PreTrainedModel = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+        network: PreTrainedModel = auto_class.from_config(known, trust_remote_code=False)
     return network
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tensorpress.bundle import PREFIX
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import family_of
+from tensorpress.families.table import family_run
 
 
 def check_room(
@@ -21,9 +20,7 @@ def check_room(
     ``directory``: a plain or a compressed checkpoint.
     """
     config = Checkpoint.open(directory).config
-    family = family_of(
-        {"model_type": config["model_type"].removeprefix(PREFIX)}, f"{directory}/config.json"
-    )
+    family = family_run(config, f"{directory}/config.json")
     limit = family.size(config, "positions")
     longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
     if limit and longest + new_tokens > limit:

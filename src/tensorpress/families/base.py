@@ -116,6 +116,12 @@ class Family:
     """Parts of names in the hub's checkpoints -> parts of names in the running model."""
     attention_norm: str | None = None
     """Module of a layer between the attention and the residual stream that it is added to."""
+    objective: str = "causal_lm"
+    """What its models are asked (``objectives.registry``)."""
+    head_bias: str | None = None
+    """Tensor that transformers ties to the head's bias where the head is tied to the embedding."""
+    left_out: tuple[str, ...] = ()
+    """Modules that its checkpoints may hold beside what the objective's class runs."""
 
     def key(self, what: str) -> str:
         """What this family's configs call a size (``CONFIG_KEYS``)."""
@@ -173,6 +179,10 @@ class Family:
         if self.experts is None:
             raise TensorpressError(f"model_type {self.model_type} has no experts")
         return f"{self.layer_path(layer)}.{self.experts.module}"
+
+    def leaves_out(self, stored: str) -> bool:
+        """Whether a tensor of a checkpoint is of no use to the objective's class."""
+        return any(stored.startswith(f"{module}.") for module in self.left_out)
 
     def running_name(self, stored: str) -> str:
         """Name in the running model of a tensor of a checkpoint."""

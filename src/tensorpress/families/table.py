@@ -5,6 +5,7 @@ from typing import Any
 
 from tensorpress.errors import TensorpressError
 from tensorpress.families import (
+    bert,
     gemma2,
     gpt2,
     gpt_neo,
@@ -23,9 +24,13 @@ from tensorpress.families import (
 )
 from tensorpress.families.base import Family
 
+PREFIX = "tensorpress_"
+"""Of the ``model_type`` of a compressed checkpoint (``formats.model.factored_class``)."""
+
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
     for module in (
+        bert,
         gemma2,
         gpt2,
         gpt_neo,
@@ -43,6 +48,12 @@ FAMILIES: dict[str, Family] = {
         qwen3_moe,
     )
 }
+
+
+def family_run(config: Mapping[str, Any], where: str) -> Family:
+    """The family of a plain or a compressed checkpoint, whose ``model_type`` has ``PREFIX``."""
+    model_type = str(config.get("model_type")).removeprefix(PREFIX)
+    return family_of({"model_type": model_type}, where)
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from tensorpress.artifacts import CalibrationArtifact
-from tensorpress.calibration import calibrate, calibration_windows
+from tensorpress.calibration import calibrate, calibration_rows
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.moments import save_moments
+from tensorpress.objectives import registry
 from tensorpress.oom import CPU
 
 
@@ -24,11 +25,12 @@ def run(
     """Pass the text through the model and write the moments."""
     settings = made.settings
     text = corpus.read_text(encoding="utf-8")
-    windows = calibration_windows(load_tokenizer(model), text, settings)
+    objective = registry.load(made.model.family.objective)
+    rows = calibration_rows(objective, load_tokenizer(model), text, settings)
     shapes = made.model.shapes[:-1]  # the outer one has no inputs
     # calibration brings it to the device, after it has replaced modules
     network = load_model(model, CPU, dtype)
     layers = calibrate(
-        network, made.model.family, shapes, windows, settings.batch, device, settings.gradients
+        network, made.model.family, shapes, rows, settings.batch, device, settings.gradients
     )
-    save_moments(layers, windows.numel(), target)
+    save_moments(layers, objective.ids(rows).numel(), target)

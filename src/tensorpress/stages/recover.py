@@ -9,9 +9,9 @@ import torch
 
 from tensorpress.artifacts import RecoveryArtifact
 from tensorpress.atomic import replacing
-from tensorpress.evaluation.windows import token_windows
 from tensorpress.formats.base import Format
 from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.objectives import registry
 from tensorpress.oom import with_fallback
 from tensorpress.recovered import write_recovered
 from tensorpress.recovery import recover
@@ -31,12 +31,13 @@ def run(
     """Train the adapters of ``source``, whose bits are in ``storage``; write what that makes."""
     family = made.model.family
     text = corpus.read_text(encoding="utf-8")
-    windows = token_windows(load_tokenizer(source), text, made.spec.window)
+    objective = registry.load(family.objective)
+    asked = objective.rows(load_tokenizer(source), text, made.spec.window)
 
     def work(where: torch.device, batch: int) -> Mapping[str, Format]:
         """Adapters of a model of its own: training uses it up."""
         model = load_model(source, where, dtype, spill=False)
-        return recover(model, family, windows, made.spec, made.seed, model.device, batch)
+        return recover(model, family, asked, made.spec, made.seed, model.device, batch)
 
     adapters = with_fallback("recover", work, device, made.spec.batch)
     (compressed,) = read_rows([storage], StorageRow)

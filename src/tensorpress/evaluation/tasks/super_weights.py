@@ -19,7 +19,7 @@ from tensorpress.analysis.super_weights import (
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
 from tensorpress.evaluation.specs import SuperWeights, SuperWeightSearch
-from tensorpress.families.table import family_of
+from tensorpress.families.table import family_run
 from tensorpress.loading import load_tokenizer, matrices
 from tensorpress.rows import EvalRow
 
@@ -39,8 +39,7 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     check_room(job.run_directory, tokenizer, [spec.prompt])
     model = job.model(job.run_directory)
     config = model.config.to_dict()
-    kind = config["model_type"].removeprefix("tensorpress_")  # compressed models have types of own
-    family = family_of({"model_type": kind}, str(job.run_directory))
+    family = family_run(config, str(job.run_directory))
     ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
     search = job.run(
         "super_weights",
