@@ -80,13 +80,16 @@ def _cell(value: object) -> str:
 def _sizes(options: argparse.Namespace) -> None:
     from tensorpress.sizing import MetaModel, Size, sizes
     from tensorpress.sources import model_config, read_config
+    from tensorpress.transforms import registry as transforms
 
     found: list[Size] = []
     if options.config.suffix in (".yaml", ".yml"):
         study = params.load(options.config)
         for name, spec in study.models.items():
             weights = Path(spec.path) if isinstance(spec, params.LocalModel) else None
-            found += sizes(MetaModel(name, model_config(name, spec), weights), study)
+            config = model_config(name, spec)
+            config = transforms.planned(spec.transform, config, f"models.{name}")
+            found += sizes(MetaModel(name, config, weights), study)
     else:
         path = options.config / "config.json" if options.config.is_dir() else options.config
         name = path.absolute().parent.name if path.name == "config.json" else path.stem

@@ -21,6 +21,7 @@ from tensorpress.artifacts import (
     ModelArtifact,
     RecoveryArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
 from tensorpress.families.base import Family
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
@@ -104,6 +105,14 @@ def fetch(model: ModelArtifact) -> Footprint:
     stored = value_bytes(model.config)
     peak = PROCESS + SUMS + stored * _largest_tensor(model)
     return Footprint(peak, 4 * stored * values_of(model) / READ)
+
+
+def transform(made: TransformedArtifact) -> Footprint:
+    """A shard, and a tensor as it is stored, in float32, and scaled."""
+    stored = value_bytes(made.config)
+    size = stored * values_of(made)
+    peak = PROCESS + SUMS + min(SHARD_BYTES, size) + (stored + 2 * FLOAT) * _largest_tensor(made)
+    return Footprint(peak, 4 * size / READ)
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:

@@ -17,6 +17,7 @@ from tensorpress.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.inputs import HubCorpus
@@ -38,6 +39,7 @@ from tensorpress.params import (
 )
 from tensorpress.registry import METHODS
 from tensorpress.sources import corpus_source, model_config, model_source
+from tensorpress.transforms import registry as transforms
 
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:
@@ -58,6 +60,22 @@ def model(name: str, spec: Model) -> ModelArtifact:
     entries += ["tensorpress.companions"] * isinstance(spec, HubModel)
     content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
     return ModelArtifact(name, spec, content, model_config(name, spec))
+
+
+def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
+    """A model made of a model: that model and the transform."""
+    config = transforms.planned([transform], of.config, f"models.{of.name}")
+    content = key(
+        stage="transform",
+        model=of.key,
+        transform=transform,
+        code=code_fingerprint(
+            "tensorpress.transforms.checkpoint",
+            transforms.TRANSFORMS[transform],
+            _family_module(of),
+        ),
+    )
+    return TransformedArtifact(of.name, of.spec, content, config, of, transform)
 
 
 def calibration(

@@ -55,6 +55,7 @@ PLUMBING = frozenset(
         "tensorpress.stopwatch",
         "tensorpress.tensorfile",
         "tensorpress.tracking",
+        "tensorpress.transforms.registry",
         "tensorpress.weightfiles",
         "tensorpress.yamlfile",
     }

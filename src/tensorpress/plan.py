@@ -23,6 +23,7 @@ from tensorpress.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
 from tensorpress.checks import (
     check_method,
@@ -57,6 +58,17 @@ class Plan:
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
+
+    @cached_property
+    def fetched(self) -> dict[str, ModelArtifact]:
+        """Models as they come, by id."""
+        return {model.lineage[0].id: model.lineage[0] for model in self.models.values()}
+
+    @cached_property
+    def transformed(self) -> dict[str, TransformedArtifact]:
+        """Models made of models, by id."""
+        made = (each for model in self.models.values() for each in model.lineage)
+        return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
 
     @cached_property
     def runs(self) -> dict[str, RunArtifact]:
@@ -126,6 +138,7 @@ class Plan:
         ]
         wanted = {
             "fetch_model": running,
+            "transform": [],
             "calibrate": running,
             "advise": methods,
             "decompose": methods,
@@ -146,10 +159,11 @@ class Plan:
         calibrations = [calibration for calibration in reads if calibration is not None]
         used_corpora |= {c.corpus.id for c in calibrations}
         used_corpora |= {r.corpus.id for r in self.recoveries.values()}
-        used_models = {r.model.id for r in self.runs.values()}
+        used_models = {each for r in self.runs.values() for each in r.model.lineage}
         found = {
-            "fetch": [paths.model(i) for i in used_models]
+            "fetch": [each.checkpoint for each in used_models if each.id in self.fetched]
             + [paths.corpus(i) for i in used_corpora],
+            "transform": [each.checkpoint for each in used_models if each.id in self.transformed],
             "calibrate": [paths.calibration(c.id) for c in calibrations],
             "advise": [paths.advice(i) for i in self.advices],
             "decompose": [path for p in self.used_decompositions for path in (p.factors, p.rows)],
@@ -181,7 +195,10 @@ class Plan:
         return content
 
     def _model(self, name: str) -> ModelArtifact:
-        artifact = identities.model(name, self.params.models[name])
+        spec = self.params.models[name]
+        artifact = identities.model(name, spec)
+        for transform in spec.transform:
+            artifact = identities.transformed(artifact, transform)
         artifact.family.layer_shape(artifact.config, 0)
         return artifact
 

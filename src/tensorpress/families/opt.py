@@ -1,12 +1,20 @@
 """OPT: the layers lie in a decoder, the FFN has no gate."""
 
-from tensorpress.families.base import Family, slots
+from tensorpress.families.base import Family, Norm, slots
 
 FAMILY = Family(
     model_type="opt",
     layer="model.decoder.layers.{layer}",
     embedding="model.decoder.embed_tokens",
     keys={"inner": "ffn_dim"},
+    norms=(
+        Norm("self_attn_layer_norm", ("attention.q", "attention.k", "attention.v")),
+        Norm("final_layer_norm", ("ffn.up",)),
+    ),
+    norms_have_biases=True,
+    # the 350M model has them behind, where the residual stream reads them
+    norms_first=lambda config: bool(config.get("do_layer_norm_before", True)),
+    final_norm="model.decoder.final_layer_norm",
     linears=slots(
         {
             "attention.q": "self_attn.q_proj",
