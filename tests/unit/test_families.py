@@ -59,6 +59,7 @@ SIZES = {
         "layer_types": ["full_attention", "full_attention"],
     },
 }  # fmt: skip
+CAUSAL = sorted(name for name, family in FAMILIES.items() if family.objective == "causal_lm")
 SETTINGS = {
     "svd": {"rank": 5},
     "tt": {"order": 3, "rank": 4},

@@ -117,13 +117,13 @@ def test_a_uniform_model_has_the_pseudo_perplexity_of_the_vocabulary(
         ("svd", {"rank": 8, "whiten": "input"}, "ffn"),
         ("tt", {"order": 3, "rank": 6}, "attention"),
     ):
-        spec = load(method).Spec(method=method, **settings)
+        made_by = load(method).Spec(method=method, **settings)
         measures = moments(tmp_path / "moments", 1) if method == "svd" else None
-        factors = decompose_layer(bert, spec, group, 1, measures, CPU)[0]
+        factors = decompose_layer(bert, made_by, group, 1, measures, CPU)[0]
         file = tmp_path / f"{method}.safetensors"
         save_factors(factors, file)
         modules = tuple(Checkpoint.open(bert).architecture.shape(1).group(group))
-        placements.append(placed(1, modules, spec, file))
+        placements.append(placed(1, modules, made_by, file))
     assemble(bert, placements, "float32", tmp_path / "run")
     dense, compressed = measured(bert), measured(tmp_path / "run")
     assert compressed.keys() == {"pseudo_perplexity", "bits_per_byte"}

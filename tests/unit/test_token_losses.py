@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import SIZES
+from test_families import CAUSAL, SIZES
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tensorpress import logits
-from tensorpress.families.table import FAMILIES
 from tensorpress.objectives import registry
 from tensorpress.placement import dispatch, withdraw
 
 IDS = torch.randint(96, (3, 17), generator=torch.Generator().manual_seed(0))
 next_token_losses = registry.load("causal_lm").losses
-CAUSAL = sorted(name for name, family in FAMILIES.items() if family.objective == "causal_lm")
 
 
 def tiny(family: str, **settings) -> PreTrainedModel:
