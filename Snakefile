@@ -1,4 +1,4 @@
-"""The pipeline: fetch, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report.
+"""The pipeline: fetch, transform, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report.
 
 Paths carry keys (src/tensorpress/keys.py), so an artifact that exists is right; inputs are
 ancient() because modification times say nothing.
@@ -59,6 +59,7 @@ rule all:
 
 
 include: "rules/fetch.smk"
+include: "rules/transform.smk"
 include: "rules/calibrate.smk"
 include: "rules/advise.smk"
 include: "rules/decompose.smk"

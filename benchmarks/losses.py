@@ -4,7 +4,7 @@
 
 A Llama of one small layer, so that head and cross entropy are what takes time. ``transposed``:
 cross entropy over ``(batch, vocabulary, tokens)`` of all logits together, ``rows``: over ``(tokens,
-vocabulary)`` of the same, ``chunks``: ``next_token_losses``. Forward alone, then forward and
+vocabulary)`` of the same, ``chunks``: those of ``causal_lm``. Forward alone, then forward and
 backward to the hidden states. ``MiB`` is the most that one call with gradients allocates, by the
 profiler's count; ``loss`` and ``gradient`` are the largest differences from ``transposed``,
 relative to the largest loss and gradient.
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tensorpress.logits import LOSS_BYTES
-from tensorpress.next_token import next_token_losses
+from tensorpress.objectives import registry
 
 SIZES = {"small": (1000, 64), "full": (262_144, 512)}
 """Vocabulary, and tokens of each of two windows."""
@@ -41,12 +41,12 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     vocabulary, window = SIZES[chosen.size]
-    model = tiny(vocabulary)
+    model, asked = tiny(vocabulary), registry.load("causal_lm")
     ids = torch.randint(vocabulary, (2, window))
     ways: dict[str, Callable[[float], Tensor]] = {
         "transposed": lambda weight: together(model, ids, weight, transposed=True),
         "rows": lambda weight: together(model, ids, weight, transposed=False),
-        "chunks": lambda weight: next_token_losses(model, ids, weight, chunk=chosen.chunk),
+        "chunks": lambda weight: asked.losses(model, ids, weight, chunk=chosen.chunk),
     }
     forward = seconds({name: lambda way=way: way(0.0) for name, way in ways.items()}, REPEATS)
     both = seconds({name: lambda way=way: way(1.0) for name, way in ways.items()}, REPEATS)

@@ -8,7 +8,7 @@ rule stage_advise:
 
 rule advise:
     input:
-        model=lambda w: ancient(paths.model(plan.advices[w.advice].calibration.model.id)),
+        model=lambda w: ancient(plan.advices[w.advice].calibration.model.checkpoint),
         moments=lambda w: ancient(paths.calibration(plan.advices[w.advice].calibration.id)),
     output:
         paths.advice("{advice}"),

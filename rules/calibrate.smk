@@ -10,7 +10,7 @@ rule stage_calibrate:
 
 rule calibrate:
     input:
-        model=lambda w: ancient(paths.model(CALIBRATIONS[w.calibration].model.id)),
+        model=lambda w: ancient(CALIBRATIONS[w.calibration].model.checkpoint),
         corpus=lambda w: ancient(paths.corpus(CALIBRATIONS[w.calibration].corpus.id)),
     output:
         directory(paths.calibration("{calibration}")),

@@ -8,7 +8,7 @@ rule stage_decompose:
 
 rule decompose:
     input:
-        model=lambda w: ancient(paths.model(plan.decompositions[w.decomposition].model.id)),
+        model=lambda w: ancient(plan.decompositions[w.decomposition].model.checkpoint),
         moments=lambda w: ancient(plan.decompositions[w.decomposition].moments),
         advice=lambda w: ancient(plan.decompositions[w.decomposition].advice),
         larger=lambda w: ancient(plan.larger(w.decomposition, int(w.layer))),

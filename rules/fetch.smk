@@ -1,6 +1,6 @@
 """Models and corpora; embedded models are trained here."""
 
-MODELS = {model.id: model for model in plan.models.values()}
+MODELS = plan.fetched
 TRAININGS = sum(model.spec.source == "embedded" for model in MODELS.values())
 CORPORA = {corpus.id: corpus for corpus in plan.corpora.values()}
 

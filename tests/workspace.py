@@ -15,8 +15,11 @@ import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
@@ -82,10 +85,38 @@ def tiny_moe(layers: int = 2) -> Qwen3MoeForCausalLM:
     return Qwen3MoeForCausalLM(config)
 
 
-def save_tiny(model: LlamaForCausalLM | Qwen3MoeForCausalLM, folder: Path) -> Path:
+def tiny_bert(layers: int = 2) -> BertForMaskedLM:
+    """Random BERT of two layers, whose biases are not zero."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=303,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    )
+    model = BertForMaskedLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def masked_tokenizer() -> PreTrainedTokenizerFast:
+    """``tiny_tokenizer`` with the tokens that masked language models need."""
+    tokenizer = tiny_tokenizer()
+    special = {"mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def save_tiny(
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
     """Save a tiny model with its tokenizer as a local model directory."""
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return folder
 
 

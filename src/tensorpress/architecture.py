@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from tensorpress.families.base import Family, WeightSource
 from tensorpress.layers import LayerShape, modules_of
+from tensorpress.objectives.base import Objective
+from tensorpress.objectives.registry import load
 
 COMPRESSED = "tensorpress_"
 """Begins the ``model_type`` of a compressed checkpoint, which no plain model is loaded from."""
@@ -51,6 +53,11 @@ class Architecture:
     def size(self, what: str) -> int | None:
         """A size by its canonical name (``CONFIG_KEYS``), ``None`` if the config does not say."""
         return self.family.size(self.config, what)
+
+    @property
+    def objective(self) -> Objective:
+        """What the model is asked."""
+        return load(self.family.objective)
 
     @cached_property
     def layers(self) -> int:

@@ -29,7 +29,7 @@ class CorpusArtifact:
 
 @dataclass(frozen=True)
 class ModelArtifact:
-    """A fetched, verified checkpoint."""
+    """A fetched, verified checkpoint, or one made of it (``TransformedArtifact``)."""
 
     name: str
     spec: Model
@@ -39,6 +39,31 @@ class ModelArtifact:
     @property
     def id(self) -> str:
         return f"{self.name}-{self.key}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.model(self.id)
+
+    @property
+    def lineage(self) -> tuple[ModelArtifact, ...]:
+        """The fetched model, what was made of it, and so on up to this one."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class TransformedArtifact(ModelArtifact):
+    """A model made of another one, with a config of its own."""
+
+    source: ModelArtifact
+    transform: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.transformed(self.id)
+
+    @property
+    def lineage(self) -> tuple[ModelArtifact, ...]:
+        return (*self.source.lineage, self)
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,11 @@ class _Build:
         self.plan["embeddings"].append({"path": path, "part": part})
         if self.architecture.tied:
             self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
+            if self.family.head_bias is not None:
+                # the config of the result ties nothing, so that both names need their tensor
+                bias = self.source.read([self.family.head_bias])[self.family.head_bias]
+                entry = StoredTensor(tuple(bias.shape), None)
+                self.writer.add(f"{self.family.head}.bias", bias, entry)
 
     def _add_owned(
         self, owner: str, name: str, store: Format, layer: int, *, replaced: bool

@@ -11,6 +11,7 @@ from tensorpress import formats
 from tensorpress.architecture import COMPRESSED
 from tensorpress.companions import companions, copy_files, files_of
 from tensorpress.custom_code import REFERENCES, SEAL, sealed_files
+from tensorpress.families.table import plain_architecture
 from tensorpress.formats.base import STORES
 
 REMOTE_CODE = "modeling_tensorpress"
@@ -28,14 +29,15 @@ def write_config(
     config.pop("torch_dtype", None)
     if plan is not None:
         base = plan["base_class"]
-        config["model_type"] = COMPRESSED + config["model_type"].removeprefix(COMPRESSED)
+        architecture = plain_architecture(config, "config.json")
+        config["model_type"] = COMPRESSED + architecture.family.model_type
         config["architectures"] = [f"Tensorpress{base.rpartition('.')[2]}"]
         config[STORES] = plan
         if plan["embeddings"]:
             config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan
         config[REFERENCES] = {
             "AutoConfig": f"{REMOTE_CODE}.Config",
-            "AutoModelForCausalLM": f"{REMOTE_CODE}.Model",
+            architecture.objective.auto_class: f"{REMOTE_CODE}.Model",
         }
         _bundle_code(target, base)
     (target / "config.json").write_text(json.dumps(config, indent=1))

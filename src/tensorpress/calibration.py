@@ -17,14 +17,13 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from tensorpress.architecture import Architecture
 from tensorpress.checkpoint import is_finite
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.windows import token_windows
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
 from tensorpress.layers import group_of
 from tensorpress.moments import Moments
-from tensorpress.next_token import next_token_losses
 from tensorpress.numbers import spans
+from tensorpress.objectives.base import Objective
 from tensorpress.oom import warn, with_fallback
 from tensorpress.params import Calibration
 from tensorpress.placement import is_spilled, place
@@ -54,37 +53,38 @@ class _RecordingSlices(DenseSlices):
         return Format.project_grouped(self, x, ends)
 
 
-def calibration_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, settings: Calibration
-) -> Int[Tensor, "windows window"]:
-    """Whole windows with the tokens that ``settings`` ask for, or all that the text has.
+def calibration_rows(
+    objective: Objective, tokenizer: PreTrainedTokenizerBase, text: str, settings: Calibration
+) -> Int[Tensor, "windows ..."]:
+    """Rows of whole windows with the tokens that ``settings`` ask for, or all that the text has.
 
     Fewer are said, and written with the moments (``moments.tokens_of``).
     """
     count = -(-settings.tokens // settings.window)
-    windows = token_windows(tokenizer, text, settings.window, count)
-    if windows.numel() < settings.tokens:
+    rows = objective.rows(tokenizer, text, settings.window, count)
+    tokens = objective.ids(rows).numel()
+    if tokens < settings.tokens:
         warn(
             f"calibration.tokens: {settings.tokens} are wanted, corpus {settings.corpus!r} has "
-            f"{windows.numel()} in whole windows of {settings.window}: these are used"
+            f"{tokens} in whole windows of {settings.window}: these are used"
         )
-    return windows
+    return rows
 
 
 def calibrate(
     model: PreTrainedModel,
     architecture: Architecture,
-    windows: Tensor,
+    rows: Int[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
     gradients: bool = True,
     values_at_once: int = VALUES_AT_ONCE,
 ) -> Iterator[dict[str, Tensor]]:
-    """Moments of every layer over ``windows (n, window)``: what ``save_moments`` writes.
+    """Moments of every layer over ``rows`` of the objective: what ``save_moments`` writes.
 
     The text is passed over once for so many layers as have ``values_at_once`` values of moments.
     Experts see the tokens that the router really sends them. ``gradients``: of the summed
-    next-token loss by the outputs of every module, which takes a backward pass. The model's hooks
+    loss by the outputs of every module, which takes a backward pass. The model's hooks
     stay in place, so it must not be used for anything else. It is brought to ``device``, where it
     must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
@@ -100,7 +100,7 @@ def calibrate(
     def run(where: torch.device, size: int) -> None:
         for moment in moments:
             moment.clear()
-        _stream(model, windows.split(size), where, gradients)
+        _stream(model, architecture.objective, rows.split(size), where, gradients)
 
     for layers in passes(shapes, values_at_once):
         for layer, moment in enumerate(moments):
@@ -133,18 +133,21 @@ def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[
 
 
 def _stream(
-    model: PreTrainedModel, batches: Sequence[Tensor], device: torch.device, gradients: bool
+    model: PreTrainedModel,
+    objective: Objective,
+    batches: Sequence[Tensor],
+    device: torch.device,
+    gradients: bool,
 ) -> None:
     # the graph would keep on the GPU every weight that was brought there for a while
     kept = torch.autograd.graph.save_on_cpu() if is_spilled(model) else nullcontext()
     with torch.set_grad_enabled(gradients), kept:
-        for ids in tqdm(batches, desc="calibrate", unit="batch"):
-            inputs = ids.to(device)
+        for batch in tqdm(batches, desc="calibrate", unit="batch"):
+            rows = batch.to(device)
             if gradients:
-                next_token_losses(model, inputs, weight=1.0)
+                objective.losses(model, rows, weight=1.0)
             else:
-                # without the head: nobody looks at the logits
-                model.base_model(input_ids=inputs, use_cache=False)
+                objective.run(model, rows)
 
 
 def _attach(

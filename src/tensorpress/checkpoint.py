@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tensorpress.architecture import COMPRESSED, Architecture
+from tensorpress.architecture import Architecture
 from tensorpress.errors import DamagedFile, TensorpressError
-from tensorpress.families.table import architecture_of
+from tensorpress.families.table import plain_architecture
 from tensorpress.weightfiles import INDEX, SINGLE, check_shards
 
 CHECKED_VALUES = 2**24
@@ -54,8 +54,7 @@ class Checkpoint:
     @cached_property
     def architecture(self) -> Architecture:
         """The model's, plain or compressed; ``TensorpressError`` for one that has no family."""
-        plain = str(self.config.get("model_type")).removeprefix(COMPRESSED)
-        return architecture_of({**self.config, "model_type": plain}, str(self.directory))
+        return plain_architecture(self.config, str(self.directory))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors; only their bytes are read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tensorpress.artifacts import ModelArtifact
 from tensorpress.errors import TensorpressError
+from tensorpress.evaluation.specs import BaseTask
 from tensorpress.layers import LayerShape, group_of, middle, middle_out
 from tensorpress.methods.base import MethodSpec
 from tensorpress.params import LayerSet, MiddleLayers, MiddleOutLayers
@@ -42,6 +43,26 @@ def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
             f"{at}: {tokens} is not allowed; allowed: up to {limit}, "
             f"{model.architecture.family.key('positions')} of model {model.name!r}"
         )
+
+
+def check_window(at: str, window: int, model: ModelArtifact) -> None:
+    """Refuse windows that a model has no positions for, or that nothing can be asked of."""
+    check_positions(at, window, model)
+    model.architecture.objective.check_window(at, window)
+
+
+def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
+    """Refuse a task that asks what the model does not answer, or more tokens than it takes."""
+    where, objective = f"tasks.{name}", model.architecture.family.objective
+    if objective not in spec.objectives:
+        raise TensorpressError(
+            f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
+            f"{objective}; allowed: kinds for {objective}, as perplexity"
+        )
+    if spec.asks:
+        spec.check_asked(where, model.architecture.objective)
+    for field, tokens in spec.positions.items():
+        check_positions(f"{where}.{field}", tokens, model)
 
 
 def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:

@@ -78,15 +78,20 @@ def _cell(value: object) -> str:
 
 
 def _sizes(options: argparse.Namespace) -> None:
+    from tensorpress.families.table import architecture_of
     from tensorpress.sizing import MetaModel, Size, sizes
     from tensorpress.sources import model_config, read_config
+    from tensorpress.transforms import registry as transforms
 
     found: list[Size] = []
     if options.config.suffix in (".yaml", ".yml"):
         study = params.load(options.config)
         for name, spec in study.models.items():
             weights = Path(spec.path) if isinstance(spec, params.LocalModel) else None
-            found += sizes(MetaModel(name, model_config(name, spec), weights), study)
+            where = f"models.{name}"
+            fetched = architecture_of(model_config(name, spec), where)
+            made = transforms.planned(spec.transform, fetched, where)
+            found += sizes(MetaModel(name, made.config, weights), study)
     else:
         path = options.config / "config.json" if options.config.is_dir() else options.config
         name = path.absolute().parent.name if path.name == "config.json" else path.stem

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress.errors import TensorpressError
+from tensorpress.families.table import plain_architecture
 from tensorpress.fingerprints import all_modules
 from tensorpress.keys import file_fingerprint
+from tensorpress.objectives.base import Objective
 
 UNKEYED = "it finds and refuses files, whose content is part of a key"
 
 SEAL = "trusted_code.json"
-MODEL = "AutoModelForCausalLM"
 REFERENCES = "auto_map"
 _REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 _KERNELS = ("attn_implementation", "_attn_implementation")
@@ -80,15 +81,16 @@ def architecture(config: Mapping[str, Any], where: str) -> str:
 
 def base_class(config: Mapping[str, Any]) -> str:
     """What a fetched model runs as: a class of transformers, or ``file.Class`` of its own code."""
-    own = config.get(REFERENCES, {}).get(MODEL)
+    own = config.get(REFERENCES, {}).get(_objective(config).auto_class)
     return str(own) if own else architecture(config, "assemble")
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
     """Whether transformers has the class that a ``config.json`` names for its model type."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto
 
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")), ())
+    classes = getattr(modeling_auto, _objective(config).known_classes)
+    known = classes.get(str(config.get("model_type")), ())
     return architecture(config, "config.json") in ((known,) if isinstance(known, str) else known)
 
 
@@ -141,6 +143,10 @@ def _references(configs: Iterable[Mapping[str, Any]]) -> list[str]:
             listed = value if isinstance(value, list | tuple) else [value]
             found += [str(reference) for reference in listed if reference]
     return found
+
+
+def _objective(config: Mapping[str, Any]) -> Objective:
+    return plain_architecture(config, "config.json").objective
 
 
 def _missing_model(config: Mapping[str, Any]) -> str | None:

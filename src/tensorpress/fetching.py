@@ -31,7 +31,7 @@ from tensorpress.families.table import architecture_of
 from tensorpress.forkserver import function
 from tensorpress.headers import Stored, rewrite, tensors_in
 from tensorpress.hub_models import CONFIG, check_there, hub_file, hub_names
-from tensorpress.loading import empty_model, load_tokenizer
+from tensorpress.loading import empty_model, load_tokenizer, objective_of
 from tensorpress.params import EmbeddedModel, HubModel, LocalModel, Model
 from tensorpress.secrets import one_line
 from tensorpress.sources import (
@@ -185,7 +185,8 @@ def _check_tokenizer(name: str, directory: Path) -> None:
         where = f"models.{name}"
         rows = vocabulary_size(read_config(directory / CONFIG, where), where)
         check_tokenizer(directory, rows, where)
-        load_tokenizer(directory, where)
+        tokenizer = load_tokenizer(directory, where)
+        objective_of(directory).check_tokenizer(tokenizer, where)
 
 
 def _configs(directory: Path) -> list[str]:
@@ -215,7 +216,7 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
     if "." not in base_class(config) and not is_native(config):
         raise TensorpressError(
             f"models.{name}: architectures: {config['architectures']} is not allowed; "
-            "allowed: a causal language model of transformers"
+            f"allowed: {objective_of(target).described}"
         )
     architecture = architecture_of(config, f"models.{name}")
     try:

@@ -22,6 +22,7 @@ from tensorpress.artifacts import (
     ModelArtifact,
     RecoveryArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
 from tensorpress.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.methods.base import MethodSpec
@@ -82,6 +83,15 @@ def fetch(model: ModelArtifact) -> Footprint:
     return Footprint(peak, 4 * stored * values_of(model.architecture) / READ)
 
 
+def transform(made: TransformedArtifact) -> Footprint:
+    """A shard, and a tensor as it is stored, in float32, and scaled."""
+    architecture = made.architecture
+    stored = value_bytes(architecture.config)
+    size, tensor = stored * values_of(architecture), _largest_tensor(architecture)
+    peak = PROCESS + SUMS + min(SHARD_BYTES, size) + (stored + 2 * FLOAT) * tensor
+    return Footprint(peak, 4 * size / READ)
+
+
 def calibrate(made: CalibrationArtifact) -> Footprint:
     """Model, batch, moments of a pass in float64, of a layer and the widest inputs in float32."""
     settings, architecture = made.settings, made.model.architecture
@@ -93,7 +103,8 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     held += FLOAT * (max(moments) + widest**2)
     weights = values * RUNNING_BITS[made.dtype] // 8
     batch = _activations(architecture, settings.batch * settings.window, settings.gradients)
-    products = settings.tokens * (3 * values * len(parts) + sum(moments))
+    asked = settings.tokens * architecture.objective.passes
+    products = asked * (3 * values * len(parts) + sum(moments))
     peak = RUNNING + weights + held + batch
     return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
 
@@ -196,7 +207,8 @@ def recover(made: RecoveryArtifact) -> Footprint:
     tokens, values = spec.batch * spec.window, values_of(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
     peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
-    products = 3 * values * tokens * spec.accumulation * spec.steps
+    asked = tokens * architecture.objective.passes
+    products = 3 * values * asked * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
@@ -210,7 +222,8 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
         peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
-    return Footprint(peak, WAIT + weights / READ + TOKENS * values / MODEL_PRODUCTS)
+    products = TOKENS * values * (architecture.objective.passes if made.spec.asks else 1)
+    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 
 @cache

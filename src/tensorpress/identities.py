@@ -22,6 +22,7 @@ from tensorpress.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
 from tensorpress.evaluation.specs import BaseTask
 from tensorpress.families.table import architecture_of
@@ -30,6 +31,7 @@ from tensorpress.keys import file_fingerprint, key
 from tensorpress.layers import LayerShape
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
+from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.params import (
     BASELINE,
     Calibration,
@@ -43,6 +45,7 @@ from tensorpress.params import (
 from tensorpress.registry import METHODS
 from tensorpress.rounding import Rounding
 from tensorpress.sources import FETCHERS, READERS, corpus_source, model_config, model_source
+from tensorpress.transforms import registry as transforms
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
 """Code that travels in a checkpoint and builds its model."""
@@ -73,6 +76,22 @@ def model(name: str, spec: Model) -> ModelArtifact:
     return ModelArtifact(name, spec, content, architecture)
 
 
+def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
+    """A model made of a model: that model and the transform."""
+    architecture = transforms.planned([transform], of.architecture, f"models.{of.name}")
+    content = key(
+        stage="transform",
+        model=of.key,
+        transform=transform,
+        code=code_fingerprint(
+            _run("transform"),
+            f"{transforms.TRANSFORMS[transform]}:TRANSFORM",
+            _family(of.architecture),
+        ),
+    )
+    return TransformedArtifact(of.name, of.spec, content, architecture, of, transform)
+
+
 def calibration(
     of: ModelArtifact, text: CorpusArtifact, settings: Calibration, dtype: str
 ) -> CalibrationArtifact:
@@ -83,7 +102,9 @@ def calibration(
         corpus=text.key,
         settings=settings.model_dump(exclude={"corpus"}),
         **_precision(dtype),
-        code=code_fingerprint(_run("calibrate"), _family(of.architecture)),
+        code=code_fingerprint(
+            _run("calibrate"), _family(of.architecture), _objective(of.architecture)
+        ),
     )
     return CalibrationArtifact(of, text, settings, dtype, content)
 
@@ -174,6 +195,7 @@ def recovery(
             *_BUNDLED,
             _family(of.model.architecture),
             *[_ROUNDING] * bool(spec.rounding),
+            _objective(of.model.architecture),
         ),
     )
     return RecoveryArtifact(of, spec, seed, text, dtype, content)
@@ -200,7 +222,11 @@ def evaluation(
         corpora={role: [text.key, text.spec.joined] for role, text in corpora.items()},
         files=dict(files),
         **_precision(dtype),
-        code=code_fingerprint(_run("evaluate"), f"{spec.entry}:evaluate"),
+        code=code_fingerprint(
+            _run("evaluate"),
+            f"{spec.entry}:evaluate",
+            *[_objective(of.model.architecture)] * spec.asks,
+        ),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
 
@@ -242,6 +268,10 @@ def _method(name: str) -> tuple[str, str]:
 
 def _family(of: Architecture) -> str:
     return f"tensorpress.families.{of.family.model_type}:FAMILY"
+
+
+def _objective(of: Architecture) -> str:
+    return f"{OBJECTIVES[of.family.objective]}:OBJECTIVE"
 
 
 def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from tensorpress.hub_datasets import HubDataset
 from tensorpress.refusals import LONGEST_NAME, NAME_PATTERN
 from tensorpress.texts import C4, WIKITEXT2
+from tensorpress.transforms.registry import TRANSFORMS
 
 UNKEYED = "settings are part of a key by their values"
 
@@ -21,40 +22,56 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EmbeddedModel(Section):
+if TYPE_CHECKING:
+    TransformName = str
+else:
+    TransformName = Literal[tuple(TRANSFORMS)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class AnyModel(Section):
+    """What every model may say."""
+
+    baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
+    transform: Annotated[
+        tuple[TransformName, ...],
+        BeforeValidator(_as_list, json_schema_input_type=TransformName | list[TransformName]),
+    ] = Field((), description="makes another model of it first; several one after the other")
+
+
+class EmbeddedModel(AnyModel):
     """A small model that the fetch phase trains itself on standard-library prose."""
 
     source: Literal["embedded"]
     name: str = Field(description="dense or moe")
     seed: int = Field(0, ge=0)
-    baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
 
 
-class LocalModel(Section):
+class LocalModel(AnyModel):
     """A directory with config.json, safetensors and tokenizer files."""
 
     source: Literal["local"]
     path: str
     trust_remote_code: bool = Field(False, description="run the Python code beside the weights")
-    baseline_tasks: tuple[Name, ...] = ()
 
 
-class HubModel(Section):
+class HubModel(AnyModel):
     """A Hugging Face repository at one pinned commit."""
 
     source: Literal["hub"]
     repository: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit hash, 40 hex digits")
     trust_remote_code: bool = Field(False, description="run the Python code of that commit")
-    baseline_tasks: tuple[Name, ...] = ()
 
 
-class ConfigModel(Section):
+class ConfigModel(AnyModel):
     """A ``config.json`` without weights: ``tensorpress plan`` computes sizes from it alone."""
 
     source: Literal["config"]
     path: str
-    baseline_tasks: tuple[Name, ...] = ()
 
 
 class EmbeddedCorpus(Section):

@@ -12,7 +12,7 @@ import transformers
 from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
@@ -20,13 +20,15 @@ from transformers.utils import HF_MODULES_CACHE
 from tensorpress.architecture import Architecture
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.companions import check_rows
-from tensorpress.custom_code import MODEL, REFERENCES, SEAL, sealed_files
+from tensorpress.custom_code import REFERENCES, SEAL, sealed_files
 from tensorpress.errors import TensorpressError
 from tensorpress.families.base import Slot
+from tensorpress.families.table import plain_architecture
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
+from tensorpress.objectives.base import Objective
 from tensorpress.placement import place
 from tensorpress.secrets import one_line
 from tensorpress.stopwatch import LOAD, spent_on
@@ -51,7 +53,7 @@ def load_model(
 def _loaded(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     Checkpoint.open(directory).shapes()
     own_code = _register(directory)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = _auto_class(directory).from_pretrained(
         directory,
         dtype=dtype,
         use_safetensors=True,
@@ -74,10 +76,24 @@ def empty_model(directory: Path) -> PreTrainedModel:
     own_code = _register(directory)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=own_code)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = _auto_class(directory).from_config(
             config, trust_remote_code=own_code
         )
     return model
+
+
+def objective_of(directory: Path) -> Objective:
+    """What the model of a plain or a compressed checkpoint is asked."""
+    return plain_architecture(_config(directory), str(directory)).objective
+
+
+def _auto_class(directory: Path) -> Any:
+    return getattr(transformers, objective_of(directory).auto_class)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:
@@ -106,7 +122,7 @@ def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedToken
             f"{at}: no usable tokenizer ({type(tokenizer).__name__} with special tokens only); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         )
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = _config(directory)
     rows = int(config["vocab_size"])
     check_rows(max(ids), rows, at)
     for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
@@ -121,15 +137,17 @@ def _register(directory: Path) -> bool:
 
     Returns whether the model's own code may run: what the params trusted when it was fetched.
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = _config(directory)
     own_code = bool(sealed_files(directory))
     if STORES in config:
         model_class = factored_class(_base_class(directory, config[STORES]["base_class"], own_code))
         config_class = model_class.config_class
         AutoConfig.register(config["model_type"], config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
-    elif own_code and MODEL in config.get(REFERENCES, {}):
-        _base_class(directory, config[REFERENCES][MODEL], own_code)
+        _auto_class(directory).register(config_class, model_class, exist_ok=True)
+    else:
+        own_class = config.get(REFERENCES, {}).get(objective_of(directory).auto_class)
+        if own_code and own_class:
+            _base_class(directory, own_class, own_code)
     return own_code
 
 

@@ -18,6 +18,7 @@ TENSORS, ROWS = ".safetensors", ".parquet"
 
 STAGES = (
     "fetch",
+    "transform",
     "calibrate",
     "advise",
     "decompose",
@@ -65,6 +66,11 @@ def plan_file(name: str) -> Path:
 def model(identity: str) -> Path:
     """A fetched model: config, safetensors, tokenizer."""
     return stage("fetch") / identity
+
+
+def transformed(identity: str) -> Path:
+    """A model made of a fetched or transformed one: a checkpoint as that is."""
+    return stage("transform") / identity
 
 
 def corpus(identity: str) -> Path:

@@ -24,8 +24,16 @@ from tensorpress.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     RunArtifact,
+    TransformedArtifact,
 )
-from tensorpress.checks import check_method, check_modules, check_positions, check_whole, layer_sets
+from tensorpress.checks import (
+    check_method,
+    check_modules,
+    check_task,
+    check_whole,
+    check_window,
+    layer_sets,
+)
 from tensorpress.compression import compression_of
 from tensorpress.errors import TensorpressError
 from tensorpress.hub_datasets import require
@@ -53,6 +61,17 @@ class Plan:
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
+
+    @cached_property
+    def fetched(self) -> dict[str, ModelArtifact]:
+        """Models as they come, by id."""
+        return {model.lineage[0].id: model.lineage[0] for model in self.models.values()}
+
+    @cached_property
+    def transformed(self) -> dict[str, TransformedArtifact]:
+        """Models made of models, by id."""
+        made = (each for model in self.models.values() for each in model.lineage)
+        return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
 
     @cached_property
     def runs(self) -> dict[str, RunArtifact]:
@@ -134,6 +153,7 @@ class Plan:
         ]
         wanted = {
             "fetch_model": running,
+            "transform": [],
             "calibrate": running,
             "advise": methods,
             "decompose": methods,
@@ -154,10 +174,11 @@ class Plan:
         calibrations = [calibration for calibration in reads if calibration is not None]
         used_corpora |= {c.corpus.id for c in calibrations}
         used_corpora |= {r.corpus.id for r in self.recoveries.values()}
-        used_models = {r.model.id for r in self.runs.values()}
+        used_models = {each for r in self.runs.values() for each in r.model.lineage}
         found = {
-            "fetch": [paths.model(i) for i in used_models]
+            "fetch": [each.checkpoint for each in used_models if each.id in self.fetched]
             + [paths.corpus(i) for i in used_corpora],
+            "transform": [each.checkpoint for each in used_models if each.id in self.transformed],
             "calibrate": [paths.calibration(c.id) for c in calibrations],
             "advise": [paths.advice(i) for i in self.advices],
             "decompose": [path for p in self.used_decompositions for path in (p.factors, p.rows)],
@@ -189,7 +210,10 @@ class Plan:
         return content
 
     def _model(self, name: str) -> ModelArtifact:
-        artifact = identities.model(name, self.params.models[name])
+        spec = self.params.models[name]
+        artifact = identities.model(name, spec)
+        for transform in spec.transform:
+            artifact = identities.transformed(artifact, transform)
         artifact.architecture.shape(0)  # the config has every size
         return artifact
 
@@ -200,7 +224,7 @@ class Plan:
 
     def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
         """The calibration of a model for something that reads it."""
-        check_positions("calibration.window", self.params.calibration.window, model)
+        check_window("calibration.window", self.params.calibration.window, model)
         return self.calibrations[model.name]
 
     def _decomposition(
@@ -238,7 +262,7 @@ class Plan:
         self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_positions(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
         self._check_apart(recipe_name, recipe, corpus)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
@@ -258,8 +282,7 @@ class Plan:
     def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
-        for field, tokens in spec.positions.items():
-            check_positions(f"tasks.{task}.{field}", tokens, model)
+        check_task(task, spec, model)
         if spec.needs_experts and not model.architecture.expert_layers:
             raise TensorpressError(
                 f"models.{model.name}: task {task!r} is not allowed; "

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorpress.architecture import COMPRESSED
 from tensorpress.bundle import copy_tokenizer, write_config
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.families.base import Family
@@ -66,7 +65,6 @@ def write_recovered(
             writer.add(f"{path}.{ADAPTER}.{name}", value, entries[name])
         counts.add(path, list(entries.values()))
     checkpoint_bytes = writer.close()
-    config["model_type"] = config["model_type"].removeprefix(COMPRESSED)
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
     saved = compressed.saved.plus(counts.modules, counts.blocks, counts.model)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.layers import group_of
-from tensorpress.next_token import next_token_losses
+from tensorpress.objectives.base import Objective
 from tensorpress.params import Lora
 
 NAME = "recovery"
@@ -35,13 +36,13 @@ PROJECTIONS = ("gate", "up", "down")
 def recover(
     model: PreTrainedModel,
     architecture: Architecture,
-    windows: Tensor,
+    rows: Int[Tensor, "windows ..."],
     spec: Lora,
     seed: int,
     device: torch.device,
     batch: int | None = None,
 ) -> dict[str, Format]:
-    """Train adapters of ``model`` on rows of ``windows (n, window)``; the model is used up.
+    """Train adapters of ``model`` on ``rows`` of its objective; the model is used up.
 
     ``batch``: windows of one forward pass where those of ``spec`` are too many; the steps remain.
     Returns low-rank formats by module path: one slice for a linear layer, one an expert for a
@@ -62,36 +63,43 @@ def recover(
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of unknown layers
         tuned = get_peft_model(model, config, adapter_name=NAME)
     inner = tuned.get_base_model()
-    _train(inner, windows, spec, seed, device, batch or spec.batch)
+    _train(inner, architecture.objective, rows, spec, seed, device, batch or spec.batch)
     return {
         path: _store([inner.get_submodule(each) for each in paths])
         for path, paths in adapted.items()
     }
 
 
-def text_windows(windows: Tensor, spec: Lora, seed: int) -> Tensor:
+def training_rows(rows: Tensor, spec: Lora, seed: int) -> Tensor:
     """The rows that training meets, in order: all in turn, each round shuffled anew."""
     wanted = spec.steps * spec.accumulation * spec.batch
     generator = torch.Generator().manual_seed(seed)
-    rounds = -(-wanted // len(windows))
-    order = [torch.randperm(len(windows), generator=generator) for _ in range(rounds)]
-    return windows[torch.cat(order)[:wanted]]
+    rounds = -(-wanted // len(rows))
+    order = [torch.randperm(len(rows), generator=generator) for _ in range(rounds)]
+    return rows[torch.cat(order)[:wanted]]
 
 
 def _train(
-    model: Any, windows: Tensor, spec: Lora, seed: int, device: torch.device, batch: int
+    model: Any,
+    objective: Objective,
+    rows: Tensor,
+    spec: Lora,
+    seed: int,
+    device: torch.device,
+    batch: int,
 ) -> None:
-    """AdamW at a constant rate on the mean next-token loss; a loss that is not finite ends it."""
+    """AdamW at a constant rate on the mean loss of a token; a loss that is not finite ends it."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=spec.learning_rate)
-    batches = iter(text_windows(windows, spec, seed).split(spec.batch))
+    batches = iter(training_rows(rows, spec, seed).split(spec.batch))
+    predicted = objective.predicted(rows.shape[-1])
     model.train()
     for step in tqdm(range(spec.steps), desc="recover", unit="step"):
         for _ in range(spec.accumulation):
-            rows = next(batches).to(device)
-            weight = 1 / (rows[:, 1:].numel() * spec.accumulation)
-            for ids in rows.split(batch):
-                loss = float(next_token_losses(model, ids, weight, auxiliary=True).mean())
+            asked = next(batches).to(device)
+            weight = 1 / (objective.ids(asked)[:, predicted].numel() * spec.accumulation)
+            for part in asked.split(batch):
+                loss = float(objective.losses(model, part, weight, auxiliary=True).mean())
                 if not math.isfinite(loss):
                     raise TensorpressError(
                         f"lora.learning_rate: {spec.learning_rate} makes the loss {loss} "

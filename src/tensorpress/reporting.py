@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from tensorpress.atomic import replacing
 from tensorpress.errors import TensorpressError
+from tensorpress.objectives.registry import OBJECTIVES, load
 
 HALF_WIDTH = """
 CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
@@ -24,10 +25,17 @@ estimated from so many samples; NULL of a single one."""
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``."""
+    """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``.
+
+    They may read ``objectives``: the metric of each, and whether less of it is better.
+    """
     connection = duckdb.connect()
     connection.create_function("t95", _t95, ["BIGINT"], "DOUBLE")
     connection.execute(HALF_WIDTH)
+    connection.execute("CREATE TABLE objectives (metric VARCHAR, lower_is_better BOOLEAN)")
+    for objective in map(load, OBJECTIVES):
+        row = [objective.metric, objective.lower_is_better]
+        connection.execute("INSERT INTO objectives VALUES (?, ?)", row)
     return connection
 
 

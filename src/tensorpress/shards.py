@@ -23,9 +23,11 @@ class ShardWriter:
         self._pending_bytes = 0
         self._shards: list[list[str]] = []
 
-    def add(self, name: str, tensor: Tensor, entry: StoredTensor) -> None:
-        """Store one tensor, cast to the storage dtype, which must hold its values."""
-        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+    def add(
+        self, name: str, tensor: Tensor, entry: StoredTensor, given: torch.dtype | None = None
+    ) -> None:
+        """Store one tensor, cast to the storage dtype, or ``given``, which must hold it."""
+        dtype = (given or self.dtype) if tensor.is_floating_point() else tensor.dtype
         size = tensor.numel() * dtype.itemsize
         if self._pending_bytes + size > SHARD_BYTES:
             self._flush()

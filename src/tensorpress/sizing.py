@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedModel
 
 from tensorpress.architecture import Architecture
 from tensorpress.checks import layer_sets
@@ -87,13 +88,13 @@ class MetaModel:
 
     def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
         self.name, self.architecture = name, architecture_of(config, name)
-        network = _built(config)
+        network = _built(self.architecture)
         ties = bool(network.all_tied_weights_keys) and not config.get("quantization_config")
         if ties and weights is not None and has_weights(weights):
             stored = held_tensors(weights, f"models.{name}")
             if contents(name, network, self.architecture, stored).untied:
-                untied = {**config, "tie_word_embeddings": False}
-                self.architecture, network = architecture_of(untied, name), _built(untied)
+                self.architecture = architecture_of({**config, "tie_word_embeddings": False}, name)
+                network = _built(self.architecture)
         self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
 
@@ -123,10 +124,11 @@ class MetaModel:
         return self._built[key]
 
 
-def _built(config: Mapping[str, Any]) -> PreTrainedModel:
+def _built(architecture: Architecture) -> PreTrainedModel:
+    auto_class = getattr(transformers, architecture.objective.auto_class)
     with torch.device("meta"):
-        known = AutoConfig.for_model(**config)
-        network: PreTrainedModel = AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+        known = AutoConfig.for_model(**architecture.config)
+        network: PreTrainedModel = auto_class.from_config(known, trust_remote_code=False)
     return network
 
 

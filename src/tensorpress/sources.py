@@ -82,13 +82,13 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
         check_code(name, config, {}, model.trust_remote_code)
         # what is off changes no key
         off = set() if model.trust_remote_code else {"trust_remote_code"}
-        return model.model_dump(exclude={"baseline_tasks", *off})
+        return model.model_dump(exclude={"baseline_tasks", "transform", *off})
     if isinstance(model, ConfigModel):
         raise TensorpressError(
             f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
             "(tensorpress plan computes sizes from a config)"
         )
-    return model.model_dump(exclude={"baseline_tasks"})
+    return model.model_dump(exclude={"baseline_tasks", "transform"})
 
 
 def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:

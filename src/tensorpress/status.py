@@ -71,8 +71,9 @@ def live_jobs(plan: Plan) -> list[Job]:
     live = plan.live()
     tables = tuple(Path(table) for table in live["aggregate"])
     jobs = [
-        *(Job("fetch_model", m.id, m.name, (paths.model(m.id),)) for m in plan.models.values()),
+        *(Job("fetch_model", m.id, m.name, (m.checkpoint,)) for m in plan.fetched.values()),
         *(Job("fetch_corpus", c.id, "", (paths.corpus(c.id),)) for c in plan.corpora.values()),
+        *(Job("transform", m.id, m.name, (m.checkpoint,)) for m in plan.transformed.values()),
         *(Job("calibrate", c.id, c.model.name, (paths.calibration(c.id),))
           for c in plan.calibrations.values()),
         *(Job("advise", a.id, a.calibration.model.name, (paths.advice(a.id),))

@@ -19,9 +19,13 @@ import pyarrow.parquet as pq
 from tensorpress import paths
 from tensorpress.atomic import is_partial, replacing
 from tensorpress.errors import TensorpressError
+from tensorpress.objectives import registry
 from tensorpress.params import BASELINE
 from tensorpress.plan import Plan
 from tensorpress.strict_json import strict_json
+
+QUALITY = {registry.load(name).metric for name in registry.OBJECTIVES}
+"""Metrics that the plot shows: one a model, by its objective."""
 
 
 def write_plan(plan: Plan) -> None:
@@ -118,7 +122,7 @@ def write_metrics(plan: Plan) -> None:
 def _write_plot(model: str, rows: list[dict[str, Any]]) -> None:
     lines = ["recipe,layers,bits_saved_percent,perplexity"]
     for row in rows:
-        if row["kind"] == "perplexity" and row["metric"] == "perplexity":
+        if row["kind"] == "perplexity" and row["metric"] in QUALITY:
             layers = " ".join(map(str, row["layers"]))
             saved = row["bits_saved_with_embeddings_percent"]
             lines.append(f"{row['recipe']},{layers},{saved:.4f},{row['value']:.6f}")

@@ -15,10 +15,12 @@ from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.windows import token_windows
 from tensorpress.factorfile import save_factors
 from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.objectives import registry
 from tensorpress.registry import load
 
 pytestmark = pytest.mark.real
 CPU = torch.device("cpu")
+NEXT_TOKEN = registry.load("causal_lm")
 MODULES = ("attention.q", "attention.k", "attention.v", "attention.o")
 
 
@@ -41,7 +43,7 @@ def run(
     storage, _ = assemble(model, placements, "float32", folder / "out")
     tokenizer = load_tokenizer(folder / "out")
     windows = token_windows(tokenizer, text, 512, 40)
-    result = perplexity(load_model(folder / "out", CPU), windows, 8, CPU, 1)
+    result = perplexity(load_model(folder / "out", CPU), NEXT_TOKEN, windows, 8, CPU, 1)
     return (error / total) ** 0.5, result.perplexity, storage.stored_bits
 
 

@@ -12,7 +12,7 @@ from workspace import tiny_text, tiny_tokenizer
 
 from tensorpress import calibration, paths
 from tensorpress.assembly import assemble
-from tensorpress.calibration import calibration_windows
+from tensorpress.calibration import calibration_rows
 from tensorpress.checkpoint import Checkpoint
 from tensorpress.decomposition import MadeBy, decompose_layer, measure
 from tensorpress.evaluation.job import EvaluationJob
@@ -21,11 +21,13 @@ from tensorpress.evaluation.tasks import prediction
 from tensorpress.factorfile import save_factors
 from tensorpress.manifest import MANIFEST, write_manifest
 from tensorpress.moments import save_moments
+from tensorpress.objectives import registry
 from tensorpress.params import Calibration
 from tensorpress.registry import load
 from tensorpress.rows import DecompositionRow, read_rows, write_rows
 
 CPU = torch.device("cpu")
+NEXT_TOKEN = registry.load("causal_lm")
 
 
 def test_tokens_that_the_text_does_not_have_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,11 +35,11 @@ def test_tokens_that_the_text_does_not_have_are_said(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(calibration, "warn", said.append)
     tokenizer, text = tiny_tokenizer(), tiny_text()
     enough = Calibration(corpus="text", tokens=130, window=64)
-    assert calibration_windows(tokenizer, text, enough).shape == (3, 64)
+    assert calibration_rows(NEXT_TOKEN, tokenizer, text, enough).shape == (3, 64)
     assert said == []
     short = "é" * 100  # 200 tokens
     wanted = Calibration(corpus="text", tokens=65536, window=64)
-    assert calibration_windows(tokenizer, short, wanted).shape == (3, 64)
+    assert calibration_rows(NEXT_TOKEN, tokenizer, short, wanted).shape == (3, 64)
     assert said == [
         "calibration.tokens: 65536 are wanted, corpus 'text' has 192 in whole windows of 64: these "
         "are used"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stages import placed
-from test_families import SIZES
+from test_families import SIZES, auto_class, loaded
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from untrusted import fetch, hub, local, refusal, update
-from workspace import tiny_llama, tiny_params, tiny_tokenizer
+from workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny_tokenizer
 
 from tensorpress.assembly import assemble
 from tensorpress.checkpoint import Checkpoint
@@ -42,14 +42,14 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 def saved(model_type: str, folder: Path, **config: object) -> Path:
     """A tiny random model of a family as transformers saves it; biases are not zero."""
     torch.manual_seed(0)
-    known = AutoConfig.for_model(model_type, vocab_size=300, **SIZES[model_type], **config)
-    network = AutoModelForCausalLM.from_config(known)
+    is_masked = FAMILIES[model_type].objective == "masked_lm"
+    tokenizer = masked_tokenizer() if is_masked else tiny_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), **SIZES[model_type], **config}
+    network = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **sizes))
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-    network.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(network, folder, tokenizer)
 
 
 def change(folder: Path, to: Callable[[Tensors], Tensors]) -> Path:
@@ -83,7 +83,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 def reference(folder: Path) -> Tensor:
     """What transformers makes of the user's files."""
-    return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+    return logits(loaded(folder).float().eval())
 
 
 def refused(folder: Path, tmp_path: Path) -> str:
@@ -324,7 +324,7 @@ def test_masks_and_frequencies_are_no_weights(tmp_path: Path, model_type: str) -
 def test_models_saved_from_the_base_class(tmp_path: Path, model_type: str) -> None:
     """GPT-2 as the hub has it, and the like of every family."""
     folder = saved(model_type, tmp_path / "model")
-    prefix = AutoModelForCausalLM.from_pretrained(folder).base_model_prefix
+    prefix = loaded(folder).base_model_prefix
     expected = reference(folder)
     change(folder, lambda t: {name.removeprefix(f"{prefix}."): v for name, v in t.items()})
     assert torch.equal(reference(folder), expected)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from stages import placed
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, PreTrainedModel
 
 from tensorpress.artifacts import Placement
 from tensorpress.assembly import assemble
@@ -18,7 +20,8 @@ from tensorpress.densify import densify
 from tensorpress.factorfile import load_factors, save_factors
 from tensorpress.families.table import FAMILIES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
-from tensorpress.loading import load_model
+from tensorpress.loading import load_model, objective_of
+from tensorpress.objectives import registry
 from tensorpress.registry import METHODS, load
 from tensorpress.sites import site_of
 
@@ -28,6 +31,7 @@ NAMES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 LLAMA = {**NAMES, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 SIZES = {
+    "bert": {**NAMES, "intermediate_size": 64, "max_position_embeddings": 64},
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
@@ -55,6 +59,7 @@ SIZES = {
         "layer_types": ["full_attention", "full_attention"],
     },
 }  # fmt: skip
+CAUSAL = sorted(name for name, family in FAMILIES.items() if family.objective == "causal_lm")
 SETTINGS = {
     "svd": {"rank": 5},
     "tt": {"order": 3, "rank": 4},
@@ -71,12 +76,22 @@ SETTINGS = {
 }
 
 
+def auto_class(model_type: str) -> Any:
+    """The class that builds and loads models of a family."""
+    return getattr(transformers, registry.load(FAMILIES[model_type].objective).auto_class)
+
+
+def loaded(model: Path) -> PreTrainedModel:
+    """A model without tensorpress."""
+    return getattr(transformers, objective_of(model).auto_class).from_pretrained(model)
+
+
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of every family, as transformers saves it."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(request.param, vocab_size=96, **SIZES[request.param])
-    network = AutoModelForCausalLM.from_config(config)
+    network = auto_class(request.param).from_config(config)
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):  # zero at first, and then a lost bias would not show
             torch.nn.init.normal_(parameter, std=0.1)
@@ -119,7 +134,7 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
     model: Path, tmp_path: Path
 ) -> None:
     ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
-    plain = AutoModelForCausalLM.from_pretrained(model).eval()
+    plain = loaded(model).eval()
     with torch.inference_mode():
         dense_logits = plain(input_ids=ids).logits
     for number, (method, settings, group) in enumerate(cases(model)):
@@ -137,7 +152,7 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         )
         if method == "svd":
             densify(folder / "out", folder / "dense")
-            again = AutoModelForCausalLM.from_pretrained(folder / "dense").eval()
+            again = loaded(folder / "dense").eval()
             with torch.inference_mode():
                 torch.testing.assert_close(again(input_ids=ids).logits, found, atol=1e-4, rtol=1e-4)
         assert used, f"{where}: the compressed modules were bypassed"
@@ -146,12 +161,14 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
 
 
 def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
-    network = AutoModelForCausalLM.from_pretrained(model).eval()
+    network = loaded(model).eval()
     architecture = Checkpoint.open(model).architecture
     ids = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = network(input_ids=ids).logits
-    moments = list(calibrate(network, architecture, ids, 2, CPU))
+    passes = architecture.objective.passes
+    rows = ids if passes == 1 else torch.stack([ids, torch.full_like(ids, 1)], dim=1)
+    moments = list(calibrate(network, architecture, rows, 2, CPU))
     with torch.inference_mode():
         torch.testing.assert_close(network(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
     for shape, layer in zip(architecture.shapes[:-1], moments, strict=True):
@@ -160,7 +177,7 @@ def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
             assert layer[site].shape[-1] == size.in_features
             tokens = int(layer[f"{site}.tokens"].sum())
             top_k = architecture.size("top_k") if module.startswith("experts") else 1
-            assert tokens == ids.numel() * (top_k or 1), module
+            assert tokens == ids.numel() * (top_k or 1) * passes, module
             assert float(layer[site].diagonal(dim1=-2, dim2=-1).sum()) > 0
             assert layer[f"{module}.gradient"].shape[-1] == size.out_features
             assert float(layer[f"{module}.gradient"].sum()) > 0, module
@@ -186,7 +203,7 @@ def compress(model: Path, method: str, settings: dict, group: str, folder: Path)
     modules = tuple(architecture.shape(layer).group(group))
     placement = placed(layer, modules, spec, folder / "factors.safetensors")
     storage, _ = assemble(model, [placement], "float32", folder / "out")
-    whole = AutoModelForCausalLM.from_pretrained(model)
+    whole = loaded(model)
     assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
     assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 40_000
     return placement
@@ -194,7 +211,7 @@ def compress(model: Path, method: str, settings: dict, group: str, folder: Path)
 
 def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
-    twin = AutoModelForCausalLM.from_pretrained(model).eval()
+    twin = loaded(model).eval()
     architecture = Checkpoint.open(model).architecture
     family, heads = architecture.family, architecture.shape(0).heads
     with torch.no_grad():

@@ -22,10 +22,12 @@ from tensorpress.evaluation.windows import token_windows
 from tensorpress.families.table import architecture_of
 from tensorpress.layers import GROUPS
 from tensorpress.loading import load_model
+from tensorpress.objectives import registry
 from tensorpress.sites import moment_values, passes
 from tensorpress.storage import StoredTensor, bits_saved
 
 CPU = torch.device("cpu")
+NEXT_TOKEN = registry.load("causal_lm")
 
 
 def constant(logits: float) -> LlamaForCausalLM:
@@ -38,7 +40,7 @@ def constant(logits: float) -> LlamaForCausalLM:
 def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
     tokenizer = tiny_tokenizer()
     windows = token_windows(tokenizer, tiny_text(), 32, 5)
-    result = perplexity(constant(0.0), windows, 2, CPU, 700)
+    result = perplexity(constant(0.0), NEXT_TOKEN, windows, 2, CPU, 700)
     assert result.perplexity == pytest.approx(300)
     assert result.tokens == 5 * 31
     assert result.nll_stderr == pytest.approx(0, abs=1e-6)
@@ -48,9 +50,11 @@ def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
 def test_one_window_has_no_standard_error() -> None:
     windows = token_windows(tiny_tokenizer(), tiny_text(), 32, 2)
     model = tiny_llama(1).eval()
-    alone, both = (perplexity(model, windows[:n], 2, CPU, 1) for n in (1, 2))
+    alone, both = (perplexity(model, NEXT_TOKEN, windows[:n], 2, CPU, 1) for n in (1, 2))
     assert (alone.windows, alone.nll_stderr, alone.perplexity_stderr) == (1, None, None)
-    losses = [perplexity(model, window[None], 1, CPU, 1).nll_nats / 31 for window in windows]
+    losses = [
+        perplexity(model, NEXT_TOKEN, window[None], 1, CPU, 1).nll_nats / 31 for window in windows
+    ]
     # of two values the standard error of the mean is half their distance
     assert both.nll_stderr == pytest.approx(abs(losses[0] - losses[1]) / 2, rel=1e-5)
 
@@ -68,7 +72,7 @@ def test_short_corpus_and_infinite_loss_are_errors() -> None:
         token_windows(tokenizer, "short", 64)
     windows = token_windows(tokenizer, tiny_text(), 32, 3)
     with pytest.raises(TensorpressError, match="window 0 of 3"):
-        perplexity(constant(float("nan")), windows, 2, CPU, 1)
+        perplexity(constant(float("nan")), NEXT_TOKEN, windows, 2, CPU, 1)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

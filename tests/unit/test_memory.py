@@ -153,7 +153,7 @@ def test_assembly_holds_a_shard_and_a_tensor(folder: Path, config: dict) -> None
     peak(folder, "decompose", config, settings, "attention")
     start, most = peak(folder, "assemble", config, settings, "attention")
     model = MetaModel("made", config)
-    foreseen = footprint.of_assembly(model, 10**6, "float32", rounded=False)
+    foreseen = footprint.of_assembly(model.architecture, 10**6, "float32", rounded=False)
     assert most <= foreseen.peak_bytes
     largest = max(4 * math.prod(shape) for shape in model.tensors.values())
     whole = sum(

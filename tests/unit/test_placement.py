@@ -32,7 +32,9 @@ IDS = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
 def spread(model: Any, folder: Path) -> Any:
     """What surrounds the layers and the first of them in memory, all other layers on disk."""
     names = dict(model.named_modules())
-    layers = [p for p, m in names.items() if type(m).__name__ in model._no_split_modules]
+    # what must not be split may be an embedding too
+    whole = [p for p, m in names.items() if type(m).__name__ in model._no_split_modules]
+    layers = [p for p in whole if p.rpartition(".")[2].isdigit()]
     above = {layers[0].rsplit(".", depth)[0] for depth in range(layers[0].count(".") + 1)} - {
         layers[0]
     }

@@ -1,4 +1,4 @@
-"""Perplexity by the locked protocol of methods.md section 5."""
+"""Perplexity of a text's windows, or what an objective has in its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.spread import standard_error
-from tensorpress.next_token import next_token_losses
+from tensorpress.objectives.base import Objective
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,26 @@ class PerplexityResult:
 @torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,
-    windows: Int[Tensor, "windows window"],
+    objective: Objective,
+    rows: Int[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
     predicted_bytes: int,
 ) -> PerplexityResult:
-    """Score every token of every window but the first, given those before it in the window.
+    """Score every token that the rows of a text (``Objective.rows``) ask for.
 
     ``predicted_bytes``: of the text that these tokens stand for. A window whose loss is not finite
     raises ``TensorpressError``; none is ever skipped.
     """
     means: list[float] = []
-    for ids in tqdm(windows.split(batch), desc="perplexity", unit="batch", leave=False):
-        means += next_token_losses(model, ids.to(device)).double().mean(1).tolist()
+    predicted = 0
+    for part in tqdm(rows.split(batch), desc="perplexity", unit="batch", leave=False):
+        losses = objective.losses(model, part.to(device))
+        predicted = losses.shape[1]
+        means += losses.double().mean(1).tolist()
     for index, mean in enumerate(means):
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
-    predicted = windows.shape[1] - 1
     return PerplexityResult(
         nll_nats=sum(means) * predicted,
         tokens=len(means) * predicted,

@@ -19,6 +19,8 @@ class Protocol:
     which the first ``characters`` are read (``None``: all) and cut into windows of ``window``
     tokens without overlap, the first ``max_windows`` of them (``None``: all), each beginning with
     the BOS token if ``bos``. ``dtype`` is the precision of weights and activations.
+    ``question``: how an objective asks for a window's tokens; ``None``: each but the first, given
+    those before it.
     """
 
     text_sha256: str
@@ -29,16 +31,22 @@ class Protocol:
     bos: bool
     dtype: str
     tokenizer_sha256: str
+    question: str | None = None
 
     @property
     def id(self) -> str:
         """Ten hex digits that stand for the record."""
-        return key(**asdict(self))
+        record = asdict(self)
+        if self.question is None:
+            del record["question"]  # as hashes of next-token losses have always been
+        return key(**record)
 
     @property
     def words(self) -> str:
         """The record for a reader, without hashes."""
         parts = [f"windows of {self.window}, non-overlapping", self.dtype]
+        if self.question:
+            parts.append(self.question)
         if self.bos:
             parts.append("BOS first")
         if self.max_windows:
@@ -57,6 +65,7 @@ def text_protocol(
     max_windows: int | None = None,
     characters: int | None = None,
     bos: bool = False,
+    question: str | None = None,
 ) -> Protocol:
     """The protocol of windows over the corpus in a role, with the tokenizer of the job's run."""
     return Protocol(
@@ -68,6 +77,7 @@ def text_protocol(
         bos=bos,
         dtype=dtype,
         tokenizer_sha256=tokenizer_sha256(job.run_directory),
+        question=question,
     )
 
 

@@ -6,6 +6,7 @@ here, listed in ``TaskSpec``, and one such module.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.evaluation.local_tasks import STANDARD, question_items, standard_items
 from tensorpress.hub_datasets import HubDataset
+from tensorpress.objectives.base import Objective
+from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.storage import ComputeDtype
 
 
@@ -36,6 +39,10 @@ class BaseTask(BaseModel):
     """Whether only mixture-of-experts models can run it."""
     keeps_logits: ClassVar[bool] = True
     """Whether the logits of a whole batch exist together."""
+    objectives: ClassVar[Collection[str]] = ("causal_lm",)
+    """What models may be asked that can run it."""
+    asks: ClassVar[bool] = False
+    """Whether it asks what the model's objective asks, whatever that is."""
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -59,6 +66,9 @@ class BaseTask(BaseModel):
 
     def check_files(self, where: str) -> None:
         """Refuse files without the columns that the task reads; ``where`` begins the error."""
+
+    def check_asked(self, where: str, objective: Objective) -> None:
+        """Refuse settings that nothing can be asked by; ``where`` begins the error."""
 
     def runs_in(self, compute: str) -> str:
         """The dtype in which models run, ``compute`` being that of the study."""
@@ -88,10 +98,12 @@ class WindowsTask(BaseTask):
 
 
 class Perplexity(WindowsTask):
-    """Perplexity and bits per byte on non-overlapping windows of a corpus."""
+    """Perplexity (of a masked model pseudo-perplexity) and bits per byte on windows of a corpus."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
     keeps_logits: ClassVar[bool] = False
+    objectives: ClassVar[Collection[str]] = OBJECTIVES
+    asks: ClassVar[bool] = True
 
     kind: Literal["perplexity"]
     max_windows: int | None = Field(None, ge=1, description="windows read; null: all of them")
@@ -104,6 +116,9 @@ class Perplexity(WindowsTask):
 
     def runs_in(self, compute: str) -> str:
         return self.dtype or compute
+
+    def check_asked(self, where: str, objective: Objective) -> None:
+        objective.check_window(f"{where}.window", self.window, self.bos)
 
 
 class Cloze(BaseTask):
@@ -300,6 +315,7 @@ class Heterogeneity(WeightsTask):
     """Spectra, subspace overlaps and sharing penalties of an uncompressed model's weights."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.heterogeneity"
+    objectives: ClassVar[Collection[str]] = OBJECTIVES
 
     kind: Literal["heterogeneity"]
     share: float = Field(
@@ -314,6 +330,7 @@ class Prediction(WeightsTask):
     """The loss that moments and gradients predict for a run, without evaluating it."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.prediction"
+    objectives: ClassVar[Collection[str]] = OBJECTIVES
     needs_dense: ClassVar[bool] = True
     needs_moments: ClassVar[bool] = True
 

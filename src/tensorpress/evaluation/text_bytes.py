@@ -29,20 +29,22 @@ def predicted_bytes(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     windows: Int[Tensor, "windows window"],
-    bos: bool = False,
+    held: slice,
+    predicted: slice,
 ) -> int:
-    """UTF-8 bytes of the text's tokens in ``token_windows``, without the first of each window.
+    """UTF-8 bytes of the text's tokens that are predicted.
 
-    With ``bos`` the first is no text, and all tokens of it count. A tokenizer without offsets
-    has its tokens decoded instead, of which a note on the job's rows says so.
+    ``held``: the positions of a window that hold text, ``predicted``: those that are predicted
+    (``Objective.text`` and ``predicted``). A tokenizer without offsets has its tokens decoded
+    instead, of which a note on the job's rows says so.
     """
     if not tokenizer.is_fast:
         job.say(DECODED)
-        return _decoded_bytes(tokenizer, windows)
+        return _decoded_bytes(tokenizer, windows[:, predicted])
     sizes = torch.tensor(token_bytes(tokenizer, text))
-    length = windows.shape[1] - bos
+    length = held.stop - held.start
     cut = sizes[: len(windows) * length].view(len(windows), length)
-    return int(cut[:, 1 - bos :].sum())
+    return int(cut[:, predicted.start - held.start : predicted.stop - held.start].sum())
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -94,8 +96,7 @@ def _own_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[i
 
 def _decoded_bytes(tokenizer: PreTrainedTokenizerBase, windows: Tensor) -> int:
     texts = (
-        str(tokenizer.decode(ids[1:].tolist(), clean_up_tokenization_spaces=False))
-        for ids in windows
+        str(tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False)) for ids in windows
     )
     # a character cut by the window's edge decodes to a replacement sign: count it as one byte
     return sum(len(text.replace("\ufffd", "?").encode()) for text in texts)

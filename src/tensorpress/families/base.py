@@ -91,6 +91,19 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A norm of a layer whose outputs nothing but matrices read; paths are within the layer.
+
+    ``readers``: modules, those that a layer has. ``beside_experts``: linear layers that read it
+    too where a layer has experts, routers and shared experts.
+    """
+
+    path: str
+    readers: tuple[str, ...]
+    beside_experts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WeightSource:
     """Tensors of a checkpoint that hold a module's weight, and how to take it out of them."""
 
@@ -105,6 +118,11 @@ def no_layer(config: Config, layer: int) -> bool:
 
 def every_layer(config: Config, layer: int) -> bool:
     """``has_experts`` where all layers have some."""
+    return True
+
+
+def any_config(config: Config) -> bool:
+    """``norms_first`` where it depends on nothing."""
     return True
 
 
@@ -126,6 +144,23 @@ class Family:
     """Parts of names in the hub's checkpoints -> parts of names in the running model."""
     attention_norm: str | None = None
     """Module of a layer between the attention and the residual stream that it is added to."""
+    norms: tuple[Norm, ...] = ()
+    """Norms of every layer that only matrices read; none where the residual stream does too."""
+    norms_first: Callable[[Config], bool] = any_config
+    """Whether ``norms`` stand where these facts say, by the config."""
+    norms_have_biases: bool = False
+    without_bias: tuple[str, ...] = ()
+    """Modules whose linear layers have no bias, where norms have."""
+    norm_unit: float = 1.0
+    """The stored weight with which a norm scales by one."""
+    final_norm: str = "model.norm"
+    """The norm that only the head reads."""
+    objective: str = "causal_lm"
+    """What its models are asked (``objectives.registry``)."""
+    head_bias: str | None = None
+    """Tensor that transformers ties to the head's bias where the head is tied to the embedding."""
+    left_out: tuple[str, ...] = ()
+    """Modules that its checkpoints may hold beside what the objective's class runs."""
 
     def key(self, what: str) -> str:
         """What this family's configs call a size (``CONFIG_KEYS``)."""
@@ -178,11 +213,21 @@ class Family:
         """Whether the linear layer at a module path holds its weight as ``(in, out)``."""
         return any(s.transposed for s in self.linears.values() if path.endswith(f".{s.path}"))
 
+    def holds_inputs_first(self, module: str) -> bool:
+        """Whether the stored tensors of a module's weight are ``(in, out)``."""
+        if group_of(module) == "experts":
+            return self.experts is not None and self.experts.transposed
+        return self.linears[module].transposed
+
     def experts_path(self, layer: int) -> str:
         """Module path of a layer's experts."""
         if self.experts is None:
             raise TensorpressError(f"model_type {self.model_type} has no experts")
         return f"{self.layer_path(layer)}.{self.experts.module}"
+
+    def leaves_out(self, stored: str) -> bool:
+        """Whether a tensor of a checkpoint is of no use to the objective's class."""
+        return any(stored.startswith(f"{module}.") for module in self.left_out)
 
     def running_name(self, stored: str) -> str:
         """Name in the running model of a tensor of a checkpoint."""

@@ -1,6 +1,6 @@
 """GPT-2: Conv1D layers hold weights as ``(in, out)``; q, k and v are one of them."""
 
-from tensorpress.families.base import Family, Slot, slots
+from tensorpress.families.base import Family, Norm, Slot, slots
 
 FAMILY = Family(
     model_type="gpt2",
@@ -13,6 +13,12 @@ FAMILY = Family(
         "inner": "n_inner",
         "positions": "n_positions",
     },
+    norms=(
+        Norm("ln_1", ("attention.q", "attention.k", "attention.v")),
+        Norm("ln_2", ("ffn.up",)),
+    ),
+    norms_have_biases=True,
+    final_norm="transformer.ln_f",
     linears={
         "attention.q": Slot("attn.c_attn", 0, 3, transposed=True),
         "attention.k": Slot("attn.c_attn", 1, 3, transposed=True),

@@ -1,7 +1,8 @@
 """GPT-OSS: experts stored as ``(E, in, out)`` with biases, gate and up interleaved."""
 
-from tensorpress.families.base import Experts, Family, every_layer
-from tensorpress.families.llama import LINEARS
+from tensorpress.families.base import Experts, Family, Norm, every_layer
+from tensorpress.families.llama import ATTENTION_NORM, LINEARS
+from tensorpress.families.qwen2_moe import FFN_NORM, READERS
 
 FAMILY = Family(
     model_type="gpt_oss",
@@ -15,5 +16,6 @@ FAMILY = Family(
         clamp=(("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)),
     ),
     has_experts=every_layer,
+    norms=(ATTENTION_NORM, Norm(FFN_NORM, READERS, beside_experts=("mlp.router",))),
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
 )

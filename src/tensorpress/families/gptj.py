@@ -1,6 +1,6 @@
 """GPT-J: no gate in the FFN, biases in the FFN only."""
 
-from tensorpress.families.base import Family, slots
+from tensorpress.families.base import Family, Norm, slots
 
 FAMILY = Family(
     model_type="gptj",
@@ -13,6 +13,10 @@ FAMILY = Family(
         "inner": "n_inner",
         "positions": "n_positions",
     },
+    norms=(Norm("ln_1", ("attention.q", "attention.k", "attention.v", "ffn.up")),),
+    norms_have_biases=True,
+    without_bias=("attention.q", "attention.k", "attention.v", "attention.o"),
+    final_norm="transformer.ln_f",
     linears=slots(
         {
             "attention.q": "attn.q_proj",

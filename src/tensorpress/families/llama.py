@@ -1,6 +1,6 @@
 """Llama 1 to 3, and the names that most later models share with it."""
 
-from tensorpress.families.base import Family, slots
+from tensorpress.families.base import Family, Norm, slots
 
 LINEARS = slots(
     {
@@ -14,4 +14,7 @@ LINEARS = slots(
     }
 )
 
-FAMILY = Family(model_type="llama", linears=LINEARS)
+ATTENTION_NORM = Norm("input_layernorm", ("attention.q", "attention.k", "attention.v"))
+NORMS = (ATTENTION_NORM, Norm("post_attention_layernorm", ("ffn.gate", "ffn.up")))
+
+FAMILY = Family(model_type="llama", linears=LINEARS, norms=NORMS)

@@ -2,6 +2,7 @@
 
 from tensorpress.families.base import Experts, Family, every_layer
 from tensorpress.families.llama import LINEARS
+from tensorpress.families.qwen2_moe import NORMS
 
 FAMILY = Family(
     model_type="mixtral",
@@ -12,6 +13,7 @@ FAMILY = Family(
         per_expert={"gate": "w1", "up": "w3", "down": "w2"},
     ),
     has_experts=every_layer,
+    norms=NORMS,
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
     renames={".block_sparse_moe.": ".mlp."},
 )

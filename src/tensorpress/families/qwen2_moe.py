@@ -1,12 +1,16 @@
 """Qwen2 mixture of experts: routed experts beside a shared one, which stays as it is."""
 
-from tensorpress.families.base import Config, Experts, Family
-from tensorpress.families.llama import LINEARS
+from tensorpress.families.base import Config, Experts, Family, Norm
+from tensorpress.families.llama import ATTENTION_NORM, LINEARS
 
 EXPERTS = Experts(
     module="mlp.experts",
     per_expert={"gate": "gate_proj", "up": "up_proj", "down": "down_proj"},
 )
+FFN_NORM = "post_attention_layernorm"
+READERS = ("ffn.gate", "ffn.up", "experts.gate", "experts.up")
+NORMS = (ATTENTION_NORM, Norm(FFN_NORM, READERS, beside_experts=("mlp.gate",)))
+"""Norms of mixtures whose router is ``mlp.gate``."""
 
 
 def has_experts(config: Config, layer: int) -> bool:
@@ -15,4 +19,15 @@ def has_experts(config: Config, layer: int) -> bool:
     return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
 
 
-FAMILY = Family(model_type="qwen2_moe", linears=LINEARS, experts=EXPERTS, has_experts=has_experts)
+SHARED = ("shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert_gate")
+
+FAMILY = Family(
+    model_type="qwen2_moe",
+    linears=LINEARS,
+    experts=EXPERTS,
+    has_experts=has_experts,
+    norms=(
+        ATTENTION_NORM,
+        Norm(FFN_NORM, READERS, ("mlp.gate", *(f"mlp.{path}" for path in SHARED))),
+    ),
+)

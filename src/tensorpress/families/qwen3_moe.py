@@ -2,6 +2,12 @@
 
 from tensorpress.families.base import Family
 from tensorpress.families.llama import LINEARS
-from tensorpress.families.qwen2_moe import EXPERTS, has_experts
+from tensorpress.families.qwen2_moe import EXPERTS, NORMS, has_experts
 
-FAMILY = Family(model_type="qwen3_moe", linears=LINEARS, experts=EXPERTS, has_experts=has_experts)
+FAMILY = Family(
+    model_type="qwen3_moe",
+    linears=LINEARS,
+    experts=EXPERTS,
+    has_experts=has_experts,
+    norms=NORMS,
+)

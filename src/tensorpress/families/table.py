@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tensorpress.architecture import Architecture
+from tensorpress.architecture import COMPRESSED, Architecture
 from tensorpress.errors import TensorpressError
 from tensorpress.families import (
+    bert,
     gemma2,
     gpt2,
     gpt_neo,
@@ -29,6 +30,7 @@ UNKEYED = "the family of a model is an entry of its own in the keys (identities.
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
     for module in (
+        bert,
         gemma2,
         gpt2,
         gpt_neo,
@@ -46,6 +48,12 @@ FAMILIES: dict[str, Family] = {
         qwen3_moe,
     )
 }
+
+
+def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
+    """``architecture_of`` a plain checkpoint, or of the one that a compressed one was made of."""
+    plain = str(config.get("model_type")).removeprefix(COMPRESSED)
+    return architecture_of({**config, "model_type": plain}, where)
 
 
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tensorpress.artifacts import CalibrationArtifact
-from tensorpress.calibration import calibrate, calibration_windows
+from tensorpress.calibration import calibrate, calibration_rows
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.moments import save_moments
 from tensorpress.oom import CPU
@@ -24,10 +24,9 @@ def run(
     """Pass the text through the model and write the moments."""
     settings = made.settings
     text = corpus.read_text(encoding="utf-8")
-    windows = calibration_windows(load_tokenizer(model), text, settings)
+    architecture = made.model.architecture
+    rows = calibration_rows(architecture.objective, load_tokenizer(model), text, settings)
     # calibration brings it to the device, after it has replaced modules
     network = load_model(model, CPU, dtype)
-    layers = calibrate(
-        network, made.model.architecture, windows, settings.batch, device, settings.gradients
-    )
-    save_moments(layers, windows.numel(), target)
+    layers = calibrate(network, architecture, rows, settings.batch, device, settings.gradients)
+    save_moments(layers, architecture.objective.ids(rows).numel(), target)

@@ -9,7 +9,6 @@ import torch
 
 from tensorpress.artifacts import RecoveryArtifact
 from tensorpress.atomic import replacing
-from tensorpress.evaluation.windows import token_windows
 from tensorpress.formats.base import Format
 from tensorpress.loading import load_model, load_tokenizer
 from tensorpress.oom import with_fallback
@@ -30,14 +29,13 @@ def run(
 ) -> None:
     """Train the adapters of ``source``, whose bits are in ``storage``; write what that makes."""
     text = corpus.read_text(encoding="utf-8")
-    windows = token_windows(load_tokenizer(source), text, made.spec.window)
+    architecture = made.model.architecture
+    asked = architecture.objective.rows(load_tokenizer(source), text, made.spec.window)
 
     def work(where: torch.device, batch: int) -> Mapping[str, Format]:
         """Adapters of a model of its own: training uses it up."""
         model = load_model(source, where, dtype, spill=False)
-        return recover(
-            model, made.model.architecture, windows, made.spec, made.seed, model.device, batch
-        )
+        return recover(model, architecture, asked, made.spec, made.seed, model.device, batch)
 
     adapters = with_fallback("recover", work, device, made.spec.batch)
     (compressed,) = read_rows([storage], StorageRow)

@@ -23,7 +23,8 @@ def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
     windows = token_windows(tokenizer, job.text("text"), spec.window)
     nll = nll_nats(training["input_ids"], windows.tolist(), spec.order, len(tokenizer))
     tokens = windows[:, 1:].numel()
-    counted = predicted_bytes(job, tokenizer, job.text("text"), windows)
+    held, predicted = slice(0, spec.window), slice(1, spec.window)
+    counted = predicted_bytes(job, tokenizer, job.text("text"), windows, held, predicted)
     result = PerplexityResult(nll, tokens, counted, len(windows), None)
     words = f"interpolated modified Kneser-Ney, order {spec.order}; {protocol.words}"
     row = partial(EvalRow, version=words, protocol=protocol.id)

@@ -9,13 +9,13 @@ from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.text_bytes import predicted_bytes
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_tokenizer
+from tensorpress.loading import load_tokenizer, objective_of
 from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
-    """Perplexity with its standard error over windows, and bits per byte of the same tokens."""
+    """Perplexity, or the objective's own measure, and bits per byte of the same tokens."""
+    objective = objective_of(job.run_directory)
     protocol = text_protocol(
         job,
         "text",
@@ -24,21 +24,29 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
         max_windows=spec.max_windows,
         characters=spec.characters,
         bos=spec.bos,
+        question=objective.question,
     )
     tokenizer = load_tokenizer(job.run_directory)
     text = job.text("text")[: spec.characters]
-    windows = token_windows(tokenizer, text, spec.window, spec.max_windows, spec.bos)
-    counted = predicted_bytes(job, tokenizer, text, windows, spec.bos)
+    rows = objective.rows(tokenizer, text, spec.window, spec.max_windows, spec.bos)
+    counted = predicted_bytes(
+        job,
+        tokenizer,
+        text,
+        objective.ids(rows),
+        objective.text(spec.window, spec.bos),
+        objective.predicted(spec.window, spec.bos),
+    )
     result = job.run(
         "perplexity",
         job.model(job.run_directory),
-        lambda model, device, batch: perplexity(model, windows, batch, device, counted),
+        lambda model, device, batch: perplexity(model, objective, rows, batch, device, counted),
         spec.batch,
     )
     row = partial(EvalRow, version=protocol.words, protocol=protocol.id)
     return [
         row(
-            metric="perplexity",
+            metric=objective.metric,
             value=result.perplexity,
             stderr=result.perplexity_stderr,
             stderr_samples=result.windows,

@@ -1,4 +1,4 @@
-"""Next-token losses of a running model, in chunks of tokens: all logits never exist together.
+"""Losses of predicted tokens, in chunks of tokens: all logits never exist together.
 
 At a vocabulary of 262,144 the logits of a batch take gigabytes, so a model's own forward is called
 once a chunk, with its decoder stood for by hidden states that the decoder gave once. Whatever a
@@ -23,25 +23,27 @@ from transformers import PreTrainedModel
 from tensorpress.logits import tokens_at_once
 
 
-def next_token_losses(
+def token_losses(
     model: PreTrainedModel,
     ids: Int[Tensor, "windows window"],
+    asked: slice,
+    targets: Int[Tensor, "windows predicted"],
     weight: float = 0.0,
     auxiliary: bool = False,
     chunk: int | None = None,
 ) -> Float[Tensor, "windows predicted"]:
-    """Loss in nats, float32, of every token but each window's first, given those before it.
+    """Loss in nats, float32, of ``targets`` by what the model says at the positions ``asked``.
 
     With a ``weight``, ``weight * losses.sum()`` is backpropagated on the way; with ``auxiliary``
     also ``weight`` times what transformers adds to the loss of every token of a mixture whose
     config has ``output_router_logits``. What is returned has no graph. ``chunk``: tokens at a
     time, in place of those that ``logits.LOSS_BYTES`` allows.
     """
-    targets, found, gradients = ids[:, 1:].flatten(), [], []
+    wanted, found, gradients = targets.flatten(), [], []
     chunk = chunk or tokens_at_once(model.config.vocab_size)
     with _after_the_decoder(model, ids) as (states, rest):
-        rows = states[:, :-1].flatten(0, 1)
-        for row, target in zip(rows.split(chunk), targets.split(chunk), strict=True):
+        rows = states[:, asked].flatten(0, 1)
+        for row, target in zip(rows.split(chunk), wanted.split(chunk), strict=True):
             part = row.detach().requires_grad_(bool(weight) and rows.requires_grad)
             output = rest(part[None])
             losses = cross_entropy(output.logits[0].float(), target, reduction="none")
@@ -53,7 +55,7 @@ def next_token_losses(
         ends, given = [rows], [torch.cat(gradients)]
         if auxiliary and getattr(output, "aux_loss", None) is not None:
             share: Any = model.router_aux_loss_coef
-            ends.append(weight * len(targets) * share * output.aux_loss)
+            ends.append(weight * len(wanted) * share * output.aux_loss)
             given.append(torch.ones_like(ends[1]))
         torch.autograd.backward(ends, given)
     return torch.cat(found).view(len(ids), -1)

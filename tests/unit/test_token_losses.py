@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import SIZES
+from test_families import CAUSAL, SIZES
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tensorpress import logits
-from tensorpress.families.table import FAMILIES
-from tensorpress.next_token import next_token_losses
+from tensorpress.objectives import registry
 from tensorpress.placement import dispatch, withdraw
 
 IDS = torch.randint(96, (3, 17), generator=torch.Generator().manual_seed(0))
+next_token_losses = registry.load("causal_lm").losses
 
 
 def tiny(family: str, **settings) -> PreTrainedModel:
@@ -41,7 +41,7 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, None])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", CAUSAL)
 def test_chunks_give_the_losses_and_gradients_of_all_logits(family: str, chunk: int) -> None:
     model = tiny(family)
     expected = plain(model)

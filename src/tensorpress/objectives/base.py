@@ -1,0 +1,90 @@
+"""What a model is asked: how a text becomes batches, what is predicted, what measures the answers.
+
+Torch-free at the top, as method files are: planning reads classes and names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+class Objective(ABC):
+    """One kind of question.
+
+    A text becomes *rows*, one a window, whose last dimension are the window's tokens. Whoever
+    splits, shuffles or moves rows need not know what stands in them.
+    """
+
+    auto_class: ClassVar[str]
+    """The class of transformers that builds and loads such models."""
+    known_classes: ClassVar[str]
+    """The mapping of transformers from ``model_type`` to the classes that ``auto_class`` knows."""
+    described: ClassVar[str]
+    """Such a model in an error's words."""
+    metric: ClassVar[str]
+    """What tells how well a model answers: the exponential of the mean loss of a token."""
+    lower_is_better: ClassVar[bool] = True
+    """The direction of ``metric``."""
+    question: ClassVar[str | None] = None
+    """How a text is asked, for the protocol of a measurement; ``None``: as that says anyway."""
+    passes: ClassVar[int] = 1
+    """Forward passes that the losses of a row take."""
+
+    @abstractmethod
+    def check_window(self, where: str, window: int, bos: bool = False) -> None:
+        """Refuse windows that nothing can be asked of; ``where`` begins the error."""
+
+    @abstractmethod
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+        """Refuse a tokenizer without the tokens that questions need; ``where`` begins the error."""
+
+    @abstractmethod
+    def rows(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        window: int,
+        max_windows: int | None = None,
+        bos: bool = False,
+    ) -> Int[Tensor, "windows ..."]:
+        """A text as rows of whole windows, without overlap; ``bos``: a BOS begins each of them.
+
+        ``TensorpressError`` if the text is too short for one, or the tokenizer lacks a token.
+        """
+
+    @abstractmethod
+    def ids(self, rows: Int[Tensor, "windows ..."]) -> Int[Tensor, "windows window"]:
+        """The tokens of the windows, as they are."""
+
+    @abstractmethod
+    def text(self, window: int, bos: bool = False) -> slice:
+        """The positions of a window that hold text."""
+
+    @abstractmethod
+    def predicted(self, window: int, bos: bool = False) -> slice:
+        """The positions of a window whose tokens are predicted."""
+
+    @abstractmethod
+    def losses(
+        self,
+        model: PreTrainedModel,
+        rows: Int[Tensor, "windows ..."],
+        weight: float = 0.0,
+        auxiliary: bool = False,
+        chunk: int | None = None,
+    ) -> Float[Tensor, "windows predicted"]:
+        """Loss in nats, float32, of every predicted token; none has a graph.
+
+        ``weight``, ``auxiliary``, ``chunk``: as in ``token_losses.token_losses``.
+        """
+
+    @abstractmethod
+    def run(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:
+        """The forward passes of ``losses`` without head and losses, for those who watch layers."""

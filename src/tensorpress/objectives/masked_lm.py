@@ -1,0 +1,128 @@
+"""Masked language modelling: tokens behind a mask, given all others of a window.
+
+The measure is the pseudo-perplexity of Salazar et al. 2020 (arXiv 1910.14659) with one change: they
+mask one token at a time, here every ``STRIDE``-th is masked at once. So a window takes ``STRIDE``
+passes in place of one a token, each with about the share of masks (15 %) that models are trained
+with, nothing is left to chance, and each token is predicted once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tensorpress.errors import TensorpressError
+from tensorpress.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+STRIDE = 7
+NEEDED = ("mask_token", "cls_token", "sep_token")
+
+
+class MaskedLM(Objective):
+    """Masked tokens. Rows ``(2, window)`` hold a window's ids, and under them the masked ones.
+
+    A window begins with CLS and ends with SEP, as in training. Of the text between them so many
+    tokens are predicted as ``STRIDE`` divides; the few after them are only read.
+    """
+
+    auto_class: ClassVar[str] = "AutoModelForMaskedLM"
+    known_classes: ClassVar[str] = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
+    described: ClassVar[str] = "a masked language model of transformers"
+    metric: ClassVar[str] = "pseudo_perplexity"
+    question: ClassVar[str | None] = (
+        f"between CLS and SEP, every {STRIDE}th token masked, in {STRIDE} passes"
+    )
+    passes: ClassVar[int] = STRIDE
+
+    def check_window(self, where: str, window: int, bos: bool = False) -> None:
+        if bos:
+            raise TensorpressError(
+                f"{where}: a BOS before each window is not allowed; allowed: bos: false, for "
+                f"{self.described} windows begin with CLS"
+            )
+        if window < STRIDE + 2:
+            raise TensorpressError(
+                f"{where}: {window} is not allowed; allowed: from {STRIDE + 2}, for CLS, SEP and "
+                f"{STRIDE} tokens between them"
+            )
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+        lacking = [name for name in NEEDED if getattr(tokenizer, f"{name}_id") is None]
+        if lacking:
+            raise TensorpressError(
+                f"{where}: a tokenizer without {', '.join(lacking)} is not allowed; allowed: one "
+                f"with {', '.join(NEEDED)}, for {self.described}"
+            )
+
+    def rows(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        window: int,
+        max_windows: int | None = None,
+        bos: bool = False,
+    ) -> Int[Tensor, "windows 2 window"]:
+        import torch
+
+        from tensorpress.evaluation.windows import token_windows
+
+        self.check_window("window", window, bos)
+        self.check_tokenizer(tokenizer, "masked_lm")
+        ids = token_windows(tokenizer, text, window - 2, max_windows)
+        masked = torch.full_like(ids, tokenizer.mask_token_id)
+        both = torch.stack([ids, masked], dim=1)
+        first, last = (
+            both.new_full((len(both), 2, 1), edge)
+            for edge in (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        )
+        return torch.cat([first, both, last], dim=2)
+
+    def ids(self, rows: Int[Tensor, "windows 2 window"]) -> Int[Tensor, "windows window"]:
+        return rows[:, 0]
+
+    def text(self, window: int, bos: bool = False) -> slice:
+        return slice(1, window - 1)
+
+    def predicted(self, window: int, bos: bool = False) -> slice:
+        return slice(1, 1 + (window - 2) // STRIDE * STRIDE)
+
+    def losses(
+        self,
+        model: PreTrainedModel,
+        rows: Int[Tensor, "windows 2 window"],
+        weight: float = 0.0,
+        auxiliary: bool = False,
+        chunk: int | None = None,
+    ) -> Float[Tensor, "windows predicted"]:
+        import torch
+
+        from tensorpress.token_losses import token_losses
+
+        found = [
+            token_losses(model, ids, asked, rows[:, 0, asked], weight, auxiliary, chunk)
+            for asked, ids in self._passes(rows)
+        ]
+        return torch.stack(found, dim=2).flatten(1)
+
+    def run(self, model: Any, rows: Int[Tensor, "windows 2 window"]) -> None:
+        for _, ids in self._passes(rows):
+            model.base_model(input_ids=ids)
+
+    def _passes(self, rows: Int[Tensor, "windows 2 window"]) -> list[tuple[slice, Tensor]]:
+        """Positions that are asked for and ids that the model is given, pass by pass."""
+        predicted = self.predicted(rows.shape[2])
+        found = []
+        for first in range(predicted.start, predicted.start + STRIDE):
+            asked = slice(first, predicted.stop, STRIDE)
+            ids = rows[:, 0].clone()
+            ids[:, asked] = rows[:, 1, asked]
+            found.append((asked, ids))
+        return found
+
+
+OBJECTIVE = MaskedLM()

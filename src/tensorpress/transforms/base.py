@@ -1,0 +1,34 @@
+"""A transform makes a model of a model, before anything is measured or decomposed. Torch-free.
+
+A method replaces the matrix of a module by factors of the same shape. What changes several modules
+together, or shapes, or what stands between modules, is a transform: its result is a checkpoint with
+a config of its own, on which everything downstream works as on a fetched one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tensorpress.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tensorpress.checkpoint import Checkpoint
+
+
+class Transform(ABC):
+    """One way to make a model of a model."""
+
+    @abstractmethod
+    def planned(self, architecture: Architecture, where: str) -> Architecture:
+        """That of the result; no weights are needed.
+
+        ``TensorpressError`` where the model cannot be transformed; ``where`` begins it.
+        """
+
+    @abstractmethod
+    def tensors(self, source: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the result's tensors, read one by one; dtypes stay."""

@@ -1,0 +1,12 @@
+"""Rule transform: a model made of a model, with an architecture of its own."""
+
+from pathlib import Path
+
+from tensorpress.request import run_stage
+
+run_stage(
+    snakemake,
+    made=snakemake.params.made,
+    model=Path(snakemake.input.model),
+    target=Path(snakemake.output[0]),
+)
