@@ -257,7 +257,18 @@ class _Build:
             if module in placement.modules
         }
         size = bits(entries, self._value_bits)
-        self.sets.append(StoredSet(placement, modules, store.name, store.settings, size, errors))
+        self.sets.append(
+            StoredSet(
+                layer=placement.layer,
+                made_by=placement.decomposition.spec,
+                rows=placement.rows,
+                modules=modules,
+                format=store.name,
+                settings=store.settings,
+                bits=size,
+                rounding_errors=errors,
+            )
+        )
         return store
 
     def _dense_slices(self, layer: int, module: str) -> Format:

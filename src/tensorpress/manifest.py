@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorpress.artifacts import Placement
+from tensorpress.methods.base import MethodSpec
 from tensorpress.rows import DecompositionRow, read_rows
 from tensorpress.storage import VALUE_BITS
 
@@ -19,7 +19,10 @@ MANIFEST = "plan.json"
 class StoredSet:
     """One factor set as a checkpoint holds it."""
 
-    placement: Placement
+    layer: int
+    made_by: MethodSpec
+    rows: Path
+    """What was measured of the factors before they were rounded."""
     modules: tuple[str, ...]
     """All that share the factors, those that are not placed too."""
     format: str
@@ -39,9 +42,9 @@ def write_manifest(sets: Sequence[StoredSet], dtype: str, target: Path) -> None:
     """
     rows = {
         path: {row.module: row for row in read_rows([path], DecompositionRow)}
-        for path in dict.fromkeys(each.placement.rows for each in sets)
+        for path in dict.fromkeys(each.rows for each in sets)
     }
-    modules = [entry for each in sets for entry in _entries(each, rows[each.placement.rows], dtype)]
+    modules = [entry for each in sets for entry in _entries(each, rows[each.rows], dtype)]
     text = json.dumps({"dtype": dtype, "modules": modules}, indent=1)
     (target / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -50,10 +53,10 @@ def _entries(
     each: StoredSet, rows: Mapping[str, DecompositionRow], dtype: str
 ) -> Iterator[dict[str, Any]]:
     """Of the placed modules of one factor set."""
-    spec = each.placement.decomposition.spec
+    spec = each.made_by
     for module, error in each.rounding_errors.items():
         yield {
-            "layer": each.placement.layer,
+            "layer": each.layer,
             "module": module,
             "method": spec.method,
             "settings": spec.model_dump(mode="json", by_alias=True, exclude_none=True),

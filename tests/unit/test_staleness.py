@@ -172,7 +172,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         {"advise", "decompose advised"} | ASSEMBLED,
     ),
     "what a family says": (
-        replaced("families/llama.py", "linears=LINEARS)", 'linears=LINEARS, head="head")'),
+        replaced("families/llama.py", "linears=LINEARS,", 'linears=LINEARS, head="head",'),
         CALIBRATED,
     ),
     "training of the embedded models": (
@@ -183,7 +183,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         {"fetch dense", "fetch train", "fetch heldout"} | CALIBRATED,
     ),
     "what calibrate does": (
-        replaced("stages/calibrate.py", "windows.numel()", "len(windows)"),
+        replaced("stages/calibrate.py", "ids(rows).numel()", "ids(rows).nelement()"),
         CALIBRATED - {"decompose tt"},  # which reads no moments
     ),
     "what assemble does": (
