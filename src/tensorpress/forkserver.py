@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 UNKEYED = "a job computes the same in whatever process it runs"
 
@@ -125,6 +125,18 @@ def call(work: str, argument: Any) -> int | None:
         except OSError:
             return None  # a request that is cut short makes no fork
         return _status(connection)
+
+
+def run(work: str, argument: Any) -> NoReturn:
+    """End this process with ``work(argument)``, in a fork of the server if one answers."""
+    status = call(work, argument)
+    sys.exit(function(work)(argument) if status is None else status)
+
+
+def die_with_parent() -> None:
+    """Be killed when the process ends that started this one, where the system can do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _status(connection: socket.socket) -> int:
@@ -240,7 +252,7 @@ def _become_job(text: bytes, streams: Sequence[int], connection: socket.socket) 
     """Do what a request asks for in the place of its script; does not return."""
     status = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)

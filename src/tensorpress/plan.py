@@ -136,7 +136,7 @@ class Plan:
             "assemble": [],
             "recover": running,
             "evaluate": [*running, *tasks],
-            "report": ["papermill", "nbconvert"],
+            "report": ["papermill", "nbconvert", "tensorpress.kernel", "tensorpress.pages"],
         }
         chosen = [rule for rule in wanted if rule in rules]
         stages = [f"tensorpress.stages.{rule}" for rule in chosen]

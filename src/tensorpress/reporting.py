@@ -79,13 +79,20 @@ def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from tensorpress.kernel import ForkedKernelManager
+
     taken = papermill.inspect_notebook(notebook)
     given = {name: value for name, value in parameters.items() if name in taken}
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / notebook.name
         try:
             papermill.execute_notebook(
-                notebook, executed, given, kernel_name="python3", progress_bar=False
+                notebook,
+                executed,
+                given,
+                kernel_name="python3",
+                kernel_manager_class=ForkedKernelManager,
+                progress_bar=False,
             )
         except PapermillExecutionError as error:
             raise TensorpressError(

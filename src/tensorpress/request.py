@@ -70,5 +70,6 @@ def run_stage(
         dtype=dtype,
         arguments=arguments,
     )
-    status = forkserver.call(PERFORM, request) if needs_torch else None
-    sys.exit(forkserver.function(PERFORM)(request) if status is None else status)
+    if needs_torch:
+        forkserver.run(PERFORM, request)
+    sys.exit(forkserver.function(PERFORM)(request))

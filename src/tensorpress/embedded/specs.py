@@ -22,15 +22,20 @@ _COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class EmbeddedSpec:
-    """A model and its training: ``tokens`` seen in batches of ``batch`` windows."""
+    """A model and its training on ``tokens``.
+
+    The first steps see short windows: what is near is learnt faster without what is far.
+    """
 
     config: dict[str, Any]
     tokens: int
-    batch: int
+    batch_tokens: int
     matrix_rate: float
     """Muon's learning rate: the spectral norm of an update before scaling by shape."""
     window: int = 256
-    other_rate: float = 3e-3
+    first_window: int = 32
+    first_share: float = 0.5
+    other_rate: float = 8e-3
     """AdamW's learning rate, for embeddings, norms and routers."""
     weight_decay: float = 0.1
     warmup_steps: int = 20
@@ -46,8 +51,8 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
-        tokens=690_000,
-        batch=4,
+        tokens=470_000,
+        batch_tokens=1024,
         matrix_rate=0.009,
     ),
     "moe": EmbeddedSpec(
@@ -63,8 +68,9 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "norm_topk_prob": True,
             "router_aux_loss_coef": 0.0,
         },
-        tokens=500_000,
-        batch=8,
+        tokens=345_000,
+        first_share=0.6,
+        batch_tokens=2048,
         matrix_rate=0.008,
     ),
 }

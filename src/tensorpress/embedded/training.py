@@ -17,10 +17,10 @@ from tensorpress.embedded.muon import Muon
 from tensorpress.embedded.specs import EMBEDDED, VOCABULARY, EmbeddedSpec
 from tensorpress.embedded.tokenizer import train_tokenizer
 
-BETAS = (0.9, 0.95)
+BETAS = (0.8, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
 LEAST_RATE = 0.02
-BALANCE_WEIGHT = 0.1
+BALANCE_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ def train(
     model: Any = build(spec)
     model.to(device).train()
     optimisers = _optimisers(model, spec, dtype)
-    steps = spec.tokens // (spec.batch * spec.window)
-    batches = _batches(ids, spec, seed)
+    steps = spec.tokens // spec.batch_tokens
+    long, short = (
+        _batches(ids, spec.batch_tokens, w, seed) for w in (spec.window, spec.first_window)
+    )
     start, loss = time.perf_counter(), float("nan")
     for step in (bar := trange(min(steps, max_steps or steps), desc=f"train {name}", unit="step")):
         _set_rates(optimisers, spec, step, steps)
-        inputs = next(batches).to(device)
+        inputs = next(short if step < spec.first_share * steps else long).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = model(input_ids=inputs, labels=inputs, use_cache=False)
         total = output.loss
@@ -74,7 +76,7 @@ def train(
         bar.set_postfix(loss=f"{loss:.3f}")
     _stop_router_outputs(model)
     record = TrainingRecord(
-        tokens=steps * spec.batch * spec.window,
+        tokens=steps * spec.batch_tokens,
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=time.perf_counter() - start,
         final_loss_nats=loss,
@@ -124,15 +126,15 @@ def _token_ids(tokenizer: PreTrainedTokenizerFast, text: list[str]) -> Tensor:
     return torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
 
 
-def _batches(ids: Tensor, spec: EmbeddedSpec, seed: int) -> Iterator[Tensor]:
-    """Endless batches ``(batch, window)``; each pass shifts the windows and shuffles them."""
-    generator = torch.Generator().manual_seed(seed)
+def _batches(ids: Tensor, tokens: int, window: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches ``(tokens / window, window)``; each pass shifts and shuffles the windows."""
+    generator, batch = torch.Generator().manual_seed(seed), tokens // window
     while True:
-        shift = int(torch.randint(spec.window, (1,), generator=generator))
-        count = (len(ids) - shift) // spec.window
-        windows = ids[shift : shift + count * spec.window].view(count, spec.window)
+        shift = int(torch.randint(window, (1,), generator=generator))
+        count = (len(ids) - shift) // window
+        windows = ids[shift : shift + count * window].view(count, window)
         shuffled = windows[torch.randperm(count, generator=generator)]
-        yield from shuffled[: count // spec.batch * spec.batch].split(spec.batch)
+        yield from shuffled[: count // batch * batch].split(batch)
 
 
 def _optimisers(
