@@ -1,6 +1,6 @@
 """The pipeline: fetch, transform, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report.
 
-Paths carry keys (src/tensorpress/keys.py), so an artifact that exists is right; inputs are
+Paths carry keys (src/tensorpress/keying/keys.py), so an artifact that exists is right; inputs are
 ancient() because modification times say nothing.
 """
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from tensorpress import footprint, forkserver, guards, paths, records, status
+from tensorpress.config import params as tensorpress_params
 from tensorpress.errors import TensorpressError
-from tensorpress.plan import Plan
-from tensorpress.request import Packed
-from tensorpress.secrets import redacted
-from tensorpress import params as tensorpress_params
+from tensorpress.errors.redaction import redacted
+from tensorpress.files import paths
+from tensorpress.planning import footprint
+from tensorpress.planning.jobs import live_jobs, live_paths, slow_imports
+from tensorpress.planning.plan import Plan
+from tensorpress.running import forkserver, guards, records
+from tensorpress.running.request import Packed
 
 min_version("9.0")
 
@@ -30,7 +33,7 @@ if "models" not in config:
 try:
     guards.check_place(Path.cwd(), sys.executable)
     plan = Plan(tensorpress_params.merged(config, workflow.configfiles))
-    LIVE = plan.live()
+    LIVE = live_paths(plan)
 except TensorpressError as error:
     raise WorkflowError(redacted(str(error))) from None
 
@@ -77,7 +80,9 @@ onstart:
         raise WorkflowError(str(error)) from None
     # not for the jobs of a cluster's hosts or of other environments
     if workflow.local_exec and not workflow.deployment_settings.deployment_method:
-        forkserver.start(plan.imports({job.rule.name for job in workflow.dag.needrun_jobs()}))
+        forkserver.start(
+            slow_imports(plan, {job.rule.name for job in workflow.dag.needrun_jobs()})
+        )
 
 
 onsuccess:

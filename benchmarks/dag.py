@@ -39,9 +39,10 @@ STUDY = "study.yaml"
 PLAN = """
 import json, sys
 from pathlib import Path
-from tensorpress.params import load
-from tensorpress.plan import Plan
-print(json.dumps(Plan(load(Path(sys.argv[1]))).live()))
+from tensorpress.planning.jobs import live_paths
+from tensorpress.config.params import load
+from tensorpress.planning.plan import Plan
+print(json.dumps(live_paths(Plan(load(Path(sys.argv[1]))))))
 """
 
 
@@ -203,7 +204,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     """A narrow Llama; in a process of its own, for torch's memory would count as its children's."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tensorpress.embedded.tokenizer import train_tokenizer
+    from tensorpress.sources.embedded.tokenizer import train_tokenizer
 
     config = LlamaConfig(
         vocab_size=512,

@@ -28,7 +28,7 @@ from rich.table import Table
 from tensorly.decomposition import partial_tucker as their_partial_tucker
 from torch import Tensor
 
-from tensorpress.layers import ModuleShape
+from tensorpress.architectures.layers import ModuleShape
 from tensorpress.linalg.tensor_train import tt_svd, tt_tensor
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
 from tensorpress.linalg.tucker import expand_modes, hosvd, partial_tucker

@@ -28,16 +28,16 @@ from published import PEERS, TUCKER
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tensorpress.decomposition import MadeBy, measure
+from tensorpress.architectures.families.base import Family
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.layers import LayerShape
 from tensorpress.evaluation.peak_memory import random_prompt
 from tensorpress.evaluation.tasks.speed import decode_speed, machine, prefill_speed
-from tensorpress.families.base import Family
-from tensorpress.families.table import architecture_of
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
-from tensorpress.layers import LayerShape
 from tensorpress.methods.base import Factors, MethodSpec, stacked
-from tensorpress.registry import METHODS, load
+from tensorpress.methods.registry import METHODS, load
+from tensorpress.stages.decomposition import MadeBy, measure
 
 SMALL = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2,

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tensorpress.logits import LOSS_BYTES
+from tensorpress.files.logits import LOSS_BYTES
 from tensorpress.objectives import registry
 
 SIZES = {"small": (1000, 64), "full": (262_144, 512)}

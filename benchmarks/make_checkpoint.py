@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorpress.embedded.tokenizer import train_tokenizer
-from tensorpress.shards import ShardWriter
-from tensorpress.sizing import MetaModel
-from tensorpress.storage import StoredTensor
+from tensorpress.checkpoints.shards import ShardWriter
+from tensorpress.commands.sizing import MetaModel
+from tensorpress.files.storage import StoredTensor
+from tensorpress.sources.embedded.tokenizer import train_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "studies/configs"
 SHAPES = {

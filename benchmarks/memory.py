@@ -28,8 +28,10 @@ from make_checkpoint import SHAPES, make_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from tensorpress import footprint, params, records
-from tensorpress.plan import Plan
+from tensorpress.config import params
+from tensorpress.planning import footprint
+from tensorpress.planning.plan import Plan
+from tensorpress.running import records
 
 ROOT = Path(__file__).parents[1]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

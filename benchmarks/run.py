@@ -26,9 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tensorpress import records
-from tensorpress.precision import fast_dtype
-from tensorpress.records import Record
+from tensorpress.running import records
+from tensorpress.running.precision import fast_dtype
+from tensorpress.running.records import Record
 
 UNITS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "bf16")
 

@@ -17,8 +17,8 @@ from planted import at, planted
 from study import whole_study
 from workspace import ROOT, SHARED, Workspace, save_tiny, tiny_llama, tiny_moe, tiny_text
 
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.evaluation import job as evaluation_job
-from tensorpress.loading import load_model
 
 # their asserts show their values, as those of tests do
 pytest.register_assert_rewrite("faults", "untrusted")

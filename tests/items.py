@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.oom import CPU
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.running.oom import CPU
 
 COMPACT: dict[str, dict[str, Any]] = {
     "arc_challenge": {"query": "Question: Why?", "choices": ["a", "b", "c"], "gold": 2},

@@ -10,7 +10,7 @@ import pytest
 import torch
 from workspace import SHARED
 
-from tensorpress import storage
+from tensorpress.files import storage
 from tensorpress.formats.base import Format
 
 GOLDEN = SHARED / "golden"

@@ -6,8 +6,8 @@ import torch
 from transformers import LlamaForCausalLM
 from workspace import tiny_llama
 
-from tensorpress.analysis.published import SuperWeight
-from tensorpress.rows import EvalRow
+from tensorpress.architectures.published import SuperWeight
+from tensorpress.checkpoints.rows import EvalRow
 
 
 def at(layer: int, row: int, column: int) -> SuperWeight:

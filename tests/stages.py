@@ -11,22 +11,22 @@ import pandas as pd
 from torch import Tensor
 from workspace import ROOT
 
-from tensorpress.artifacts import DecompositionArtifact, Placement
-from tensorpress.assembly import assemble
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.architectures.layers import LayerShape, ModuleShape, group_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.manifest import MANIFEST, write_manifest
+from tensorpress.checkpoints.rows import DecompositionRow, StorageRow, write_rows
+from tensorpress.config.params import Rounding
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.factorfile import save_factors
-from tensorpress.layers import LayerShape, ModuleShape, group_of
-from tensorpress.loading import load_model
-from tensorpress.manifest import MANIFEST, write_manifest
 from tensorpress.methods.base import MethodSpec
-from tensorpress.oom import CPU
-from tensorpress.params import Rounding
-from tensorpress.registry import load
-from tensorpress.reporting import run_query
-from tensorpress.rows import DecompositionRow, StorageRow, write_rows
+from tensorpress.methods.registry import load
+from tensorpress.planning.artifacts import DecompositionArtifact, Placement
+from tensorpress.report.queries import run_query
+from tensorpress.running.oom import CPU
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.calibration import calibrate
+from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
 
 LAYER = 1
 """The layer that is compressed."""

@@ -10,11 +10,11 @@ from typing import Any, get_type_hints
 
 from scipy import stats
 
-from tensorpress.compression import Compression, compression
-from tensorpress.decomposition import MadeBy
+from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, write_rows
 from tensorpress.methods.base import MethodSpec
-from tensorpress.registry import spec_class
-from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
+from tensorpress.methods.registry import spec_class
+from tensorpress.planning.compression import Compression, compression
+from tensorpress.stages.decomposition import MadeBy
 
 BASELINE = 20.0
 STDERR = 0.1

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tensorpress.errors import TensorpressError
-from tensorpress.fetching import fetch_model
-from tensorpress.oom import CPU
-from tensorpress.params import HubModel, LocalModel
-from tensorpress.sources import model_source
+from tensorpress.running.oom import CPU
+from tensorpress.sources.contents import model_source
+from tensorpress.sources.inputs import HubModel, LocalModel
+from tensorpress.stages.fetching import fetch_model
 
 REVISION = "0123456789" * 4
 

@@ -192,13 +192,13 @@ class Workspace:
 
     def plant(self, rule: str, lines: str) -> None:
         """Let jobs of a rule begin with lines of Python, which end them; no key depends on that."""
-        name, begin = "src/tensorpress/job.py", "            stage = import_module("
+        name, begin = "src/tensorpress/running/job.py", "            stage = import_module("
         planted = f"            if request.rule == {rule!r}:\n{indent(dedent(lines), ' ' * 16)}\n"
         self.edit(name, begin, planted + begin)
 
     def weed(self) -> None:
         """Undo ``plant``."""
-        self.git("checkout", "-q", "--", "src/tensorpress/job.py")
+        self.git("checkout", "-q", "--", "src/tensorpress/running/job.py")
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment in the folder, with the folder's own package."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tensorpress.request import run_stage
+from tensorpress.running.request import run_stage
 
 run_stage(
     snakemake,

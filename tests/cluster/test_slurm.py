@@ -24,7 +24,7 @@ import pytest
 import yaml
 from workspace import SHARED, Workspace, tiny_params
 
-from tensorpress.records import Record
+from tensorpress.running.records import Record
 
 pytestmark = pytest.mark.slurm
 

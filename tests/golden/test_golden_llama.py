@@ -6,11 +6,11 @@ import pytest
 import torch
 from oracle import DATA, bits_of, inputs, needs_golden, tensor_of
 
-from tensorpress import layers
-from tensorpress.families.llama import FAMILY as LLAMA
+from tensorpress.architectures import layers
+from tensorpress.architectures.families.llama import FAMILY as LLAMA
 from tensorpress.formats import rounding
 from tensorpress.formats.rounded import rounded
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
 
 pytestmark = needs_golden
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from oracle import DATA, bits_of, needs_golden, stacked_error, tensor_of
 
-from tensorpress.families.base import Family
-from tensorpress.families.gpt_oss import FAMILY as GPT_OSS
-from tensorpress.families.qwen3_moe import FAMILY as QWEN3_MOE
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.architectures.families.base import Family
+from tensorpress.architectures.families.gpt_oss import FAMILY as GPT_OSS
+from tensorpress.architectures.families.qwen3_moe import FAMILY as QWEN3_MOE
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.methods import td_moe
 
 pytestmark = needs_golden

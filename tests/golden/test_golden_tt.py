@@ -7,7 +7,7 @@ from oracle import DATA, needs_golden, stacked_error, tensor_of
 from stages import alone
 
 from tensorpress.linalg.tt_shapes import balanced_factors
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
 
 pytestmark = needs_golden
 

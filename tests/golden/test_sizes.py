@@ -11,8 +11,8 @@ import pytest
 from oracle import DATA, needs_golden
 from workspace import ROOT
 
-from tensorpress.params import load, parse
-from tensorpress.sizing import MetaModel, sizes
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import load, parse
 
 pytestmark = needs_golden
 RECIPES = {
@@ -27,7 +27,7 @@ RECIPES = {
 def planned() -> list[dict]:
     """What ``tensorpress plan studies/paper.yaml --json`` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tensorpress.cli", "plan", "studies/paper.yaml", "--json"],
+        [sys.executable, "-m", "tensorpress.commands.cli", "plan", "studies/paper.yaml", "--json"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     return json.loads(done.stdout)

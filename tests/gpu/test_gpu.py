@@ -10,21 +10,22 @@ import torch
 from stages import placed
 from workspace import tiny_text
 
-from tensorpress import paths, placement
-from tensorpress.assembly import assemble
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.config.tasks import Perplexity
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.tasks import perplexity
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.factorfile import save_factors
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.moments import save_moments
-from tensorpress.oom import CPU
-from tensorpress.placement import is_spilled
-from tensorpress.registry import load
+from tensorpress.files import paths
+from tensorpress.methods.registry import load
+from tensorpress.objectives.windows import token_windows
+from tensorpress.running import placement
+from tensorpress.running.oom import CPU
+from tensorpress.running.placement import is_spilled
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.calibration import calibrate
+from tensorpress.stages.decomposition import decompose_layer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,15 +8,15 @@ import pytest
 import torch
 from stages import placed
 
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.evaluation.perplexity import perplexity
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.factorfile import save_factors
-from tensorpress.loading import load_model, load_tokenizer
+from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
-from tensorpress.registry import load
+from tensorpress.objectives.windows import token_windows
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.decomposition import decompose_layer
 
 pytestmark = pytest.mark.real
 CPU = torch.device("cpu")

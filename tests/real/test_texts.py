@@ -11,12 +11,12 @@ import pytest
 import torch
 from workspace import SHARED
 
-from tensorpress.corpora import fetch_corpus
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.config.tasks import Generation, HotpotQA, Perplexity, ZeroShot
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Generation, HotpotQA, Perplexity, ZeroShot
 from tensorpress.evaluation.tasks import generation, hotpotqa, perplexity, zero_shot
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.params import Wikitext2Corpus
+from tensorpress.sources.corpora import fetch_corpus
+from tensorpress.sources.inputs import Wikitext2Corpus
 
 MODEL, DATA = SHARED / "models/stories260K", SHARED / "data"
 pytestmark = [

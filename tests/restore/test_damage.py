@@ -11,7 +11,7 @@ import pytest
 from faults import assert_completes, assert_same, bound_by_modes, one_line
 from workspace import Workspace
 
-from tensorpress import paths
+from tensorpress.files import paths
 
 
 def only(folder: Path, pattern: str) -> Path:

@@ -10,18 +10,18 @@ import pytest
 import torch
 from workspace import tiny_params, tiny_text
 
-from tensorpress.advice import advise, alternatives
 from tensorpress.analysis.damage import damage_nats, sensitivity
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.analysis.knapsack import GAP, choose
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.knapsack import GAP, choose
-from tensorpress.loading import load_model
 from tensorpress.methods.advised import Choice, Spec
-from tensorpress.moments import save_moments
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.planning.plan import Plan
+from tensorpress.stages.advice import advise, alternatives
+from tensorpress.stages.calibration import calibrate
+from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 

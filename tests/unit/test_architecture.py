@@ -9,8 +9,8 @@ import pytest
 from test_families import SIZES
 from transformers import AutoConfig
 
+from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import FAMILIES, architecture_of
 from tensorpress.methods.svd import Spec as Svd
 from tensorpress.methods.tt_sparse import Spec as SparseTT
 

@@ -12,14 +12,14 @@ import torch
 from stages import placed
 from transformers import AutoModelForCausalLM
 
-from tensorpress.artifacts import Placement
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
-from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import load_factors, save_factors
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
-from tensorpress.loading import load_model
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
+from tensorpress.planning.artifacts import Placement
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 LLAMA_CASES = [
@@ -155,7 +155,7 @@ def test_a_plain_loader_cannot_mistake_it(llama_directory: Path, tmp_path: Path)
 
 
 def test_shards_and_index(llama_directory: Path, tmp_path: Path, monkeypatch) -> None:
-    import tensorpress.shards as module
+    import tensorpress.checkpoints.shards as module
 
     monkeypatch.setattr(module, "SHARD_BYTES", 20_000)
     assemble(llama_directory, [], "float32", tmp_path / "out")

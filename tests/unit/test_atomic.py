@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tensorpress.atomic import discard, is_partial, replacing
 from tensorpress.errors import TensorpressError
+from tensorpress.files.atomic import discard, is_partial, replacing
 
 
 def test_replaces_files_and_folders(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_file_size_limit_during_a_real_save(tmp_path: Path) -> None:
 import resource, signal, sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from tensorpress.atomic import replacing
+from tensorpress.files.atomic import replacing
 from tensorpress.errors import TensorpressError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

@@ -11,8 +11,8 @@ import pytest
 import torch
 from workspace import ROOT
 
-from tensorpress.records import Record
-from tensorpress.registry import METHODS
+from tensorpress.methods.registry import METHODS
+from tensorpress.running.records import Record
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

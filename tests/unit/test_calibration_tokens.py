@@ -10,21 +10,22 @@ import torch
 from stages import FFN, LAYER, calibrated, placed
 from workspace import tiny_text, tiny_tokenizer
 
-from tensorpress import calibration, paths
-from tensorpress.assembly import assemble
-from tensorpress.calibration import calibration_rows
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.manifest import MANIFEST, write_manifest
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.checkpoints.rows import DecompositionRow, read_rows, write_rows
+from tensorpress.config.params import Calibration
+from tensorpress.config.tasks import Prediction
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Prediction
 from tensorpress.evaluation.tasks import prediction
-from tensorpress.factorfile import save_factors
-from tensorpress.manifest import MANIFEST, write_manifest
-from tensorpress.moments import save_moments
+from tensorpress.files import paths
+from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
-from tensorpress.params import Calibration
-from tensorpress.registry import load
-from tensorpress.rows import DecompositionRow, read_rows, write_rows
+from tensorpress.stages import calibration
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.calibration import calibration_rows
+from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
 
 CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")

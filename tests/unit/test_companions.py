@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from untrusted import REVISION, fetch, hub, local, refusal, update
 from workspace import tiny_tokenizer
 
-from tensorpress.companions import companions
-from tensorpress.densify import densify
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.commands.densify import densify
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.protocols import tokenizer_sha256
-from tensorpress.fetching import fetch_model
-from tensorpress.loading import load_tokenizer
-from tensorpress.oom import CPU
+from tensorpress.running.oom import CPU
+from tensorpress.sources.companions import companions
+from tensorpress.stages.fetching import fetch_model
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 TOOLS = "{% for m in messages %}[{{ m.content }}]{% endfor %}"

@@ -17,22 +17,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from untrusted import fetch, hub, local, refusal, update
 from workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny_tokenizer
 
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.completeness import contents
-from tensorpress.decomposition import decompose_layer
-from tensorpress.densify import densify
+from tensorpress.architectures.families.table import FAMILIES
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.rows import StorageRow
+from tensorpress.commands.densify import densify
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import parse
 from tensorpress.errors import DamagedFile, TensorpressError
-from tensorpress.factorfile import save_factors
-from tensorpress.families.table import FAMILIES
-from tensorpress.fetching import fetch_model
-from tensorpress.loading import load_model
 from tensorpress.methods.svd import Spec
-from tensorpress.oom import CPU
-from tensorpress.params import EmbeddedModel, parse
-from tensorpress.rows import StorageRow
-from tensorpress.sizing import MetaModel, sizes
-from tensorpress.weightfiles import INDEX, SINGLE, held_tensors
+from tensorpress.running.oom import CPU
+from tensorpress.sources.completeness import contents
+from tensorpress.sources.inputs import EmbeddedModel
+from tensorpress.sources.weightfiles import INDEX, SINGLE, held_tensors
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.decomposition import decompose_layer
+from tensorpress.stages.fetching import fetch_model
 
 Tensors = dict[str, Tensor]
 IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -374,7 +375,7 @@ def test_files_of_the_hub_are_read_alike(tmp_path: Path, monkeypatch: pytest.Mon
 def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny_llama()
     trained = (network, tiny_tokenizer(), {})
-    monkeypatch.setattr("tensorpress.embedded.training.train", lambda *_: trained)
+    monkeypatch.setattr("tensorpress.sources.embedded.training.train", lambda *_: trained)
     spec = EmbeddedModel(source="embedded", name="dense")
     fetch_model("m", spec, tmp_path / "whole", CPU)
     assert torch.equal(logits(load_model(tmp_path / "whole", CPU)), logits(network.eval()))

@@ -10,9 +10,9 @@ from test_params import broken
 from untrusted import REVISION, fetch, local
 from workspace import tiny_params
 
-from tensorpress import preflight
+from tensorpress.commands import preflight
+from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.params import Params, parse
 
 
 @pytest.mark.parametrize("value", ["../model", "/etc/passwd", "inputs/../../model"])

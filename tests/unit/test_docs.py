@@ -21,7 +21,7 @@ def test_adding_a_method(workspace: Workspace) -> None:
     (line,) = blocks("adding-a-method.md", "text")
     source = workspace.folder / "src/tensorpress"
     (source / "methods/scalar.py").write_text(code, encoding="utf-8")
-    workspace.edit("src/tensorpress/registry.py", "] = {\n", "] = {\n" + line)
+    workspace.edit("src/tensorpress/methods/registry.py", "] = {\n", "] = {\n" + line)
     params = tiny_params()
     params["methods"] = {"scalar": {"method": "scalar"}}
     recipe = {**params["recipes"]["svd"], "steps": [{"modules": ["ffn"], "method": "scalar"}]}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tensorpress.embedded import corpus
-from tensorpress.embedded.muon import SMALLEST, Muon, orthogonalise
-from tensorpress.embedded.specs import EMBEDDED, VOCABULARY
-from tensorpress.embedded.tokenizer import train_tokenizer
-from tensorpress.embedded.training import balancing_loss, build, train
+from tensorpress.architectures.families.table import architecture_of
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import architecture_of
+from tensorpress.sources.embedded import corpus
+from tensorpress.sources.embedded.muon import SMALLEST, Muon, orthogonalise
+from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY
+from tensorpress.sources.embedded.tokenizer import train_tokenizer
+from tensorpress.sources.embedded.training import balancing_loss, build, train
 
 CPU = torch.device("cpu")
 

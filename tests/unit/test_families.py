@@ -11,19 +11,19 @@ import transformers
 from stages import placed
 from transformers import AutoConfig, PreTrainedModel
 
-from tensorpress.artifacts import Placement
-from tensorpress.assembly import assemble
-from tensorpress.calibration import calibrate
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
-from tensorpress.densify import densify
-from tensorpress.factorfile import load_factors, save_factors
-from tensorpress.families.table import FAMILIES
+from tensorpress.architectures.families.table import FAMILIES
+from tensorpress.architectures.sites import site_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import load_factors, save_factors
+from tensorpress.checkpoints.loading import load_model, objective_of
+from tensorpress.commands.densify import densify
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
-from tensorpress.loading import load_model, objective_of
+from tensorpress.methods.registry import METHODS, load
 from tensorpress.objectives import registry
-from tensorpress.registry import METHODS, load
-from tensorpress.sites import site_of
+from tensorpress.planning.artifacts import Placement
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.calibration import calibrate
+from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 LAYER = 1

@@ -18,15 +18,22 @@ from packaging.utils import canonicalize_name
 from safetensors.torch import load_file, save_file
 from workspace import ROOT
 
-from tensorpress.checkpoint import INDEX, Checkpoint
-from tensorpress.corpora import fetch_corpus
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.checkpoints.checkpoint import INDEX, Checkpoint
+from tensorpress.checkpoints.factorfile import load_factors, save_factors
+from tensorpress.checkpoints.rows import (
+    DecompositionRow,
+    EvalRow,
+    ResultRow,
+    read_rows,
+    schema,
+    write_rows,
+)
 from tensorpress.errors import DamagedFile, TensorpressError
-from tensorpress.factorfile import load_factors, save_factors
-from tensorpress.fetching import fetch_model
-from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.svd import Spec, decompose
-from tensorpress.params import FileCorpus, LocalModel
-from tensorpress.rows import DecompositionRow, EvalRow, ResultRow, read_rows, schema, write_rows
+from tensorpress.sources.corpora import fetch_corpus
+from tensorpress.sources.inputs import FileCorpus, LocalModel
+from tensorpress.stages.fetching import fetch_model
 
 CPU = torch.device("cpu")
 

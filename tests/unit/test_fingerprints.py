@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tensorpress.codetext import text_of
-from tensorpress.definitions import Module
-from tensorpress.fingerprints import package
+from tensorpress.keying.codetext import text_of
+from tensorpress.keying.definitions import Module
+from tensorpress.keying.fingerprints import package
 
 MAIN = '''"""Doc."""
 from pydantic import Field

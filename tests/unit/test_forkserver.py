@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tensorpress import forkserver
+from tensorpress.running import forkserver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux only")
 
@@ -41,7 +41,7 @@ def wait(path):
 
 def ask(path):
     """A job whose driver is gone asks for a fork of its own."""
-    from tensorpress import forkserver
+    from tensorpress.running import forkserver
     wait_for = path + ".go"
     with open(path, "w") as file:
         file.write(str(os.getpid()))

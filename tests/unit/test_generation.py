@@ -12,13 +12,13 @@ from items import log_probability, write
 from stages import ask, job_of
 from study import result
 
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.rows import ResultRow, write_rows
+from tensorpress.config.tasks import Generation, HotpotQA
 from tensorpress.evaluation.answers import contains, normalised, token_f1
 from tensorpress.evaluation.continuations import greedy_continuations
-from tensorpress.evaluation.specs import Generation, HotpotQA
 from tensorpress.evaluation.tasks import generation, hotpotqa
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.oom import CPU
-from tensorpress.rows import ResultRow, write_rows
+from tensorpress.running.oom import CPU
 
 
 def test_containment_and_f1() -> None:

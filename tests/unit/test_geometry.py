@@ -16,18 +16,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import save_tiny, tiny_llama, tiny_text
 
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.config.tasks import Geometry
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Geometry
 from tensorpress.evaluation.tasks import geometry
-from tensorpress.factorfile import save_factors
-from tensorpress.families.table import architecture_of
-from tensorpress.loading import load_model
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)

@@ -10,12 +10,12 @@ from stages import alone
 from torch import Tensor
 from workspace import tiny_params
 
+from tensorpress.config.params import parse
 from tensorpress.formats import rounding
 from tensorpress.formats.rounded import rounded
 from tensorpress.formats.table import FORMATS
 from tensorpress.methods import gptq
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.planning.plan import Plan
 
 
 def output_error(store, weight: Tensor, moment: Tensor) -> float:

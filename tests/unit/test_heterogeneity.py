@@ -21,15 +21,15 @@ from tensorpress.analysis.spectra import (
     stable_rank,
     tail_exponent,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architectures.layers import group_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.params import parse
+from tensorpress.config.tasks import Heterogeneity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Heterogeneity
 from tensorpress.evaluation.tasks.heterogeneity import evaluate
-from tensorpress.layers import group_of
 from tensorpress.linalg.tucker import hosvd
-from tensorpress.params import parse
-from tensorpress.rows import EvalRow
 
 CPU = torch.device("cpu")
 

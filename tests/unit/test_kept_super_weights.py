@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tensorpress.analysis.published import SuperWeight
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.architectures.published import SuperWeight
+from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
-from tensorpress.layers import LayerShape, ModuleShape
-from tensorpress.oom import CPU
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
+from tensorpress.running.oom import CPU
+from tensorpress.stages.decomposition import decompose_layer
 
 
 def test_tt_sparse_keeps_super_weights_where_they_belong(
@@ -54,7 +54,7 @@ def test_tt_sparse_refuses_super_weights_outside_and_unknown_modules() -> None:
 
 
 def test_sizes_tell_layers_with_super_weights_apart(llama_directory: Path) -> None:
-    from tensorpress.sizing import MetaModel
+    from tensorpress.commands.sizing import MetaModel
 
     config = Checkpoint.open(llama_directory).config
     spec = load("tt_sparse").Spec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tensorpress import keys
+from tensorpress.keying import keys
 
 
 def test_key_does_not_depend_on_order() -> None:

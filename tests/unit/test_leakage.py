@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from workspace import tiny_params, tiny_text
 
-from tensorpress import leakage
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.leakage import common
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.planning import leakage
+from tensorpress.planning.leakage import common
+from tensorpress.planning.plan import Plan
 
 PROSE = tiny_text()
 WORDS = PROSE.split()
@@ -180,7 +180,7 @@ def test_a_local_shard_of_c4_is_compared_by_its_documents(inputs: Path) -> None:
 def test_an_embedded_text_is_compared_with_a_file(
     inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tensorpress.embedded.corpus.documents", lambda split: [PROSE])
+    monkeypatch.setattr("tensorpress.sources.embedded.corpus.documents", lambda split: [PROSE])
     params = recovered_on(" ".join(WORDS[:3000]))
     params["corpora"]["text"] = {"source": "embedded", "split": "heldout"}
     params["calibration"]["corpus"] = "train"

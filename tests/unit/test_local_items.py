@@ -13,12 +13,13 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from stages import job_of
 from workspace import tiny_params
 
+from tensorpress.config.params import parse
+from tensorpress.config.tasks import ZeroShot
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.local_tasks import STANDARD
-from tensorpress.evaluation.specs import ZeroShot
 from tensorpress.evaluation.tasks import zero_shot
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.sources.local_tasks import STANDARD
 
 
 def planned(task: dict[str, Any]) -> list[str]:
@@ -26,7 +27,7 @@ def planned(task: dict[str, Any]) -> list[str]:
     params = tiny_params()
     params["tasks"]["more"] = task
     params["models"]["tiny"]["baseline_tasks"] = ["more"]
-    return [path for path in Plan(parse(params)).live()["evaluate"] if "-more-" in path]
+    return [path for path in live_paths(Plan(parse(params)))["evaluate"] if "-more-" in path]
 
 
 def test_the_key_covers_what_is_in_the_file_not_where_it_lies(inputs: Path) -> None:

@@ -13,18 +13,18 @@ from stages import calibrated
 from transformers import LlamaForCausalLM
 from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.layers import GROUPS
+from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
 from tensorpress.evaluation.ngram import KneserNey, nll_nats
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.routing import effective_experts
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.families.table import architecture_of
-from tensorpress.layers import GROUPS
-from tensorpress.loading import load_model
+from tensorpress.files.storage import StoredTensor, bits_saved
 from tensorpress.objectives import registry
-from tensorpress.sites import moment_values, passes
-from tensorpress.storage import StoredTensor, bits_saved
+from tensorpress.objectives.windows import token_windows
 
 CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")

@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from workspace import ROOT, tiny_llama, tiny_moe, tiny_params
 
-from tensorpress import footprint
-from tensorpress.families.table import architecture_of
-from tensorpress.layers import LayerShape
-from tensorpress.moments import save_moments
-from tensorpress.params import parse
-from tensorpress.registry import spec_class
-from tensorpress.sites import site_of
-from tensorpress.sizing import MetaModel, sizes
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.sites import site_of
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import parse
+from tensorpress.methods.registry import spec_class
+from tensorpress.planning import footprint
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from make_checkpoint import make_checkpoint
@@ -47,14 +47,15 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tensorpress import paths, shards
-from tensorpress.artifacts import Placement
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import MadeBy, decompose_layer, measure
-from tensorpress.factorfile import save_factors
-from tensorpress.registry import spec_class
-from tensorpress.resident import peak_resident_bytes
+from tensorpress.files import paths
+from tensorpress.checkpoints import shards
+from tensorpress.planning.artifacts import Placement
+from tensorpress.stages.assembly import assemble
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.methods.registry import spec_class
+from tensorpress.files.resident import peak_resident_bytes
 
 job, model, folder, settings, group = json.loads(sys.argv[1])
 model, folder = Path(model), Path(folder)

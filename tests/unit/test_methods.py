@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
-from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.methods.approach import APPROACHES
 from tensorpress.methods.base import MethodSpec
-from tensorpress.registry import METHODS, load, spec_class
+from tensorpress.methods.registry import METHODS, load, spec_class
 
 HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
 
@@ -304,8 +304,8 @@ def test_every_method_says_what_it_is() -> None:
 
 def test_planning_does_not_import_torch() -> None:
     code = (
-        "import sys; import tensorpress.plan, tensorpress.cli, tensorpress.tracking, "
-        "tensorpress.status; "
+        "import sys; import tensorpress.planning.plan, tensorpress.commands.cli, "
+        "tensorpress.commands.tracking, tensorpress.commands.status; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

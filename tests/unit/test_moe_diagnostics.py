@@ -15,7 +15,6 @@ from test_geometry import compress, job
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import save_tiny, tiny_moe, tiny_text
 
-from tensorpress import calibration, wording
 from tensorpress.analysis.moe import (
     agreement,
     assignment_kl_nats,
@@ -28,13 +27,15 @@ from tensorpress.analysis.moe import (
     squared_cosine,
     without_tokens,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import MoeDiagnostics
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.mixture import expert_matrices, observe, router_of
-from tensorpress.evaluation.specs import MoeDiagnostics
 from tensorpress.evaluation.tasks import moe
-from tensorpress.loading import load_model
-from tensorpress.rows import EvalRow
+from tensorpress.report import wording
+from tensorpress.stages import calibration
 
 CPU = torch.device("cpu")
 SPEC = MoeDiagnostics(kind="moe", corpus="text", window=32, max_windows=6, batch=4)

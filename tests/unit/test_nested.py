@@ -8,13 +8,13 @@ import pytest
 import torch
 from workspace import tiny_params, tiny_text
 
-from tensorpress.decomposition import decompose_layer, truncate
-from tensorpress.factorfile import save_factors
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.config.params import parse
 from tensorpress.methods.base import Factors
-from tensorpress.params import parse
-from tensorpress.plan import Plan
-from tensorpress.registry import load
+from tensorpress.methods.registry import load
+from tensorpress.planning.plan import Plan
+from tensorpress.stages.decomposition import decompose_layer, truncate
 
 CPU = torch.device("cpu")
 EXPERTS = {"experts.up": ModuleShape(24, 40, 4)}

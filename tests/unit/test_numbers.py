@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tensorpress.numbers import number, significant, spans
+from tensorpress.files.numbers import number, significant, spans
 
 
 @pytest.mark.parametrize(

@@ -21,24 +21,24 @@ from workspace import (
     tiny_tokenizer,
 )
 
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.config.params import parse
+from tensorpress.config.tasks import Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.tasks import perplexity as task
-from tensorpress.factorfile import save_factors
-from tensorpress.fetching import fetch_model
-from tensorpress.inputs import LocalModel
-from tensorpress.loading import load_model
-from tensorpress.moments import save_moments
+from tensorpress.files.paths import moments
+from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
 from tensorpress.objectives.masked_lm import STRIDE
-from tensorpress.params import parse
-from tensorpress.paths import moments
-from tensorpress.plan import Plan
-from tensorpress.registry import load
+from tensorpress.planning.plan import Plan
+from tensorpress.sources.inputs import LocalModel
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.decomposition import decompose_layer
+from tensorpress.stages.fetching import fetch_model
 
 CPU = torch.device("cpu")
 MASKED = registry.load("masked_lm")

@@ -12,17 +12,17 @@ from stages import calibrated
 from test_assembly import compress
 from workspace import tiny_text
 
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.config.params import Lora
+from tensorpress.config.tasks import Cloze, Geometry, Perplexity
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Cloze, Geometry, Perplexity
 from tensorpress.evaluation.tasks import cloze, geometry, perplexity
-from tensorpress.job import _warn_into
 from tensorpress.linalg import truncated_svd
-from tensorpress.loading import load_model
 from tensorpress.methods import svd
-from tensorpress.oom import CPU, halving, is_out_of_memory, warn, with_fallback
-from tensorpress.params import Lora
-from tensorpress.recovery import recover
+from tensorpress.running.job import _warn_into
+from tensorpress.running.oom import CPU, halving, is_out_of_memory, warn, with_fallback
+from tensorpress.stages.recovery import recover
 
 CUDA = torch.device("cuda")
 WINDOWS = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
@@ -175,7 +175,7 @@ def test_a_stack_is_factorised_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def family_layer(slices: int, out: int, inner: int) -> Any:
-    from tensorpress.layers import LayerShape, ModuleShape
+    from tensorpress.architectures.layers import LayerShape, ModuleShape
 
     shapes = {"experts.gate": ModuleShape(out, inner, slices)}
     return LayerShape(inner, 1, 1, inner, shapes, 0)

@@ -15,9 +15,9 @@ from stages import ask
 from study import Study
 from workspace import ROOT
 
-from tensorpress import pages, wording
-from tensorpress.params import Report
-from tensorpress.reporting import render
+from tensorpress.config.params import Report
+from tensorpress.report import pages, wording
+from tensorpress.report.queries import render
 
 NOTEBOOKS = ROOT / "notebooks"
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from workspace import ROOT, tiny_params
 
-from tensorpress.checks import layer_sets
+from tensorpress.config.params import Params, load, merged, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.params import Params, load, merged, parse
-from tensorpress.plan import Plan
+from tensorpress.planning.checks import layer_sets
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
 
 SCHEMA = ROOT / "docs/params.schema.json"
 
@@ -190,7 +191,7 @@ def test_the_longest_names_make_file_names(inputs: Path) -> None:
             "lora": {"corpus": "other", "window": 64, "seeds": [2**31]},
         }
     params["calibration"]["corpus"] = "other"
-    paths = [Path(path) for live in Plan(parse(params)).live().values() for path in live]
+    paths = [Path(path) for live in live_paths(Plan(parse(params))).values() for path in live]
     longest = max(len(f".partial-4194304-{path.name}.tmp") for path in paths)
     assert 200 < longest <= 255
 

@@ -17,14 +17,22 @@ from test_families import SIZES
 from test_recovery import LLAMA, MOE, recovered
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tensorpress import calibration, placement
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.config.params import Rounding
 from tensorpress.formats.base import STORES
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
-from tensorpress.params import Rounding
-from tensorpress.placement import device_map, dispatch, is_dispatched, is_spilled, place, withdraw
+from tensorpress.running import placement
+from tensorpress.running.oom import CPU
+from tensorpress.running.placement import (
+    device_map,
+    dispatch,
+    is_dispatched,
+    is_spilled,
+    place,
+    withdraw,
+)
+from tensorpress.stages import calibration
+from tensorpress.stages.assembly import assemble
 
 IDS = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -96,9 +104,9 @@ def test_adapters(llama_directory: Path, tmp_path: Path) -> None:
 
 def with_embedding(model: Path, folder: Path) -> Any:
     """A model whose embedding is factored: the model itself, not a layer, holds the factors."""
-    from tensorpress.decomposition import decompose_layer
-    from tensorpress.factorfile import save_factors
-    from tensorpress.registry import load
+    from tensorpress.checkpoints.factorfile import save_factors
+    from tensorpress.methods.registry import load
+    from tensorpress.stages.decomposition import decompose_layer
 
     layer = Checkpoint.open(model).architecture.outer
     spec = load("svd").Spec(method="svd", rank=8)

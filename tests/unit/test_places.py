@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from workspace import ROOT, tiny_params
 
-from tensorpress import guards, paths, preflight, tracking
+from tensorpress.commands import preflight, tracking
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.files import paths
+from tensorpress.planning.plan import Plan
+from tensorpress.running import guards
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_queries_are_the_project_s_wherever_commands_run(
     assert paths.notebooks() == ROOT / "notebooks"
     (tmp_path / "queries").mkdir()
     assert paths.queries() == Path("queries")
-    monkeypatch.setattr(paths, "__file__", str(tmp_path / "installed/site/tensorpress/paths.py"))
+    monkeypatch.setattr(
+        paths, "__file__", str(tmp_path / "installed/site/tensorpress/files/paths.py")
+    )
     with pytest.raises(TensorpressError, match="a folder without notebooks is not allowed"):
         paths.notebooks()
 

@@ -10,17 +10,18 @@ import pytest
 import yaml
 from workspace import ROOT, tiny_params, tiny_text
 
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.config.params import load, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.layers import LayerShape
 from tensorpress.methods.base import Layout
+from tensorpress.methods.registry import METHODS
 from tensorpress.methods.svd import Spec as Svd
-from tensorpress.params import load, parse
-from tensorpress.plan import Plan
-from tensorpress.registry import METHODS
+from tensorpress.planning.jobs import live_paths, slow_imports
+from tensorpress.planning.plan import Plan
 
 
 def live(params: dict) -> dict[str, list[str]]:
-    return Plan(parse(params)).live()
+    return live_paths(Plan(parse(params)))
 
 
 def changed(before: dict, after: dict) -> set[str]:
@@ -155,7 +156,7 @@ def test_hub_models_say_what_to_do_offline(inputs: Path, monkeypatch: pytest.Mon
 def test_shipped_study_shares_its_single_layer_runs() -> None:
     plan = Plan(load(ROOT / "params.yaml"))
     assert len(plan.runs) < len(plan.recipe_runs)
-    counts = {stage: len(paths) for stage, paths in plan.live().items()}
+    counts = {stage: len(paths) for stage, paths in live_paths(plan).items()}
     assert counts["reports"] == len(plan.params.reports)
 
 
@@ -231,10 +232,10 @@ def test_planning_work_does_not_grow_with_recipes_and_layers(
 def test_what_jobs_import_follows_their_rules(inputs: Path) -> None:
     """And is there, so that a fork imports nothing more."""
     plan = Plan(parse(tiny_params()))
-    assert plan.imports({"aggregate", "fetch_corpus"}) == []
-    page = plan.imports({"report"})
-    assert {"tensorpress.stages.report", "papermill", "tensorpress.kernel"} <= set(page)
-    every = plan.imports({"fetch_model", "calibrate", "decompose", "assemble", "evaluate"})
+    assert slow_imports(plan, {"aggregate", "fetch_corpus"}) == []
+    page = slow_imports(plan, {"report"})
+    assert {"tensorpress.stages.report", "papermill", "tensorpress.running.kernel"} <= set(page)
+    every = slow_imports(plan, {"fetch_model", "calibrate", "decompose", "assemble", "evaluate"})
     assert {"tensorpress.stages.evaluate", "tensorpress.methods.svd"} <= set(every)
     assert "tensorpress.evaluation.tasks.perplexity" in every
     assert "papermill" not in every

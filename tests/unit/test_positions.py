@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from untrusted import update
 from workspace import tiny_params, tiny_text, tiny_tokenizer
 
+from tensorpress.config.params import parse
+from tensorpress.config.tasks import Generation, HotpotQA, Restoration, SuperWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import job as evaluation_job
-from tensorpress.evaluation.specs import Generation, HotpotQA, Restoration, SuperWeights
 from tensorpress.evaluation.tasks import generation, hotpotqa, restoration, super_weights
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.planning.plan import Plan
 
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 OPT = {

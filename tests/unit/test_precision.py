@@ -12,15 +12,16 @@ from stages import calibrated
 from test_assembly import compress
 from workspace import save_tiny, tiny_llama, tiny_params, tiny_text
 
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.config.params import Lora, parse
+from tensorpress.config.tasks import Generation, MoeDiagnostics, Perplexity, SuperWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Generation, MoeDiagnostics, Perplexity, SuperWeights
 from tensorpress.evaluation.tasks import generation, moe, perplexity, super_weights
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
-from tensorpress.params import Lora, parse
-from tensorpress.plan import Plan
-from tensorpress.recovery import recover
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
+from tensorpress.stages.recovery import recover
 
 HALF = ("bfloat16", "float16")
 WINDOWS = torch.randint(300, (6, 16), generator=torch.Generator().manual_seed(0))
@@ -116,9 +117,9 @@ def plan(**changes: Any) -> Plan:
 
 def test_keys_follow_where_it_matters(inputs: Path) -> None:
     usual, same, half = plan(), plan(compute={"dtype": "float32"}), plan(compute={"dtype": HALF[0]})
-    assert same.live() == usual.live()
-    assert half.live()["fetch"] == usual.live()["fetch"]
-    assert not {*half.live()["calibrate"]} & {*usual.live()["calibrate"]}
+    assert live_paths(same) == live_paths(usual)
+    assert live_paths(half)["fetch"] == live_paths(usual)["fetch"]
+    assert not {*live_paths(half)["calibrate"]} & {*live_paths(usual)["calibrate"]}
     shared = {*half.evaluations} & {*usual.evaluations}
     kinds = {usual.evaluations[each].spec.kind for each in shared}
     assert kinds == {"heterogeneity"}

@@ -12,16 +12,16 @@ from stages import FFN, make
 from test_recovery import FAST, WINDOWS
 from torch import Tensor
 
-from tensorpress.assembly import assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.densify import densify
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.storage_range import LOSS, stored_as
+from tensorpress.commands.densify import densify
+from tensorpress.config.params import Lora, Rounding
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
-from tensorpress.params import Lora, Rounding
-from tensorpress.recovered import write_recovered
-from tensorpress.recovery import recover
-from tensorpress.storage_range import LOSS, stored_as
+from tensorpress.running.oom import CPU
+from tensorpress.stages.assembly import assemble
+from tensorpress.stages.recovered import write_recovered
+from tensorpress.stages.recovery import recover
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 

@@ -16,22 +16,24 @@ import torch
 from study import method_spec, result
 from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
-from tensorpress.compression import compression
-from tensorpress.corpora import fetch_corpus
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.rows import ResultRow, write_rows
+from tensorpress.config.params import parse
+from tensorpress.config.tasks import Ngram, Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import specs
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, tokenizer_sha256
-from tensorpress.evaluation.specs import Ngram, Perplexity
 from tensorpress.evaluation.tasks import ngram
 from tensorpress.evaluation.tasks import perplexity as perplexity_task
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.hub_datasets import HubDataset, require
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.params import C4Corpus, FileCorpus, Wikitext2Corpus, parse
-from tensorpress.plan import Plan
-from tensorpress.reporting import run_query
-from tensorpress.rows import ResultRow, write_rows
+from tensorpress.objectives.windows import token_windows
+from tensorpress.planning.compression import compression
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.report.queries import run_query
+from tensorpress.sources.corpora import fetch_corpus
+from tensorpress.sources.hub_datasets import HubDataset, require
+from tensorpress.sources.inputs import C4Corpus, FileCorpus, Wikitext2Corpus
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol("a" * 64, "one file", None, 64, None, False, "float32", "b" * 64)
@@ -187,12 +189,12 @@ def test_c4_of_another_form_is_an_error(tmp_path: Path) -> None:
 def test_a_local_copy_of_a_paper_s_text_is_planned_by_content(inputs: Path) -> None:
     params = tiny_params()
     params["corpora"]["text"] = {"source": "wikitext2", "path": "inputs/text.txt"}
-    before = Plan(parse(params)).live()
+    before = live_paths(Plan(parse(params)))
     (inputs / "inputs/copy.txt").write_text(tiny_text())
     params["corpora"]["text"]["path"] = "inputs/copy.txt"
-    assert Plan(parse(params)).live() == before
+    assert live_paths(Plan(parse(params))) == before
     (inputs / "inputs/copy.txt").write_text(tiny_text()[1:])
-    assert Plan(parse(params)).live()["evaluate"] != before["evaluate"]
+    assert live_paths(Plan(parse(params)))["evaluate"] != before["evaluate"]
     params["corpora"]["text"]["path"] = "no.txt"
     with pytest.raises(TensorpressError, match=r"corpora\.text\.path: 'no\.txt' is not a file"):
         Plan(parse(params))
@@ -219,12 +221,12 @@ def test_a_hub_out_of_reach_stops_planning_until_the_text_is_there(
     with pytest.raises(TensorpressError, match=r"corpora\.text: dataset nobody/nothing"):
         fetch_corpus("text", parse(params).corpora["text"], inputs / "out.txt")
     with monkeypatch.context() as connected:
-        connected.setattr("tensorpress.plan.require", lambda *_: None)
+        connected.setattr("tensorpress.planning.plan.require", lambda *_: None)
         plan = Plan(parse(params))
-    made = Path(next(path for path in plan.live()["fetch"] if path.endswith(".txt")))
+    made = Path(next(path for path in live_paths(plan)["fetch"] if path.endswith(".txt")))
     made.parent.mkdir(parents=True)
     made.write_text("fetched before the network went")
-    assert Plan(parse(params)).live() == plan.live()
+    assert live_paths(Plan(parse(params))) == live_paths(plan)
 
 
 @pytest.mark.usefixtures("offline")

@@ -14,18 +14,21 @@ import pytest
 import torch
 from workspace import ROOT, tiny_params
 
-from tensorpress import paths, status, wording
-from tensorpress.aggregation import job_rows
+from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, write_rows
+from tensorpress.commands import status
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.job import job
-from tensorpress.params import parse
-from tensorpress.plan import Plan
-from tensorpress.precision import fast_dtype
-from tensorpress.records import RUN, Record, read, read_all, run_line
-from tensorpress.reporting import run_query
-from tensorpress.request import Request
-from tensorpress.resident import peak_resident_bytes
-from tensorpress.rows import DecompositionRow, JobRow, ResultRow, write_rows
+from tensorpress.files import paths
+from tensorpress.files.resident import peak_resident_bytes
+from tensorpress.planning.jobs import Job, live_jobs, live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.report import wording
+from tensorpress.report.queries import run_query
+from tensorpress.running.job import job
+from tensorpress.running.precision import fast_dtype
+from tensorpress.running.records import RUN, Record, read, read_all, run_line
+from tensorpress.running.request import Request
+from tensorpress.stages.aggregation import job_rows
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -35,7 +38,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(RUN, "now")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("tensorpress.job._collect_less", lambda: None)  # in the tests' own process
+    monkeypatch.setattr(
+        "tensorpress.running.job._collect_less", lambda: None
+    )  # in the tests' own process
     for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -106,7 +111,7 @@ def test_a_job_that_runs_models_records_the_precision(asked: str) -> None:
 def test_peak_memory_is_of_the_process_alone() -> None:
     """Above what it held once, and far below this process, which has torch loaded."""
     code = (
-        "from tensorpress.resident import peak_resident_bytes\n"
+        "from tensorpress.files.resident import peak_resident_bytes\n"
         "block = bytearray(b'1') * 80_000_000\ndel block\nprint(peak_resident_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -171,8 +176,8 @@ def test_every_live_artifact_has_its_job(inputs: Path) -> None:
     params = tiny_params()
     params["corpora"]["unused"] = {"source": "file", "path": "inputs/text.txt"}
     plan = Plan(parse(params))
-    jobs = status.live_jobs(plan)
-    for stage, live in plan.live().items():
+    jobs = live_jobs(plan)
+    for stage, live in live_paths(plan).items():
         assert sorted(str(p) for j in jobs if j.stage == stage for p in j.outputs) == live
     assert len({(job.rule, job.name) for job in jobs}) == len(jobs) == 13
 
@@ -182,7 +187,7 @@ def test_status_counts_what_is_done_running_failed_and_left() -> None:
     killed.kill()
     killed.wait()
     jobs = [
-        status.Job("decompose", f"{model}-{i}", model, (Path(f"results/decompose/{model}-{i}"),))
+        Job("decompose", f"{model}-{i}", model, (Path(f"results/decompose/{model}-{i}"),))
         for model in ("tiny", "moe")
         for i in range(5)
     ]
@@ -220,7 +225,7 @@ def test_status_counts_what_is_done_running_failed_and_left() -> None:
 
 
 def test_what_never_ran_takes_an_unknown_time() -> None:
-    jobs = [status.Job("assemble", "tiny-0", "tiny", (Path("results/assemble/tiny-0"),))]
+    jobs = [Job("assemble", "tiny-0", "tiny", (Path("results/assemble/tiny-0"),))]
     assert status.status(jobs).total.expected_seconds is None
     planted("assemble", "other-0", wall_seconds=7)
     assert status.status(jobs).total.expected_seconds == 7
@@ -228,8 +233,8 @@ def test_what_never_ran_takes_an_unknown_time() -> None:
 
 def some_job_rows() -> list[JobRow]:
     """Two jobs of this run that overlap, one of an earlier run, one from elsewhere."""
-    jobs = [status.Job(rule, f"tiny-{rule}", "tiny", ()) for rule in ("calibrate", "decompose")]
-    jobs += [status.Job(rule, "tiny-0", "tiny", ()) for rule in ("fetch_model", "advise")]
+    jobs = [Job(rule, f"tiny-{rule}", "tiny", ()) for rule in ("calibrate", "decompose")]
+    jobs += [Job(rule, "tiny-0", "tiny", ()) for rule in ("fetch_model", "advise")]
     records = [
         planted("calibrate", "tiny-calibrate", wall_seconds=20, devices=("0",), peak_rss_mb=500),
         planted(

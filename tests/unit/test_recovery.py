@@ -11,15 +11,16 @@ from test_families import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import tiny_params, tiny_text
 
-from tensorpress.compression import compression_of
-from tensorpress.densify import densify
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.commands.densify import densify
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import Lora, Params, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import load_model
-from tensorpress.params import Lora, Params, parse
-from tensorpress.plan import Plan
-from tensorpress.recovered import write_recovered
-from tensorpress.recovery import recover
-from tensorpress.sizing import MetaModel, sizes
+from tensorpress.planning.compression import compression_of
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.stages.recovered import write_recovered
+from tensorpress.stages.recovery import recover
 
 CPU = torch.device("cpu")
 FAST = {"rank": 2, "steps": 6, "accumulation": 1, "batch": 4, "window": 16, "learning_rate": 0.02}
@@ -156,7 +157,7 @@ def test_plan_recovers_once_a_seed(llama_directory: Path, tmp_path: Path) -> Non
     assert [each.seed for each in runs] == [0, 1, 2]
     (made,) = {compression_of(each.run) for each in runs}
     assert (made.methods, made.recovered) == ("svd-whitened", True)
-    assert len(plan.live()["recover"]) == 6
+    assert len(live_paths(plan)["recover"]) == 6
 
 
 def test_text_of_recovery_is_not_that_of_evaluation(llama_directory: Path, tmp_path: Path) -> None:

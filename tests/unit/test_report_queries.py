@@ -13,9 +13,9 @@ from stages import ask, records
 from study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
 from workspace import ROOT
 
-from tensorpress import wording
 from tensorpress.methods.base import MethodSpec
-from tensorpress.reporting import connect
+from tensorpress.report import wording
+from tensorpress.report.queries import connect
 
 
 def test_intervals_are_of_students_t(tmp_path: Path) -> None:

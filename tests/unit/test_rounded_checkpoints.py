@@ -13,12 +13,12 @@ from stages import EXPERTS, FFN, LAYER, make
 from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import tiny_params
 
-from tensorpress.densify import densify
-from tensorpress.factorfile import load_factors
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
-from tensorpress.params import Rounding, parse
-from tensorpress.sizing import MetaModel, sizes
+from tensorpress.checkpoints.factorfile import load_factors
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.commands.densify import densify
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import Rounding, parse
+from tensorpress.running.oom import CPU
 
 CASES = [
     ("dense", {}, FFN, Rounding(bits=3)),

@@ -9,13 +9,13 @@ import torch
 from test_formats import SETTINGS, filled
 from workspace import tiny_params
 
-from tensorpress.compression import compression_of
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
+from tensorpress.files.storage import stored_tensors
 from tensorpress.formats import rounding
 from tensorpress.formats.rounded import Rounded, rounded
-from tensorpress.params import parse
-from tensorpress.plan import Plan
-from tensorpress.storage import stored_tensors
+from tensorpress.planning.compression import compression_of
+from tensorpress.planning.plan import Plan
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

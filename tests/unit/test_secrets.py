@@ -8,9 +8,9 @@ import pytest
 from test_params import broken
 from workspace import tiny_text
 
+from tensorpress.config.params import load, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.params import load, parse
-from tensorpress.secrets import HIDDEN, redacted
+from tensorpress.errors.redaction import HIDDEN, redacted
 
 TOKEN = "hf_" + "Zz9" * 11
 

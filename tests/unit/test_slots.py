@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tensorpress.slots import gpu_slot, visible_ids
+from tensorpress.running.slots import gpu_slot, visible_ids
 
 JOB = """
 import sys, time
 from pathlib import Path
-from tensorpress.slots import gpu_slot
+from tensorpress.running.slots import gpu_slot
 folder = Path(sys.argv[1])
 with gpu_slot(folder, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 0.01) as device:
     begin = time.monotonic()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from workspace import tiny_params
 
-from tensorpress import paths
-from tensorpress.oom import CPU
-from tensorpress.params import parse
-from tensorpress.plan import Plan
-from tensorpress.rows import ResultRow, read_rows
+from tensorpress.checkpoints.rows import ResultRow, read_rows
+from tensorpress.config.params import parse
+from tensorpress.files import paths
+from tensorpress.planning.jobs import live_jobs
+from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages import (
     advise,
     aggregate,
@@ -24,7 +25,6 @@ from tensorpress.stages import (
     fetch_model,
     recover,
 )
-from tensorpress.status import live_jobs
 
 
 def test_a_study_whose_artifacts_lie_elsewhere(

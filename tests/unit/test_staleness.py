@@ -12,9 +12,10 @@ import pytest
 import yaml
 from workspace import ROOT
 
-from tensorpress import fingerprints
-from tensorpress.params import parse
-from tensorpress.plan import Plan
+from tensorpress.config.params import parse
+from tensorpress.keying import fingerprints
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
 
 STUDY = """
 models: {dense: {source: embedded, name: dense}}
@@ -43,6 +44,7 @@ reports:
   verdict: {notebook: verdict, model: dense, task: heldout}
   pareto: {notebook: pareto, model: dense, task: heldout}
 """
+LLAMA, TRAINING = "architectures/families/llama.py", "sources/embedded/training.py"
 TABLES = {"aggregate", "reports verdict", "reports pareto"}
 EVALUATED = {"evaluate heldout", "evaluate speed"} | TABLES
 RECOVERED = {"recover"} | EVALUATED
@@ -119,7 +121,7 @@ def keys(package: Path) -> dict[str, set[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(package.parent)
         patch.setattr(fingerprints, "PACKAGE", package)
-        live = Plan(study).live()
+        live = live_paths(Plan(study))
     for stage, paths in live.items():
         for path in map(Path, paths):
             name, _, key = path.relative_to(f"results/{stage}").parts[0].rpartition("-")
@@ -150,16 +152,16 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a type": (replaced(TT, "weights: Mapping[str, Tensor]", "weights: dict[str, object]"), set()),
     "a cost estimate": (replaced(TT, "20 * cost.products", "30 * cost.products"), set()),
     "a shared cost estimate": (replaced("methods/cost.py", "VECTORS = 3.5", "VECTORS = 4"), set()),
-    "a bound on memory": (replaced("footprint.py", "START = 300", "START = 400"), set()),
-    "planning": (replaced("layers.py", "layers // 2", "layers // 3"), set()),
-    "what jobs record": (replaced("records.py", "*.json", "*.txt"), set()),
+    "a bound on memory": (replaced("planning/footprint.py", "START = 300", "START = 400"), set()),
+    "planning": (replaced("architectures/layers.py", "layers // 2", "layers // 3"), set()),
+    "what jobs record": (replaced("running/records.py", "*.json", "*.txt"), set()),
     "a method that is not used": (replaced("methods/gptq.py", "BLOCK = ", "BLOCK = 1 + "), set()),
     "a family that is not used": (replaced("families/gpt2.py", "transformer", "decoder"), set()),
-    "a new method": (replaced("registry.py", '"dense":', '"new": "new", "dense":'), set()),
+    "a new method": (replaced("methods/registry.py", '"dense":', '"new": "new", "dense":'), set()),
     "a module renamed": (renamed("linalg.tensor_train", "linalg.oseledets"), set()),
-    "a module in another package": (renamed("decomposition", "compute.decomposition"), set()),
-    "rows in another package": (renamed("rows", "tables.rows"), set()),
-    "a function moved": (moved("ranks_of", "manifest", "storage"), set()),
+    "a module in another package": (renamed("stages.decomposition", "work.decomposition"), set()),
+    "rows in another package": (renamed("checkpoints.rows", "tables.rows"), set()),
+    "a function moved": (moved("ranks_of", "checkpoints/manifest", "files/storage"), set()),
     "a method's arithmetic": (replaced(TT, "(list(cores)).float()", "(list(cores))"), OF_TT),
     "a method's settings": (replaced(TT, "Field(12, ge=2", "Field(10, ge=2"), OF_TT),
     "a kernel of one method": (replaced("linalg/tensor_train.py", "RUN = 16", "RUN = 8"), OF_TT),
@@ -172,14 +174,14 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         {"advise", "decompose advised"} | ASSEMBLED,
     ),
     "what a family says": (
-        replaced("families/llama.py", "linears=LINEARS,", 'linears=LINEARS, head="head",'),
+        replaced(LLAMA, "linears=LINEARS,", 'linears=LINEARS, head="head",'),
         CALIBRATED,
     ),
     "training of the embedded models": (
-        replaced("embedded/training.py", "BETAS = (", "BETAS = (*"), {"fetch dense"} | CALIBRATED
+        replaced(TRAINING, "BETAS = (", "BETAS = (*"), {"fetch dense"} | CALIBRATED
     ),
     "the prose": (
-        replaced("embedded/paragraph_hashes.txt", "\n", "\n\n"),
+        replaced("sources/embedded/paragraph_hashes.txt", "\n", "\n\n"),
         {"fetch dense", "fetch train", "fetch heldout"} | CALIBRATED,
     ),
     "what calibrate does": (
@@ -202,16 +204,16 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         {"evaluate speed"} | TABLES,
     ),
     "a column of jobs": (
-        replaced("rows.py", "    gpu: str | None = None\n", "    gpu: int = 0\n"),
+        replaced("checkpoints/rows.py", "    gpu: str | None = None\n", "    gpu: int = 0\n"),
         TABLES,
     ),
     "a column of decompositions": (
-        replaced("rows.py", "    stack: str\n", "    stack: str\n    gain: float\n"),
+        replaced("checkpoints/rows.py", "    stack: str\n", "    stack: str\n    gain: float\n"),
         DECOMPOSED,
     ),
     "a query": (replaced("../queries/verdict.sql", "SELECT", "SELECT 1 +"), TABLES - {"aggregate"}),
     "a notebook": (replaced("../notebooks/verdict.ipynb", "{", "{ "), {"reports verdict"}),
-    "a figure": (replaced("figures.py", "def ", "def a(): 1\ndef "), TABLES - {"aggregate"}),
+    "a figure": (replaced("report/figures.py", "def ", "def a(): 1\ndef "), TABLES - {"aggregate"}),
 }  # fmt: skip
 
 

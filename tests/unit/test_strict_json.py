@@ -12,8 +12,9 @@ import pytest
 from pydantic import BaseModel
 from study import Study
 
-from tensorpress import cli, paths
-from tensorpress.strict_json import strict_json
+from tensorpress.commands import cli
+from tensorpress.files import paths
+from tensorpress.files.strict_json import strict_json
 
 
 class Found(BaseModel):

@@ -12,19 +12,19 @@ from planted import select
 from stages import EXPERTS, FFN, job_of, make, records
 from study import result
 
-from tensorpress.analysis.published import SuperWeight
 from tensorpress.analysis.super_weights import (
     restoration,
     watched_entries,
 )
+from tensorpress.architectures.published import SuperWeight
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.rows import ResultRow, write_rows
+from tensorpress.config.tasks import Restoration, SuperWeights
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.specs import Restoration, SuperWeights
 from tensorpress.evaluation.tasks import restoration as restoration_task
 from tensorpress.evaluation.tasks import super_weights as super_weights_task
 from tensorpress.formats.modules import FactoredLinear
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
-from tensorpress.rows import ResultRow, write_rows
+from tensorpress.running.oom import CPU
 
 
 def test_restoration_by_hand() -> None:

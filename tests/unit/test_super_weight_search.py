@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workspace import tiny_llama, tiny_moe
 
 from tensorpress.analysis import published as published_list
-from tensorpress.analysis.published import SuperWeight, published
 from tensorpress.analysis.super_weights import (
     Search,
     block_maxima,
@@ -22,11 +21,12 @@ from tensorpress.analysis.super_weights import (
     layer_peaks,
     magnitudes_near,
 )
+from tensorpress.architectures.families.table import FAMILIES, architecture_of
+from tensorpress.architectures.published import SuperWeight, published
+from tensorpress.checkpoints.loading import matrices
+from tensorpress.config.tasks import SuperWeights
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation.specs import SuperWeights
 from tensorpress.evaluation.tasks import super_weights as super_weights_task
-from tensorpress.families.table import FAMILIES, architecture_of
-from tensorpress.loading import matrices
 
 LLAMA = architecture_of(tiny_llama().config.to_dict(), "test")
 IDS = torch.randint(300, (1, 12), generator=torch.Generator().manual_seed(0))

@@ -11,12 +11,12 @@ import torch
 import yaml
 from workspace import ROOT
 
-from tensorpress.layers import ModuleShape
+from tensorpress.architectures.layers import ModuleShape
+from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.config.params import parse
 from tensorpress.linalg.tucker import mode_spectrum
 from tensorpress.methods.td_moe import Spec, TuckerRanks, budget_of, choose_ranks, planned_ranks
-from tensorpress.params import parse
-from tensorpress.sizing import MetaModel, sizes
-from tensorpress.sources import model_config
+from tensorpress.sources.contents import model_config
 
 SHAPES = [ModuleShape(24, 40, 8), ModuleShape(33, 17, 5), ModuleShape(6, 64, 12)]
 

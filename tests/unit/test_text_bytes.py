@@ -13,7 +13,7 @@ from workspace import tiny_text, tiny_tokenizer
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.text_bytes import DECODED, predicted_bytes, token_bytes
-from tensorpress.evaluation.windows import token_windows
+from tensorpress.objectives.windows import token_windows
 
 ODD = "a é 😀x\u200d  ☕☕ word\n\n日本 \r\n e\u0301 ﬁ\ufeff<end>  "
 

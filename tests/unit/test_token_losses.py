@@ -10,9 +10,9 @@ from test_families import CAUSAL, SIZES
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tensorpress import logits
+from tensorpress.files import logits
 from tensorpress.objectives import registry
-from tensorpress.placement import dispatch, withdraw
+from tensorpress.running.placement import dispatch, withdraw
 
 IDS = torch.randint(96, (3, 17), generator=torch.Generator().manual_seed(0))
 next_token_losses = registry.load("causal_lm").losses

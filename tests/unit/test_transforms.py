@@ -11,14 +11,15 @@ from test_families import SIZES, auto_class, loaded
 from transformers import AutoConfig
 from workspace import Workspace, save_tiny, tiny_llama, tiny_params, tiny_text
 
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architectures.families.table import FAMILIES, architecture_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.families.table import FAMILIES, architecture_of
-from tensorpress.fetching import fetch_model
-from tensorpress.inputs import LocalModel
-from tensorpress.params import parse
-from tensorpress.plan import Plan
-from tensorpress.transforms.checkpoint import write_transformed
+from tensorpress.planning.jobs import live_paths
+from tensorpress.planning.plan import Plan
+from tensorpress.sources.inputs import LocalModel
+from tensorpress.stages.fetching import fetch_model
+from tensorpress.stages.transformation import write_transformed
 from tensorpress.transforms.registry import load
 
 FOLD = load("fold_norms")
@@ -146,12 +147,12 @@ def test_a_transform_is_a_stage_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "inputs/text.txt").write_text(tiny_text())
     monkeypatch.chdir(tmp_path)
     params = tiny_params()
-    plain = Plan(parse(params)).live()
+    plain = live_paths(Plan(parse(params)))
     params["models"]["tiny"]["transform"] = "fold_norms"
     once = Plan(parse(params))
     params["models"]["tiny"]["transform"] = ["fold_norms", "fold_norms"]
-    twice = Plan(parse(params)).live()
-    live = once.live()
+    twice = live_paths(Plan(parse(params)))
+    live = live_paths(once)
     assert plain["fetch"] == live["fetch"] == twice["fetch"]
     assert (plain["transform"], len(live["transform"])) == ([], 1)
     assert set(live["transform"]) < set(twice["transform"])

@@ -12,12 +12,12 @@ from test_assembly import compress
 from transformers import LlamaForCausalLM
 from untrusted import fetch, hub, local, refusal, update
 
-from tensorpress.custom_code import SEAL
-from tensorpress.densify import densify
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.commands.densify import densify
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.oom import CPU
-from tensorpress.sources import model_source
+from tensorpress.running.oom import CPU
+from tensorpress.sources.contents import model_source
+from tensorpress.sources.custom_code import SEAL
 
 MODELING = """
 from pathlib import Path

@@ -11,17 +11,17 @@ from pydantic import ValidationError
 from torch import Tensor
 from workspace import tiny_params
 
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
-from tensorpress.layers import LayerShape, ModuleShape
 from tensorpress.linalg import shape_search
 from tensorpress.linalg.tensor_train import tt_tensor
 from tensorpress.linalg.tt_error import Sweeps
 from tensorpress.linalg.tt_shapes import TTShape, train_values
 from tensorpress.linalg.weighted_train import train_targets
 from tensorpress.methods.base import Factors
+from tensorpress.methods.registry import load
 from tensorpress.methods.tt import Spec, decompose, modes_of
-from tensorpress.params import parse
-from tensorpress.registry import load
 
 MODULE = "ffn.up"
 

@@ -10,7 +10,7 @@ import pytest
 from stages import ask, records
 from study import BASELINE, HALF_WIDTH, STDERR, Study
 
-from tensorpress import wording
+from tensorpress.report import wording
 
 
 def duel(tensor: float, alternative: float) -> Study:

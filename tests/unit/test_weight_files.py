@@ -15,11 +15,11 @@ from transformers import LlamaForCausalLM
 from untrusted import fetch, hub, local, refusal
 from workspace import ROOT
 
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
-from tensorpress.fetching import fetch_model
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU
+from tensorpress.running.oom import CPU
+from tensorpress.stages.fetching import fetch_model
 
 
 class Malicious:

@@ -13,15 +13,15 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from stages import job_of
 from workspace import tiny_text
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.config.tasks import Cloze, HotpotQA, LastWord, ZeroShot
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.harness import TASKS, standard_task
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.local_tasks import STANDARD, standard_items
-from tensorpress.evaluation.specs import Cloze, HotpotQA, LastWord, ZeroShot
 from tensorpress.evaluation.tasks import cloze, hotpotqa, last_word, zero_shot
-from tensorpress.loading import load_tokenizer
-from tensorpress.oom import CPU
+from tensorpress.running.oom import CPU
+from tensorpress.sources.local_tasks import STANDARD, standard_items
 
 
 def test_the_table_of_tasks_is_lm_eval_s() -> None:

@@ -11,9 +11,9 @@ import torch
 from transformers import Qwen3MoeForCausalLM
 from workspace import Workspace, save_tiny, tiny_moe, tiny_params
 
+from tensorpress.checkpoints.rows import DecompositionRow, ResultRow, schema
 from tensorpress.methods.advised import Advice
-from tensorpress.registry import METHODS, spec_class
-from tensorpress.rows import DecompositionRow, ResultRow, schema
+from tensorpress.methods.registry import METHODS, spec_class
 
 OF_CHOICES = {name: spec_class(name).approach for name in METHODS} | {"rounding": "quantisation"}
 TENSOR_FORMATS = {

@@ -15,9 +15,9 @@ import pytest
 from bs4 import BeautifulSoup
 from workspace import Workspace, tiny_params
 
-from tensorpress import wording
-from tensorpress.records import Record
-from tensorpress.rows import JobRow, read_rows
+from tensorpress.checkpoints.rows import JobRow, read_rows
+from tensorpress.report import wording
+from tensorpress.running.records import Record
 
 HELD = """
     import time

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from tensorpress.architectures.sites import site_of
+from tensorpress.checkpoints.moments import GRADIENT
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import stacked
-from tensorpress.moments import GRADIENT
-from tensorpress.sites import site_of
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tensorpress.analysis.published import DOWN, SuperWeight
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.published import DOWN, SuperWeight
+from tensorpress.checkpoints.loading import matrices
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import matrices
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
 from tensorpress.errors import TensorpressError
 
 GIB = 2**30

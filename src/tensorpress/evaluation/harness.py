@@ -19,13 +19,13 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.local_tasks import STANDARD
-from tensorpress.hub_datasets import explained
-from tensorpress.keys import key
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.keying.keys import key
+from tensorpress.sources.hub_datasets import explained
+from tensorpress.sources.local_tasks import STANDARD
 
 BATCH = 32
 BOOTSTRAP_DRAWS = 1000

@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.rows import EvalRow
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import load_model
-from tensorpress.oom import CPU, warn, with_fallback
-from tensorpress.placement import place
-from tensorpress.rows import EvalRow
+from tensorpress.running.oom import CPU, warn, with_fallback
+from tensorpress.running.placement import place
 
 Result = TypeVar("Result")
 

@@ -29,11 +29,11 @@ from tensorpress.analysis.moe import (
     squared_cosine,
 )
 from tensorpress.analysis.overlap import random_overlap
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.layers import GROUPS, LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_routing
 from tensorpress.formats.modules import FactoredExperts
-from tensorpress.layers import GROUPS, LayerShape
 
 Matrices = dict[str, Callable[[int], Tensor]]
 """Projection -> its matrix ``(out, in)`` for an expert's number, in float32 when asked for."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tensorpress import forkserver
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
-from tensorpress.loading import load_model
-from tensorpress.resident import peak_resident_bytes
+from tensorpress.files.resident import peak_resident_bytes
+from tensorpress.running import forkserver
 
 
 def random_prompt(model: PreTrainedModel, batch: int, tokens: int, device: torch.device) -> Tensor:

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tensorpress.companions import files_of, vocabulary
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.keys import file_fingerprint, key
+from tensorpress.keying.keys import file_fingerprint, key
+from tensorpress.sources.companions import files_of, vocabulary
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 
 

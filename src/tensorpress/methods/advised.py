@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tensorpress.layers import LayerShape
+from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked
 
@@ -92,8 +92,8 @@ class Spec(MethodSpec):
     @field_validator("methods")
     @classmethod
     def _budgeted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from tensorpress.registry import METHODS as KNOWN
-        from tensorpress.registry import spec_class
+        from tensorpress.methods.registry import METHODS as KNOWN
+        from tensorpress.methods.registry import spec_class
 
         others = (name for name in KNOWN if name != "advised")
         allowed = [name for name in others if "budget" in spec_class(name).model_fields]
@@ -132,7 +132,7 @@ class Spec(MethodSpec):
 
 
 def _approach(name: str) -> Approach:
-    from tensorpress.registry import spec_class
+    from tensorpress.methods.registry import spec_class
 
     return "quantisation" if name == ROUNDING else spec_class(name).approach
 
@@ -158,8 +158,8 @@ def _made(
     import torch
 
     from tensorpress.formats.dense import DenseSlices
-    from tensorpress.registry import load, spec_class
-    from tensorpress.rounding import Rounding
+    from tensorpress.methods.registry import load, spec_class
+    from tensorpress.methods.rounding import Rounding
 
     within = replace(layer, modules={m: layer.modules[m] for m in choice.modules})
     if choice.method == ROUNDING:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, group_of
 from tensorpress.errors import TensorpressError
-from tensorpress.keys import unkeyed
-from tensorpress.layers import GROUPS, LayerShape, ModuleShape, group_of
+from tensorpress.files.storage import stored_tensors
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import APPROACHES, Approach
 from tensorpress.methods.cost import Cost, most
-from tensorpress.storage import stored_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tensorpress.layers import ModuleShape
+from tensorpress.architectures.layers import ModuleShape
 
 VECTORS = 3.5
 """Matrices in the room that all eigenvectors of one take: itself, in their place, LAPACK's work."""

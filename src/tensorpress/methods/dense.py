@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
 from tensorpress.methods.cost import Cost

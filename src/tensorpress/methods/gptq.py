@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked, with_layouts
 from tensorpress.methods.cost import Cost

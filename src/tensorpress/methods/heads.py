@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.methods.base import Layout, sizes_of
 
 if TYPE_CHECKING:

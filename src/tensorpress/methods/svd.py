@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
@@ -94,7 +94,7 @@ def decompose(
     For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
     error bounds from below.
     """
-    from tensorpress.oom import halving, values_at_once
+    from tensorpress.running.oom import halving, values_at_once
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tensorpress.analysis.published import SuperWeight
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.architectures.published import SuperWeight
 from tensorpress.errors import TensorpressError
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
 from tensorpress.methods.cost import Cost

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tensorpress.keys import unkeyed
-from tensorpress.layers import LayerShape, ModuleShape
+from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,

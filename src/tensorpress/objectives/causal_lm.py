@@ -35,7 +35,7 @@ class CausalLM(Objective):
         max_windows: int | None = None,
         bos: bool = False,
     ) -> Int[Tensor, "windows window"]:
-        from tensorpress.evaluation.windows import token_windows
+        from tensorpress.objectives.windows import token_windows
 
         return token_windows(tokenizer, text, window, max_windows, bos)
 
@@ -56,7 +56,7 @@ class CausalLM(Objective):
         auxiliary: bool = False,
         chunk: int | None = None,
     ) -> Float[Tensor, "windows predicted"]:
-        from tensorpress.token_losses import token_losses
+        from tensorpress.objectives.token_losses import token_losses
 
         asked, targets = slice(0, -1), rows[:, 1:]
         return token_losses(model, rows, asked, targets, weight, auxiliary, chunk)

@@ -69,7 +69,7 @@ class MaskedLM(Objective):
     ) -> Int[Tensor, "windows 2 window"]:
         import torch
 
-        from tensorpress.evaluation.windows import token_windows
+        from tensorpress.objectives.windows import token_windows
 
         self.check_window("window", window, bos)
         self.check_tokenizer(tokenizer, "masked_lm")
@@ -101,7 +101,7 @@ class MaskedLM(Objective):
     ) -> Float[Tensor, "windows predicted"]:
         import torch
 
-        from tensorpress.token_losses import token_losses
+        from tensorpress.objectives.token_losses import token_losses
 
         found = [
             token_losses(model, ids, asked, rows[:, 0, asked], weight, auxiliary, chunk)

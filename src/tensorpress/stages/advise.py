@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.advice import advise
-from tensorpress.artifacts import AdviceArtifact
-from tensorpress.atomic import replacing
-from tensorpress.oom import with_fallback
+from tensorpress.files.atomic import replacing
+from tensorpress.planning.artifacts import AdviceArtifact
+from tensorpress.running.oom import with_fallback
+from tensorpress.stages.advice import advise
 
 
 def run(

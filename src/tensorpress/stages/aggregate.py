@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tensorpress import paths
-from tensorpress.aggregation import RunResult, TaskResult, job_rows, result_rows
-from tensorpress.artifacts import RecipeRun
-from tensorpress.compression import compression_of
+from tensorpress.checkpoints.rows import (
+    DecompositionRow,
+    JobRow,
+    RecipeRow,
+    ResultRow,
+    read_rows,
+    write_rows,
+)
+from tensorpress.files import paths
 from tensorpress.methods.advised import Advice
-from tensorpress.records import read_all, this_run
-from tensorpress.rows import DecompositionRow, JobRow, RecipeRow, ResultRow, read_rows, write_rows
-from tensorpress.status import Job
+from tensorpress.planning.artifacts import RecipeRun
+from tensorpress.planning.compression import compression_of
+from tensorpress.planning.jobs import Job
+from tensorpress.running.records import read_all, this_run
+from tensorpress.stages.aggregation import RunResult, TaskResult, job_rows, result_rows
 
 
 def run(

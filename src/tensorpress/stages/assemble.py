@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tensorpress.artifacts import RunArtifact
-from tensorpress.assembly import assemble
-from tensorpress.atomic import replacing
-from tensorpress.manifest import write_manifest
-from tensorpress.rows import StorageRow, write_rows
+from tensorpress.checkpoints.manifest import write_manifest
+from tensorpress.checkpoints.rows import StorageRow, write_rows
+from tensorpress.files.atomic import replacing
+from tensorpress.planning.artifacts import RunArtifact
+from tensorpress.stages.assembly import assemble
 
 
 def run(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.artifacts import CalibrationArtifact
-from tensorpress.calibration import calibrate, calibration_rows
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.moments import save_moments
-from tensorpress.oom import CPU
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.moments import save_moments
+from tensorpress.planning.artifacts import CalibrationArtifact
+from tensorpress.running.oom import CPU
+from tensorpress.stages.calibration import calibrate, calibration_rows
 
 
 def run(

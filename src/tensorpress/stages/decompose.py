@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from tensorpress import paths
-from tensorpress.artifacts import DecompositionArtifact
-from tensorpress.decomposition import MadeBy, decompose_layer, measure
-from tensorpress.factorfile import save_factors
+from tensorpress.checkpoints.factorfile import save_factors
+from tensorpress.checkpoints.rows import DecompositionRow, write_rows
+from tensorpress.files import paths
 from tensorpress.methods.base import Factors
-from tensorpress.oom import with_fallback
-from tensorpress.rows import DecompositionRow, write_rows
+from tensorpress.planning.artifacts import DecompositionArtifact
+from tensorpress.running.oom import with_fallback
+from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
 
 
 def run(

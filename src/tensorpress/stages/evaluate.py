@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.artifacts import EvaluationArtifact
+from tensorpress.checkpoints.rows import EvalRow, write_rows
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.rows import EvalRow, write_rows
+from tensorpress.planning.artifacts import EvaluationArtifact
 
 
 def run(

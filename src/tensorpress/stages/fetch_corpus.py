@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tensorpress.artifacts import CorpusArtifact
-from tensorpress.corpora import fetch_corpus
+from tensorpress.planning.artifacts import CorpusArtifact
+from tensorpress.sources.corpora import fetch_corpus
 
 
 def run(corpus: CorpusArtifact, target: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.artifacts import ModelArtifact
-from tensorpress.fetching import fetch_model
+from tensorpress.planning.artifacts import ModelArtifact
+from tensorpress.stages.fetching import fetch_model
 
 
 def run(

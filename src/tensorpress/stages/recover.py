@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.artifacts import RecoveryArtifact
-from tensorpress.atomic import replacing
+from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.rows import StorageRow, read_rows, write_rows
+from tensorpress.files.atomic import replacing
 from tensorpress.formats.base import Format
-from tensorpress.loading import load_model, load_tokenizer
-from tensorpress.oom import with_fallback
-from tensorpress.recovered import write_recovered
-from tensorpress.recovery import recover
-from tensorpress.rows import StorageRow, read_rows, write_rows
+from tensorpress.planning.artifacts import RecoveryArtifact
+from tensorpress.running.oom import with_fallback
+from tensorpress.stages.recovered import write_recovered
+from tensorpress.stages.recovery import recover
 
 
 def run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tensorpress.params import Report
-from tensorpress.reporting import render
+from tensorpress.config.params import Report
+from tensorpress.report.queries import render
 
 
 def run(

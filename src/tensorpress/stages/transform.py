@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tensorpress.artifacts import TransformedArtifact
-from tensorpress.atomic import replacing
-from tensorpress.transforms.checkpoint import write_transformed
+from tensorpress.files.atomic import replacing
+from tensorpress.planning.artifacts import TransformedArtifact
+from tensorpress.stages.transformation import write_transformed
 from tensorpress.transforms.registry import load
 
 

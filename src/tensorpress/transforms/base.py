@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tensorpress.checkpoint import Checkpoint
+    from tensorpress.checkpoints.checkpoint import Checkpoint
 
 
 class Transform(ABC):

@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
 from tensorpress.errors import TensorpressError
 from tensorpress.transforms.base import Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tensorpress.checkpoint import Checkpoint
+    from tensorpress.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

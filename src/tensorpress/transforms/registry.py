@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 
-from tensorpress.architecture import Architecture
+from tensorpress.architectures.architecture import Architecture
 from tensorpress.transforms.base import Transform
 
 UNKEYED = "a transform is an entry of its own in the keys (identities.py)"

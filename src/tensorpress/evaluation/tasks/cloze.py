@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Cloze
 from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import cloze_items
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Cloze
-from tensorpress.rows import EvalRow
 
 SETTINGS = {
     "output_type": "multiple_choice",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import ExpertBalance
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.routing import BATCH, effective_experts
-from tensorpress.evaluation.specs import ExpertBalance
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.objectives.windows import token_windows
 
 
 def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:

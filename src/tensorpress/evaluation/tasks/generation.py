@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Generation
 from tensorpress.evaluation.continuations import greedy_continuations
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
-from tensorpress.evaluation.specs import Generation
-from tensorpress.keys import key
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.keying.keys import key
 
 PROMPTS = (
     "The capital of France is",

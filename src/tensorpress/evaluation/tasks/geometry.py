@@ -22,14 +22,14 @@ from tensorpress.analysis.geometry import (
     summarise,
     with_deltas,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Geometry
 from tensorpress.evaluation.activations import Points, scratch, stream_points
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, text_protocol
-from tensorpress.evaluation.specs import Geometry
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.objectives.windows import token_windows
 
 PLACES = (*POINTS, *DELTAS)
 

@@ -32,15 +32,15 @@ from tensorpress.analysis.spectra import (
     stable_rank,
     tail_exponent,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Heterogeneity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Heterogeneity
 from tensorpress.formats.base import STORES
-from tensorpress.layers import GROUPS, LayerShape, group_of
 from tensorpress.methods.heads import head_count
 from tensorpress.methods.tucker_qkvo import stacks
-from tensorpress.rows import EvalRow
 
 WRITES_STREAM = ("attention.o", "ffn.down", "experts.down")
 

@@ -14,17 +14,17 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import PreTrainedModel
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import HotpotQA
 from tensorpress.evaluation.answers import contains, token_f1
 from tensorpress.evaluation.continuations import Continuation, greedy_continuations
 from tensorpress.evaluation.harness import language_model
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.local_tasks import question_items
 from tensorpress.evaluation.room import check_room
-from tensorpress.evaluation.specs import HotpotQA
 from tensorpress.evaluation.spread import standard_error
-from tensorpress.keys import key
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.keying.keys import key
+from tensorpress.sources.local_tasks import question_items
 
 NEW_TOKENS = 15
 VERSION = f'"QUESTION The answer is", greedy, {NEW_TOKENS} tokens'

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import LastWord
 from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import last_word_items
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import LastWord
-from tensorpress.rows import EvalRow
 
 SETTINGS = {
     "output_type": "loglikelihood",

@@ -22,7 +22,10 @@ from tensorpress.analysis.moe import (
     entropy_nats,
     without_tokens,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import MoeDiagnostics
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.mixture import (
     LayerView,
@@ -31,11 +34,8 @@ from tensorpress.evaluation.mixture import (
     observe,
 )
 from tensorpress.evaluation.protocols import text_protocol
-from tensorpress.evaluation.specs import MoeDiagnostics
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_tokenizer
-from tensorpress.numbers import spans
-from tensorpress.rows import EvalRow
+from tensorpress.files.numbers import spans
+from tensorpress.objectives.windows import token_windows
 
 
 @torch.inference_mode()

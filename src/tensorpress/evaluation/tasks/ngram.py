@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
+from tensorpress.checkpoints.loading import load_tokenizer
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Ngram
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.ngram import nll_nats
 from tensorpress.evaluation.perplexity import PerplexityResult
 from tensorpress.evaluation.protocols import text_protocol
-from tensorpress.evaluation.specs import Ngram
 from tensorpress.evaluation.text_bytes import predicted_bytes
-from tensorpress.evaluation.windows import token_windows
-from tensorpress.loading import load_tokenizer
-from tensorpress.rows import EvalRow
+from tensorpress.objectives.windows import token_windows
 
 
 def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from tensorpress.checkpoints.loading import load_tokenizer, objective_of
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Perplexity
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
-from tensorpress.evaluation.specs import Perplexity
 from tensorpress.evaluation.text_bytes import predicted_bytes
-from tensorpress.loading import load_tokenizer, objective_of
-from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:

@@ -6,17 +6,17 @@ import json
 
 import torch
 
-from tensorpress import paths
 from tensorpress.analysis.damage import damage_nats, sensitivity
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model, matrices
+from tensorpress.checkpoints.manifest import MANIFEST
+from tensorpress.checkpoints.moments import load_moments, tokens_of
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Prediction
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.specs import Prediction
-from tensorpress.loading import load_model, matrices
-from tensorpress.manifest import MANIFEST
+from tensorpress.files import paths
 from tensorpress.methods.base import stacked
-from tensorpress.moments import load_moments, tokens_of
-from tensorpress.rows import EvalRow
 
 
 def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:

@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from tensorpress.analysis.published import SuperWeight
 from tensorpress.analysis.super_weights import (
     find_super_weights,
     restoration,
     watched_entries,
 )
-from tensorpress.architecture import Architecture
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.published import SuperWeight
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model, load_tokenizer, matrices
+from tensorpress.checkpoints.manifest import MANIFEST
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Restoration
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
-from tensorpress.evaluation.specs import Restoration
-from tensorpress.loading import load_model, load_tokenizer, matrices
-from tensorpress.manifest import MANIFEST
 from tensorpress.methods.base import stacked
-from tensorpress.registry import spec_class
-from tensorpress.rows import EvalRow
+from tensorpress.methods.registry import spec_class
 
 ENTRIES = 64
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import Speed
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.peak_memory import peak_bytes, random_prompt
-from tensorpress.evaluation.specs import Speed
-from tensorpress.oom import with_fallback
-from tensorpress.placement import place
-from tensorpress.rows import EvalRow
+from tensorpress.running.oom import with_fallback
+from tensorpress.running.placement import place
 
 MIB = 2**20
 

@@ -6,7 +6,6 @@ import dataclasses
 
 from torch import Tensor
 
-from tensorpress.analysis.published import DOWN, SuperWeight, published
 from tensorpress.analysis.super_weights import (
     Peak,
     Search,
@@ -16,12 +15,13 @@ from tensorpress.analysis.super_weights import (
     largest_entry,
     magnitudes_near,
 )
-from tensorpress.checkpoint import Checkpoint
+from tensorpress.architectures.published import DOWN, SuperWeight, published
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_tokenizer, matrices
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import SuperWeights, SuperWeightSearch
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
-from tensorpress.evaluation.specs import SuperWeights, SuperWeightSearch
-from tensorpress.loading import load_tokenizer, matrices
-from tensorpress.rows import EvalRow
 
 BLOCKS = 32
 RADIUS = 8

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tensorpress.checkpoints.rows import EvalRow
+from tensorpress.config.tasks import ZeroShot
 from tensorpress.evaluation.harness import run_task, standard_task
 from tensorpress.evaluation.job import EvaluationJob
-from tensorpress.evaluation.local_tasks import standard_items
-from tensorpress.evaluation.specs import ZeroShot
-from tensorpress.rows import EvalRow
+from tensorpress.sources.local_tasks import standard_items
 
 
 def evaluate(job: EvaluationJob, spec: ZeroShot) -> list[EvalRow]:

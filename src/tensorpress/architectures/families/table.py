@@ -1,0 +1,70 @@
+"""``model_type`` -> family: the one place where a new family is listed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorpress.architectures.architecture import COMPRESSED, Architecture
+from tensorpress.architectures.families import (
+    bert,
+    gemma2,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gpt_oss,
+    gptj,
+    llama,
+    mistral,
+    mixtral,
+    olmoe,
+    opt,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+)
+from tensorpress.architectures.families.base import Family
+from tensorpress.errors import TensorpressError
+
+UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.model_type: module.FAMILY
+    for module in (
+        bert,
+        gemma2,
+        gpt2,
+        gpt_neo,
+        gpt_neox,
+        gpt_oss,
+        gptj,
+        llama,
+        mistral,
+        mixtral,
+        olmoe,
+        opt,
+        qwen2,
+        qwen2_moe,
+        qwen3,
+        qwen3_moe,
+    )
+}
+
+
+def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
+    """``architecture_of`` a plain checkpoint, or of the one that a compressed one was made of."""
+    plain = str(config.get("model_type")).removeprefix(COMPRESSED)
+    return architecture_of({**config, "model_type": plain}, where)
+
+
+def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture in a ``config.json``; ``where`` names the model in the error.
+
+    Raises ``TensorpressError`` for a ``model_type`` without a family.
+    """
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise TensorpressError(
+            f"{where}: model_type {model_type!r} has no family file; "
+            f"allowed: {', '.join(sorted(FAMILIES))} (docs/adding-a-family.md)"
+        )
+    return Architecture(FAMILIES[model_type], config)

@@ -1,0 +1,1 @@
+"""Models on disk: tensors, shards, factors, moments, and how they are loaded."""

@@ -1,0 +1,131 @@
+"""Second moments of module inputs: running sums, and their files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.sites import site_of
+from tensorpress.files import paths
+from tensorpress.files.atomic import replacing
+from tensorpress.files.tensorfile import open_tensors, save_tensors
+
+GRADIENT = "gradient"
+
+
+class Moments:
+    """Running sums in float64: ``x x^T (in, in)`` per site and slice, with token counts.
+
+    And of the squared gradients ``(out,)`` of the loss by the outputs of each module and slice.
+    Nothing is added while it is not ``open``.
+    """
+
+    def __init__(self) -> None:
+        self.open = True
+        self._sums: dict[tuple[str, int], Tensor] = {}
+        self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._gradients: dict[tuple[str, int], Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget all that was added."""
+        self._sums.clear()
+        self._counts.clear()
+        self._gradients.clear()
+
+    def add(self, site: str, index: int, x: Tensor) -> None:
+        """Add activations ``(..., in)`` that reach slice ``index`` of ``site``."""
+        if not self.open:
+            return
+        rows = x.detach().reshape(-1, x.shape[-1]).float()
+        product, place = rows.mT @ rows, (site, index)
+        if place in self._sums:
+            self._sums[place] += product
+        else:
+            self._sums[place] = product.double()
+        self._counts[place] += rows.shape[0]
+
+    def add_gradient(self, module: str, index: int, gradient: Tensor) -> None:
+        """Add gradients ``(..., out)`` of the loss by outputs of a slice of ``module``."""
+        if not self.open:
+            return
+        rows = gradient.detach().reshape(-1, gradient.shape[-1])
+        squares = rows.float().square().sum(0).double()
+        place = (module, index)
+        self._gradients[place] = self._gradients.get(place, 0.0) + squares
+
+    def tensors(self, shape: LayerShape) -> dict[str, Tensor]:
+        """``<site>``: E[x x^T] in float32, ``<site>.tokens``: tokens seen, per slice for experts.
+
+        ``<module>.gradient``: E[g g] of the outputs, where gradients were added. An expert that
+        received no token has zero moments. The sums are given up one by one.
+        """
+        saved: dict[str, Tensor] = {}
+        for site, reader in {site_of(name): name for name in shape.modules}.items():
+            module = shape.modules[reader]
+            counts = [self._counts[site, i] for i in range(module.slices)]
+            means = torch.empty(module.slices, module.in_features, module.in_features)
+            for i, count in enumerate(counts):
+                means[i] = self._sums.pop((site, i)) / count if count else 0.0
+            saved[site] = means if module.slices > 1 else means[0]
+            saved[f"{site}.tokens"] = torch.tensor(counts)
+        for name, module in shape.modules.items() if self._gradients else ():
+            zero = torch.zeros(module.out_features, dtype=torch.float64)
+            squares = [
+                (self._gradients.get((name, i), zero) / max(count, 1)).float().cpu()
+                for i, count in enumerate(saved[f"{site_of(name)}.tokens"].tolist())
+            ]
+            saved[f"{name}.{GRADIENT}"] = torch.stack(squares) if module.slices > 1 else squares[0]
+        return saved
+
+
+def tokens_of(file: Path) -> int:
+    """Tokens that the moments of a file were taken over."""
+    with open_tensors(file) as opened:
+        return int(opened.metadata["tokens"])
+
+
+def load_moments(file: Path, device: torch.device) -> dict[str, Tensor]:
+    """All of a moments file; ``DamagedFile`` if it is not what ``save_moments`` wrote."""
+    with open_tensors(file) as opened:
+        return {name: opened.read(name).to(device) for name in opened.names}
+
+
+def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
+    """Second moment of each module's inputs, from the per-site tensors of a moments file."""
+    return {module: sites[site_of(module)] for module in modules}
+
+
+@dataclass(frozen=True)
+class InputMoments(Mapping[str, Tensor]):
+    """Second moment of each module's inputs, read from a moments file when it is asked for."""
+
+    file: Path
+    modules: tuple[str, ...]
+    device: torch.device
+
+    def __getitem__(self, module: str) -> Tensor:
+        if module not in self.modules:
+            raise KeyError(module)
+        with open_tensors(self.file) as opened:
+            return opened.read(site_of(module)).to(self.device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+def save_moments(layers: Iterable[dict[str, Tensor]], tokens: int, directory: Path) -> None:
+    """Write one safetensors file a layer into ``directory``, with the token count."""
+    with replacing(directory) as temporary:
+        temporary.mkdir()
+        for layer, tensors in enumerate(layers):
+            name = paths.moments(temporary, layer)
+            save_tensors(tensors, {"tokens": str(tokens)}, name)

@@ -1,0 +1,265 @@
+"""The ``tensorpress`` command: checks, queries, and the DVC side of the workflow."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorpress.config import params
+from tensorpress.errors import TensorpressError
+from tensorpress.errors.redaction import redacted
+from tensorpress.files import paths
+from tensorpress.files.numbers import significant, spans
+from tensorpress.files.strict_json import strict_json
+from tensorpress.planning.jobs import live_jobs, live_paths
+from tensorpress.sources.inputs import LocalModel
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; what the user can mend becomes one line and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (TensorpressError, OSError) as error:
+        print(redacted(f"tensorpress: {error}"), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    plan = _plan(options)
+    counts = {stage: len(live) for stage, live in live_paths(plan).items()}
+    print(f"{options.params}: valid; artifacts: {counts}")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    print(strict_json(params.Params.model_json_schema(), sort_keys=True))
+
+
+def _query(options: argparse.Namespace) -> None:
+    from tensorpress.report.queries import run_query
+
+    plan = _plan(options)
+    tables = {
+        "results": paths.results_table(plan.table_id),
+        "decompositions": paths.decompositions_table(plan.table_id),
+        "jobs": paths.jobs_table(plan.table_id),
+    }
+    given = "" if options.params == paths.PARAMS else f" --configfile {options.params}"
+    hint = f"run snakemake{given} or dvc pull first"
+    result = run_query(options.name, tables, paths.queries(), hint)
+    rows = result.fetchall()
+    if options.json:
+        records = [dict(zip(result.columns, row, strict=True)) for row in rows]
+        print(strict_json(records))
+    else:
+        _print_table(options.name, result.columns, rows)
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        # a pipe has no width of its own: do not cut columns
+        console = Console(width=40 * max(len(columns), 1))
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return significant(value) if isinstance(value, float) else str(value)
+
+
+def _sizes(options: argparse.Namespace) -> None:
+    from tensorpress.architectures.families.table import architecture_of
+    from tensorpress.commands.sizing import MetaModel, Size, sizes
+    from tensorpress.sources.contents import model_config, read_config
+    from tensorpress.transforms import registry as transforms
+
+    found: list[Size] = []
+    if options.config.suffix in (".yaml", ".yml"):
+        study = params.load(options.config)
+        for name, spec in study.models.items():
+            weights = Path(spec.path) if isinstance(spec, LocalModel) else None
+            where = f"models.{name}"
+            fetched = architecture_of(model_config(name, spec), where)
+            made = transforms.planned(spec.transform, fetched, where)
+            found += sizes(MetaModel(name, made.config, weights), study)
+    else:
+        path = options.config / "config.json" if options.config.is_dir() else options.config
+        name = path.absolute().parent.name if path.name == "config.json" else path.stem
+        model = MetaModel(name, read_config(path, str(options.config)), path.parent)
+        found += sizes(model, params.load(options.params), only_listed=False)
+    if options.json:
+        print(strict_json([size.record() for size in found]))
+        return
+    columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
+               "of blocks %", "without embeddings %", "flops/token", "peak GiB",
+               "decompose GB", "assemble GB")  # fmt: skip
+    rows = [
+        (
+            size.model,
+            size.recipe,
+            spans(size.layers),
+            f"{size.stored_values:,}",
+            *(f"{v:.2f}" for v in (
+                size.saved.with_embeddings_percent,
+                size.saved.modules_percent,
+                size.saved.blocks_percent,
+                size.saved.without_embeddings_percent,
+            )),
+            f"{size.flops_per_token:.3g}",
+            f"{size.peak_bytes / 2**30:.2f}",
+            f"{size.decompose_peak_bytes / 1e9:.2f}",
+            f"{size.assemble_peak_bytes / 1e9:.2f}",
+        )
+        for size in found
+    ]  # fmt: skip
+    _print_table(str(options.config), columns, rows)
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from tensorpress.commands import tracking
+    from tensorpress.running import records
+
+    plan = _plan(options)
+    live = live_paths(plan)[options.name]
+    records.this_run(os.getppid())  # the stages of one dvc repro are one run
+    tracking.revive(options.name, live)
+    command = [sys.executable, "-m", "snakemake", "--", f"stage_{options.name}"]
+    if subprocess.run(command, check=False).returncode:
+        raise TensorpressError(f"stage {options.name}: snakemake failed, see above")
+    paths.stage(options.name).mkdir(parents=True, exist_ok=True)  # a study may need none of it
+    tracking.retire(options.name, live)
+    if options.name == "aggregate":
+        tracking.write_metrics(plan)
+
+
+def _write_plan(options: argparse.Namespace) -> None:
+    from tensorpress.commands import tracking
+
+    tracking.write_plan(_plan(options))
+
+
+def _record(options: argparse.Namespace) -> None:
+    from tensorpress.commands import tracking
+
+    plan = _plan(options)
+    live = live_paths(plan)
+    missing = [p for artifacts in live.values() for p in artifacts if not Path(p).exists()]
+    if missing:
+        raise TensorpressError(
+            f"record: {len(missing)} artifacts are missing, first {missing[0]}; run snakemake first"
+        )
+    tracking.write_plan(plan)
+    for stage, artifacts in live.items():
+        paths.stage(stage).mkdir(parents=True, exist_ok=True)
+        tracking.retire(stage, artifacts)
+    tracking.write_metrics(plan)
+    tracking.commit()
+
+
+def _status(options: argparse.Namespace) -> None:
+    from tensorpress.commands import status
+
+    found = status.status(live_jobs(_plan(options)))
+    if options.json:
+        print(strict_json(found))
+        return
+    _print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
+    if found.running:
+        _print_table("running", status.RUNNING_COLUMNS, status.running_rows(found.running))
+    if found.failed:
+        _print_table("failed", status.FAILED_COLUMNS, status.failed_rows(found.failed))
+
+
+def _advise(options: argparse.Namespace) -> None:
+    from tensorpress.commands.preflight import advise, rows
+
+    advice = advise(
+        options.model, params.load(options.params), options.saved, not options.no_rounding
+    )
+    if options.json:
+        print(strict_json(advice))
+        return
+    title = (
+        f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "
+        f"predicted damage {advice.damage:.4g} nats per token"
+    )
+    columns = ("layer", "modules", "use", "saved %", "nats", "products", "best factors", "nats")
+    _print_table(title, columns, rows(advice))
+
+
+def _densify(options: argparse.Namespace) -> None:
+    from tensorpress.commands.densify import densify
+
+    densify(options.source, options.target)
+    print(f"{options.target}: dense")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from tensorpress.commands import tracking
+
+    print(f"freed {tracking.prune() / 2**20:.1f} MiB")
+
+
+def _plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from tensorpress.planning.plan import Plan
+
+    try:
+        return Plan(params.load(options.params))
+    except TensorpressError as error:
+        prefix = f"{options.params}: "
+        raise TensorpressError(prefix + str(error).removeprefix(prefix)) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tensorpress", description=__doc__)
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="params file")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("check", _check, "validate params.yaml against the models' shapes")
+    add("schema", _schema, "print the JSON schema of params.yaml")
+    query = add("query", _query, "print the result of queries/NAME.sql")
+    query.add_argument("name", help="a file of queries/ without .sql")
+    query.add_argument("--json", action="store_true", help="records as JSON instead of a table")
+    plan = add("plan", _sizes, "sizes of every recipe from a config.json or a study, no weights")
+    plan.add_argument("config", type=Path, help="config.json, its folder, or a study (.yaml)")
+    plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
+    plan.add_argument("--json", action="store_true", help="one object per recipe")
+    add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
+    stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
+    stage.add_argument("name", choices=paths.STAGES)
+    add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
+    status = add("status", _status, "what is done, running, failed and left, and the time it takes")
+    status.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
+    status.add_argument("--json", action="store_true", help="one object instead of tables")
+    dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
+    dense.add_argument("source", type=Path, help="a folder of results/assemble")
+    dense.add_argument("target", type=Path, help="a new folder")
+    advise = add("advise", _advise, "which method for which module, from weights and moments")
+    advise.add_argument("model", help="a name of models in params.yaml, or a checkpoint's folder")
+    advise.add_argument("--saved", type=float, required=True, help="share of the model's bits")
+    advise.add_argument("--no-rounding", action="store_true", help="decompositions only")
+    advise.add_argument("--json", action="store_true", help="the whole advice")
+    add("prune", _prune, "delete superseded artifacts kept in results/.attic")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""``tensorpress advise``: pre-flight advice on one model, through the pipeline's own stages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from tensorpress.config.params import Params, parse
+from tensorpress.errors import TensorpressError
+from tensorpress.errors.refusals import LONGEST_NAME
+from tensorpress.files import paths
+from tensorpress.files.atomic import replacing
+from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice
+from tensorpress.methods.advised import Spec as AdvisedSpec
+from tensorpress.planning.plan import Plan
+from tensorpress.sources.inputs import LocalModel
+
+
+def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
+    """Fetch, calibrate and advise, as far as that is not done; nothing is evaluated.
+
+    ``model``: a name of ``params.models`` or the folder of a checkpoint. Corpora and calibration
+    are those of ``params``. An ``advised`` method of equal settings finds the same artifact.
+    """
+    study = _study(model, params, saved, quantise)
+    plan = Plan(study)
+    (identity,) = plan.advices
+    target = paths.advice(identity)
+    if not target.is_file():
+        file = paths.RESULTS / "advise.yaml"
+        with replacing(file) as temporary:
+            dumped = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+            temporary.write_text(yaml.safe_dump(dumped), encoding="utf-8")
+        command = [sys.executable, "-m", "snakemake", "--configfile", str(file), "--", str(target)]
+        # its progress is not the answer
+        if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
+            raise TensorpressError(f"advise: snakemake failed for {model!r}, see above")
+    return Advice.model_validate_json(target.read_text(encoding="utf-8"))
+
+
+def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
+    """A study of nothing but the advice."""
+    try:
+        method = AdvisedSpec(method="advised", saved=saved, quantise=quantise)
+    except ValidationError as error:
+        raise TensorpressError(
+            f"--saved: {saved} is not allowed; allowed: between 0 and 1"
+        ) from error
+    external = list(params.external)
+    if model in params.models:
+        name, spec = model, params.models[model].model_copy(update={"baseline_tasks": ()})
+    elif Path(model).is_dir():
+        name, spec = name_of(Path(model)), LocalModel(source="local", path=model)
+        external.append(model)  # named by the user on the command line
+    else:
+        raise TensorpressError(
+            f"advise: {model!r} is neither a model of the params nor a folder; "
+            f"allowed: {', '.join(params.models)} or a checkpoint's folder"
+        )
+    return parse(
+        {
+            "storage": params.storage.model_dump(),
+            "external": external,
+            "models": {name: spec.model_dump()},
+            "corpora": {key: corpus.model_dump() for key, corpus in params.corpora.items()},
+            "calibration": params.calibration.model_dump(),
+            "methods": {"advised": method.model_dump()},
+            "layer_sets": {"all": "all"},
+            "recipes": {
+                "advised": {
+                    "models": [name],
+                    "steps": [{"modules": ["all"], "method": "advised"}],
+                    "layers": ["all"],
+                    "tasks": ["prediction"],
+                }
+            },
+            "tasks": {"prediction": {"kind": "prediction"}},
+            "reports": {},
+        }
+    )
+
+
+def name_of(folder: Path) -> str:
+    """A name for the model of a folder, as params may have it: keys tell equal ones apart."""
+    plain = unicodedata.normalize("NFKD", os.path.basename(os.path.abspath(folder)))
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", plain.encode("ascii", "ignore").decode())
+    return name.strip("-_.")[:LONGEST_NAME] or "model"
+
+
+def rows(advice: Advice) -> list[tuple[object, ...]]:
+    """One line a choice: what to use, what it saves and costs, and the best factors beside it."""
+    return [_row(each) for each in advice.modules]
+
+
+def _row(each: Advised) -> tuple[object, ...]:
+    chosen = each.chosen
+    factors = [c for c in each.alternatives if c.method not in ("dense", ROUNDING)]
+    beside = factors[0] if each.quantise and factors else None
+    return (
+        chosen.layer,
+        " ".join(chosen.modules),
+        describe(chosen),
+        100 * (1 - chosen.bits / chosen.dense_bits),
+        chosen.damage,
+        f"{chosen.products / chosen.dense_products:.2f} x",
+        describe(beside) if beside else "",
+        beside.damage if beside else "",
+    )
+
+
+def describe(choice: Choice) -> str:
+    """A choice in words: ``svd rank 64``, ``quantise to 4 bits, groups of 64``."""
+    if choice.method == "dense":
+        return "leave dense"
+    if choice.method == ROUNDING:
+        group = choice.settings["group"]
+        shared = f", groups of {group}" if group else ""
+        return f"quantise to {choice.settings['bits']} bits{shared}"
+    ranks = "; ".join(
+        ", ".join(
+            f"{name.replace('_', ' ')} {_short(value)}" for name, value in each.items() if value
+        )
+        for each in choice.ranks
+    )
+    return f"{choice.method} {ranks}"
+
+
+def _short(value: object) -> str:
+    return str(max(value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,311 @@
+"""What recipes cost, from a model's ``config.json`` alone: shapes on the meta device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.layers import GROUPS, expand_modules, group_of
+from tensorpress.config.params import Lora, Params, Recipe
+from tensorpress.errors import TensorpressError
+from tensorpress.files.storage import (
+    VALUE_BITS,
+    BitsSaved,
+    StoredTensor,
+    bits_saved,
+    stored_tensors,
+)
+from tensorpress.formats.base import Format
+from tensorpress.formats.low_rank import LowRank
+from tensorpress.methods.base import Layout, MethodSpec, sizes_of
+from tensorpress.methods.rounding import Rounding
+from tensorpress.planning.checks import layer_sets
+from tensorpress.planning.footprint import of_assembly, of_step
+from tensorpress.sources.completeness import contents
+from tensorpress.sources.weightfiles import has_weights, held_tensors
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of one recipe on one model and set of layers.
+
+    ``peak_bytes``: weights as stored and the largest matrix that a factored layer rebuilds for
+    one product. ``decompose_peak_bytes`` and ``assemble_peak_bytes``: what the jobs that make it
+    ask for at most (``footprint``). ``flops_per_token``: two per multiplication of every matrix
+    product but attention's own, whose number depends on the context.
+    """
+
+    model: str
+    recipe: str
+    layers: tuple[int, ...]
+    settings: dict[str, Any]
+    dense_values: int
+    stored_values: int
+    saved: BitsSaved
+    dense_flops_per_token: int
+    flops_per_token: int
+    peak_bytes: int
+    decompose_peak_bytes: int
+    assemble_peak_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """JSON values."""
+        saved = self.saved
+        return {
+            "model": self.model,
+            "recipe": self.recipe,
+            "layers": list(self.layers),
+            "settings": self.settings,
+            "dense_values": self.dense_values,
+            "stored_values": self.stored_values,
+            "dense_bits": saved.dense_bits,
+            "stored_bits": saved.stored_bits,
+            "modules_dense_bits": saved.modules_dense_bits,
+            "modules_stored_bits": saved.modules_stored_bits,
+            "bits_saved_percent": {
+                "modules": saved.modules_percent,
+                "blocks": saved.blocks_percent,
+                "without_embeddings": saved.without_embeddings_percent,
+                "with_embeddings": saved.with_embeddings_percent,
+            },
+            "dense_flops_per_token": self.dense_flops_per_token,
+            "flops_per_token": self.flops_per_token,
+            "peak_bytes": self.peak_bytes,
+            "decompose_peak_bytes": self.decompose_peak_bytes,
+            "assemble_peak_bytes": self.assemble_peak_bytes,
+        }
+
+
+class MetaModel:
+    """The tensors of a model that has no weights.
+
+    ``weights``: a folder that may have them all the same. Where head and embedding differ though
+    the config ties them, the model has both, as when it is fetched.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
+        self.name, self.architecture = name, architecture_of(config, name)
+        network = _built(self.architecture)
+        ties = bool(network.all_tied_weights_keys) and not config.get("quantization_config")
+        if ties and weights is not None and has_weights(weights):
+            stored = held_tensors(weights, f"models.{name}")
+            if contents(name, network, self.architecture, stored).untied:
+                self.architecture = architecture_of({**config, "tie_word_embeddings": False}, name)
+                network = _built(self.architecture)
+        self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
+        self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
+
+    def home(self, layer: int, module: str) -> str:
+        """Name of the tensor that holds a module's weight in the running model."""
+        return self.architecture.weight_source(layer, module, self.tensors).names[0]
+
+    def stores(
+        self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
+    ) -> list[tuple[Layout, Format]]:
+        """Layouts and empty factors of a group; equal layers share them."""
+        shape = self.architecture.shape(layer)
+        key = (name, rounding, group, self.architecture.representative(layer, spec))
+        if key not in self._built:
+            try:
+                spec.check(shape, group)
+                layouts = spec.layouts(shape, group)
+            except TensorpressError as error:
+                raise TensorpressError(f"methods.{name}.{error}") from error
+            with torch.device("meta"):
+                empty = [(layout, layout.build()) for layout in layouts]
+                if rounding is not None:
+                    empty = [
+                        (layout, rounding.applied(store, torch.float32)) for layout, store in empty
+                    ]
+            self._built[key] = empty
+        return self._built[key]
+
+
+def _built(architecture: Architecture) -> PreTrainedModel:
+    auto_class = getattr(transformers, architecture.objective.auto_class)
+    with torch.device("meta"):
+        known = AutoConfig.for_model(**architecture.config)
+        network: PreTrainedModel = auto_class.from_config(known, trust_remote_code=False)
+    return network
+
+
+def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterator[Size]:
+    """Sizes of every recipe of ``params`` on ``model``, layer set by layer set.
+
+    ``only_listed``: those recipes that name the model; otherwise all that it has modules for.
+    """
+    for name, recipe in params.recipes.items():
+        known = all(_has(model, module) for step in recipe.steps for module in step.modules)
+        if model.name in recipe.models if only_listed else known:
+            for layer_set in recipe.layers:
+                spec = params.layer_sets[layer_set]
+                for layers in layer_sets(spec, model.architecture.layers, layer_set):
+                    yield _size(model, params, name, recipe, layers)
+
+
+def _has(model: MetaModel, name: str) -> bool:
+    present = model.architecture.modules
+    return name == "all" or bool(set(expand_modules([name], present)) & set(present))
+
+
+def _size(
+    model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
+) -> Size:
+    value_bits = VALUE_BITS[params.storage.dtype]
+    dense: list[StoredTensor] = []
+    stored: list[StoredTensor] = []
+    architecture, count = model.architecture, _Products(model)
+    left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
+    replaced: set[str] = set()
+    placed: dict[tuple[int, str], Format] = {}
+    rebuilt = 0
+    for layer, layout, store in _placed(model, params, name, recipe, layers):
+        rebuilt = max(rebuilt, store.rebuilt())
+        inside = None if layout.modules == ("embedding",) else layer
+        stored += stored_tensors(store, inside, replaced=True).values()
+        for index, module in enumerate(layout.modules):
+            shape = architecture.shape(layer).modules[module]
+            outer = module == "embedding"
+            dense.append(StoredTensor((shape.numel,), inside, embedding=outer, replaced=True))
+            home = model.home(layer, module)
+            left[home] -= shape.numel
+            replaced.add(home)
+            placed[layer, module] = store
+            count.replace(layer, module, store, index)
+    if recipe.lora is not None:
+        stored += _adapters(architecture, recipe.lora, placed)
+    for tensor, values in left.items():
+        base = tensor.removesuffix("_bias").removesuffix(".bias")
+        beside = {base, f"{base}.weight"} & replaced
+        belongs = tensor != base and bool(beside) and all(left[home] == 0 for home in beside)
+        entry = StoredTensor(
+            (values,),
+            architecture.family.layer_of(tensor),
+            embedding=tensor == f"{architecture.family.embedding}.weight",
+            replaced=belongs,
+        )
+        dense.append(entry)
+        stored.append(entry)
+    saved = bits_saved(dense, stored, value_bits)
+    steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
+    jobs = [job for step in steps for job in of_step(architecture, *step, layers)]
+    largest_set = max((job.largest_set for job in jobs), default=0)
+    assembly = of_assembly(
+        architecture, largest_set, params.storage.dtype, recipe.rounding is not None
+    )
+    return Size(
+        model=model.name,
+        recipe=name,
+        layers=layers,
+        settings=_settings(params, recipe),
+        dense_values=sum(tensor.numel for tensor in dense),
+        stored_values=sum(tensor.numel for tensor in stored),
+        saved=saved,
+        dense_flops_per_token=2 * count.dense,
+        flops_per_token=2 * count.stored,
+        peak_bytes=saved.stored_bits // 8 + rebuilt * value_bits // 8,
+        decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
+        assemble_peak_bytes=assembly.peak_bytes,
+    )
+
+
+def _placed(
+    model: MetaModel, params: Params, name: str, recipe: Recipe, layers: tuple[int, ...]
+) -> Iterator[tuple[int, Layout, Format]]:
+    """Every factor set of the recipe: (layer, layout, empty factors)."""
+    architecture = model.architecture
+    for step in recipe.steps:
+        lacking = [module for module in step.modules if not _has(model, module)]
+        if lacking:
+            raise TensorpressError(
+                f"recipes.{name}: {lacking[0]!r} is not in model {model.name!r}; "
+                f"allowed: all, {', '.join(architecture.modules)}"
+            )
+        wanted = set(expand_modules(step.modules, architecture.modules))
+        spec = params.methods[step.method]
+        for layer in (*layers, architecture.outer):
+            shape = architecture.shape(layer)
+            for group in GROUPS:
+                if wanted & set(shape.group(group)):
+                    built = model.stores(step.method, spec, recipe.rounding, group, layer)
+                    for layout, store in built:
+                        if wanted & set(layout.modules):
+                            yield layer, layout, store
+
+
+def _adapters(
+    architecture: Architecture, lora: Lora, placed: Mapping[tuple[int, str], Format]
+) -> Iterator[StoredTensor]:
+    """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
+    for layer in range(architecture.layers):
+        shapes = architecture.shape(layer).modules
+        layers: dict[str, list[str]] = {}
+        for module in shapes:
+            alone = group_of(module) == "experts"
+            path = module if alone else architecture.family.linear_path(layer, module)
+            layers.setdefault(path, []).append(module)
+        adapted_experts = any((layer, m) in placed for m in shapes if group_of(m) == "experts")
+        for modules in layers.values():
+            stores = [placed[layer, m] for m in modules if (layer, m) in placed]
+            expert = group_of(modules[0]) == "experts"
+            if not (adapted_experts if expert else stores or lora.modules == "all"):
+                continue
+            whole = not expert and all(store.name == "dense" for store in stores)
+            if lora.keep == "merged" and whole and len(modules) == 1:
+                continue
+            first = shapes[modules[0]]
+            sizes = {
+                **sizes_of(first),
+                "out_features": sum(shapes[m].out_features for m in modules),
+            }
+            with torch.device("meta"):
+                store: Format = LowRank(**sizes, rank=lora.rank)
+                if lora.rounding is not None:
+                    store = lora.rounding.applied(store, torch.float32)
+            yield from stored_tensors(store, layer, replaced=bool(stores) or expert).values()
+
+
+def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
+    """Settings of the recipe's method; by the method's name where it has several."""
+    used = {step.method: params.methods[step.method] for step in recipe.steps}
+    dumped = {
+        name: spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name, spec in used.items()
+    }
+    for extra in ("lora", "rounding"):
+        if getattr(recipe, extra) is not None:
+            for settings in dumped.values():
+                settings[extra] = getattr(recipe, extra).model_dump(exclude_none=True)
+    return next(iter(dumped.values())) if len(dumped) == 1 else dumped
+
+
+class _Products:
+    """Multiplications per token, before and after."""
+
+    def __init__(self, model: MetaModel) -> None:
+        self._architecture, family = model.architecture, model.architecture.family
+        self.top_k = self._architecture.size("top_k") or 1
+        inside = [s for name, s in model.tensors.items() if family.layer_of(name) is not None]
+        self.dense = sum(math.prod(shape) for shape in inside if len(shape) == 2)
+        # fused experts, of which a token meets a few
+        self.dense += sum(self.top_k * math.prod(s[1:]) for s in inside if len(s) == 3)
+        # the output layer is as large as the embedding, tied or not
+        self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
+        self.stored = self.dense
+
+    def replace(self, layer: int, module: str, store: Format, index: int) -> None:
+        """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
+        if group_of(module) == "embedding":
+            return
+        shape = self._architecture.shape(layer).modules[module]
+        times = self.top_k if group_of(module) == "experts" else 1
+        self.stored += times * (store.products() - shape.out_features * shape.in_features)

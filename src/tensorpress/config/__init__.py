@@ -1,0 +1,1 @@
+"""The sections of params.yaml: settings, checked before any work. Torch-free."""

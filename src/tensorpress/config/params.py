@@ -1,0 +1,293 @@
+"""``params.yaml``: what may stand in it, every default, and errors that name the place.
+
+Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked in ``plan``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+
+from tensorpress.architectures.layers import GROUPS, MODULES
+from tensorpress.config.tasks import TaskSpec
+from tensorpress.errors import TensorpressError
+from tensorpress.errors.redaction import check_no_token
+from tensorpress.errors.refusals import Place, explain, line, listed
+from tensorpress.files import paths
+from tensorpress.files.storage import ComputeDtype, Dtype
+from tensorpress.files.yamlfile import read
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.registry import METHODS, spec_class
+from tensorpress.methods.rounding import Rounding
+from tensorpress.sources.confinement import check_inside
+from tensorpress.sources.embedded.specs import EMBEDDED
+from tensorpress.sources.inputs import Corpus, EmbeddedModel, Model, Name, Section
+
+if TYPE_CHECKING:
+    AnyMethod = MethodSpec
+else:
+    AnyMethod = Annotated[
+        Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - from the registry
+        Field(discriminator="method"),
+    ]
+
+
+BASELINE = "baseline"
+"""Recipe name of the uncompressed model; every model has it."""
+NO_LAYERS = "none"
+"""Layer set of the uncompressed model."""
+
+
+class Storage(Section):
+    """How weights and factors are stored; decides the bits of a value."""
+
+    dtype: Dtype = "bfloat16"
+
+
+class Compute(Section):
+    """How models run while they are calibrated, recovered and evaluated.
+
+    Moments, losses and metrics are summed in float32 or float64 all the same.
+    """
+
+    dtype: ComputeDtype = Field(
+        "float32",
+        description="of weights and activations; auto: bfloat16 where the device does it fast",
+    )
+
+
+class Calibration(Section):
+    """Text over which second moments of the modules' inputs are accumulated."""
+
+    corpus: Name
+    tokens: int = Field(65536, ge=1)
+    window: int = Field(256, ge=2)
+    batch: int = Field(16, ge=1)
+    gradients: bool = Field(
+        True, description="squared gradients of module outputs too: what prediction and advice need"
+    )
+
+
+class MiddleLayers(Section):
+    """``middle``: from layer L//2 to the right, so many layers."""
+
+    middle: int = Field(ge=1)
+
+
+class MiddleOutLayers(Section):
+    """``middle_out``: from layer L//2, right for a quarter of the layers, then alternating."""
+
+    middle_out: int = Field(ge=1)
+
+
+ListedLayers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
+def _layer_set_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<name>"
+    if isinstance(value, list | tuple):
+        return "<list>"
+    forms = {("middle",): "<middle>", ("middle_out",): "<middle_out>"}
+    return forms.get(tuple(value)) if isinstance(value, dict) else None
+
+
+LayerSet = Annotated[
+    Annotated[Literal["all", "each"], Tag("<name>")]
+    | Annotated[ListedLayers, Tag("<list>")]
+    | Annotated[MiddleLayers, Tag("<middle>")]
+    | Annotated[MiddleOutLayers, Tag("<middle_out>")],
+    Discriminator(
+        _layer_set_form,
+        custom_error_type="layer_set",
+        custom_error_message="allowed: all, each, a list of layers, middle: K, middle_out: K",
+    ),
+]
+
+
+class Step(Section):
+    """One method on some modules of the recipe's layers."""
+
+    modules: tuple[str, ...] = Field(min_length=1)
+    method: Name
+
+
+class Lora(Section):
+    """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
+
+    Defaults are the study's (methods.md section 2). A recipe is run once for every seed.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="adapters are scaled by alpha / rank")
+    learning_rate: float = Field(2e-4, gt=0)
+    steps: int = Field(100, ge=1)
+    accumulation: int = Field(8, ge=1, description="batches of one step")
+    batch: int = Field(1, ge=1, description="windows of one forward pass")
+    window: int = Field(256, ge=2, description="tokens; 512 for models of 4096")
+    corpus: Name | None = Field(None, description="text to train on; null: the calibration's")
+    modules: Literal["compressed", "all"] = Field(
+        "compressed", description="all: the plain linear layers of the model too"
+    )
+    keep: Literal["kept", "merged"] = Field(
+        "kept", description="merged: into matrices stored whole; beside factors they stay"
+    )
+    rounding: Rounding | None = Field(None, description="of the adapters")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+
+
+class Recipe(Section):
+    """Methods applied together; one compressed model per model and layer set.
+
+    ``rounding`` is of the factors; ``lora`` then trains adapters beside them.
+    """
+
+    models: tuple[Name, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1)
+    layers: tuple[Name, ...] = Field(min_length=1, description="names of layer_sets")
+    tasks: tuple[Name, ...] = Field(min_length=1)
+    compared_with: Name | None = Field(
+        None, description="the recipe that this one varies: by recovery, or by the layout of heads"
+    )
+    lora: Lora | None = None
+    rounding: Rounding | None = None
+
+
+class Report(Section):
+    """One notebook rendered for one model."""
+
+    notebook: Literal[
+        "verdict", "pareto", "layers", "mismatch", "head_axis", "moe", "recovery", "cost",
+        "geometry", "super_weights", "run",
+    ]  # fmt: skip
+    model: Name
+    task: Name = Field(
+        description="task shown: a perplexity but for mismatch, moe, geometry and super_weights"
+    )
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    storage: Storage = Storage()
+    compute: Compute = Compute()
+    external: tuple[str, ...] = Field(
+        (), description="folders outside of the project that paths here may lead into"
+    )
+    models: dict[Name, Annotated[Model, Field(discriminator="source")]] = Field(min_length=1)
+    corpora: dict[Name, Annotated[Corpus, Field(discriminator="source")]]
+    calibration: Calibration
+    methods: dict[Name, AnyMethod]
+    layer_sets: dict[Name, LayerSet]
+    recipes: dict[Name, Recipe]
+    tasks: dict[Name, TaskSpec]
+    reports: dict[Name, Report]
+
+    @model_validator(mode="after")
+    def _reserved(self) -> Self:
+        for section, name in (("recipes", BASELINE), ("layer_sets", NO_LAYERS)):
+            if name in getattr(self, section):
+                meant = "the uncompressed model in every table"
+                raise TensorpressError(line(section, name, f"any other name; this is {meant}"))
+        return self
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for path, name, section in self._names():
+            known = getattr(self, section)
+            if name not in known:
+                raise TensorpressError(line(path, name, f"a name of {section}: {listed(known)}"))
+        for name, model in self.models.items():
+            if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
+                raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
+        known_modules = ("all", *GROUPS, *MODULES)
+        for name, recipe in self.recipes.items():
+            if recipe.compared_with == name:
+                others = [other for other in self.recipes if other != name]
+                raise TensorpressError(
+                    line(f"recipes.{name}.compared_with", name, f"another recipe: {listed(others)}")
+                )
+            for index, step in enumerate(recipe.steps):
+                for module in step.modules:
+                    if module not in known_modules:
+                        path = f"recipes.{name}.steps.{index}.modules"
+                        raise TensorpressError(line(path, module, listed(known_modules)))
+        return self
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        for where, path in self._paths():
+            check_inside(path, where, self.external)
+        return self
+
+    def _paths(self) -> list[tuple[str, str]]:
+        """Every path of a file or folder, with its place."""
+        sections: dict[str, dict[str, Any]] = {"models": self.models, "corpora": self.corpora}
+        found = [
+            (f"{section}.{name}.path", each.path)
+            for section, entries in sections.items()
+            for name, each in entries.items()
+            if getattr(each, "path", None) is not None
+        ]
+        for name, task in self.tasks.items():
+            found += [(f"tasks.{name}.{field}", path) for field, path in task.files.items()]
+        return found
+
+    def _names(self) -> list[tuple[str, str, str]]:
+        """Every reference by name: (path, name, section that must hold it)."""
+        found = [("calibration.corpus", self.calibration.corpus, "corpora")]
+        for name, recipe in self.recipes.items():
+            at = f"recipes.{name}"
+            found += [(f"{at}.models", model, "models") for model in recipe.models]
+            found += [(f"{at}.layers", layers, "layer_sets") for layers in recipe.layers]
+            found += [(f"{at}.tasks", task, "tasks") for task in recipe.tasks]
+            if recipe.compared_with is not None:
+                found.append((f"{at}.compared_with", recipe.compared_with, "recipes"))
+            if recipe.lora is not None and recipe.lora.corpus is not None:
+                found.append((f"{at}.lora.corpus", recipe.lora.corpus, "corpora"))
+            for index, step in enumerate(recipe.steps):
+                found.append((f"{at}.steps.{index}.method", step.method, "methods"))
+        for name, task in self.tasks.items():
+            found += [(f"tasks.{name}.{role}", c, "corpora") for role, c in task.corpora.items()]
+        for name, model in self.models.items():
+            found += [(f"models.{name}.baseline_tasks", t, "tasks") for t in model.baseline_tasks]
+        for name, report in self.reports.items():
+            found.append((f"reports.{name}.model", report.model, "models"))
+            found.append((f"reports.{name}.task", report.task, "tasks"))
+        return found
+
+
+def load(path: Path) -> Params:
+    """Read and check a params file; ``TensorpressError`` is one line with path, value, allowed."""
+    written = read(path)
+    return parse(written.values, str(path), written.texts)
+
+
+def merged(config: Mapping[str, Any], files: Sequence[Path | str]) -> Params:
+    """Params as Snakemake merged them from ``files``, the last over the others, and ``--config``.
+
+    What was written shows only in the files, so that they are read again.
+    """
+    texts: dict[Place, str] = {}
+    names = [os.path.relpath(file) for file in files]
+    for name in names:
+        texts |= read(Path(name)).texts
+    return parse(config, names[-1] if names else str(paths.PARAMS), texts)
+
+
+def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = None) -> Params:
+    """Check params already read; ``where`` begins every error.
+
+    ``texts``: what stands in the file at values that YAML made no text of.
+    """
+    try:
+        check_no_token(raw)
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise TensorpressError(f"{where}: {explain(error, raw, texts or {})}") from error
+    except TensorpressError as error:
+        raise TensorpressError(f"{where}: {error}") from error

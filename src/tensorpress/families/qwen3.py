@@ -1,6 +1,0 @@
-"""Qwen3: Llama's names, a head size of its own."""
-
-from tensorpress.families.base import Family
-from tensorpress.families.llama import LINEARS, NORMS
-
-FAMILY = Family(model_type="qwen3", linears=LINEARS, norms=NORMS)

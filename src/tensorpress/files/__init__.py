@@ -1,0 +1,1 @@
+"""Files and folders: where artifacts lie, how they are written, sizes of values."""

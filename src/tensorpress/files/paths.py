@@ -1,0 +1,166 @@
+"""Every path of the project, relative to its root (the working directory of Snakemake and DVC)."""
+
+from pathlib import Path
+
+from tensorpress.errors import TensorpressError
+
+PARAMS = Path("params.yaml")
+
+RESULTS = Path("results")
+ATTIC = RESULTS / ".attic"
+PLAN = RESULTS / "plan"
+LOGS = RESULTS / "logs"
+RECORDS = RESULTS / "records"
+METRICS = RESULTS / "metrics.json"
+PLOTS = RESULTS / "plots"
+
+TENSORS, ROWS = ".safetensors", ".parquet"
+
+STAGES = (
+    "fetch",
+    "transform",
+    "calibrate",
+    "advise",
+    "decompose",
+    "assemble",
+    "recover",
+    "evaluate",
+    "aggregate",
+    "reports",
+)
+"""Keyed stages in the order of the pipeline; each is a folder of ``results`` and a DVC stage."""
+
+
+def queries() -> Path:
+    """Folder of the project's queries."""
+    return _of_project("queries")
+
+
+def notebooks() -> Path:
+    """Folder of the notebooks that reports are made from."""
+    return _of_project("notebooks")
+
+
+def _of_project(name: str) -> Path:
+    """A folder of the working directory, or, where that is another one, beside the package."""
+    source = Path(__file__).parents[3] / name
+    for folder in (Path(name), source):
+        if folder.is_dir():
+            return folder
+    raise TensorpressError(
+        f"{Path.cwd()}: a folder without {name} is not allowed; allowed: the project's, or one "
+        "with its queries and notebooks"
+    )
+
+
+def stage(name: str) -> Path:
+    """Folder of a stage's artifacts."""
+    return RESULTS / name
+
+
+def plan_file(name: str) -> Path:
+    """The live keys of a stage, which its DVC stage depends on."""
+    return PLAN / f"{name}.json"
+
+
+def model(identity: str) -> Path:
+    """A fetched model: config, safetensors, tokenizer."""
+    return stage("fetch") / identity
+
+
+def transformed(identity: str) -> Path:
+    """A model made of a fetched or transformed one: a checkpoint as that is."""
+    return stage("transform") / identity
+
+
+def corpus(identity: str) -> Path:
+    """A fetched corpus as UTF-8 text."""
+    return stage("fetch") / f"{identity}.txt"
+
+
+def calibration(identity: str) -> Path:
+    """Second moments of a model's module inputs, one file a layer."""
+    return stage("calibrate") / identity
+
+
+def moments(directory: Path, layer: int) -> Path:
+    """Second moments of one layer, inside a calibration directory."""
+    return directory / f"{_layer(layer)}{TENSORS}"
+
+
+def advice(identity: str) -> Path:
+    """What pre-flight chose for every module of a model."""
+    return stage("advise") / f"{identity}.json"
+
+
+def factors(identity: str, layer: int | str) -> Path:
+    """Factors of one layer; ``layer`` may be a Snakemake wildcard."""
+    return stage("decompose") / identity / f"{_layer(layer)}{TENSORS}"
+
+
+def decomposition_rows(identity: str, layer: int | str) -> Path:
+    """Errors, bounds, bits and time of one layer's decomposition."""
+    return stage("decompose") / identity / f"{_layer(layer)}{ROWS}"
+
+
+def run(identity: str) -> Path:
+    """A compressed checkpoint that transformers loads."""
+    return stage("assemble") / identity
+
+
+def storage_rows(identity: str) -> Path:
+    """Bits and bytes of a compressed checkpoint."""
+    return stage("assemble") / f"{identity}{ROWS}"
+
+
+def recovery(identity: str) -> Path:
+    """A compressed checkpoint with trained adapters."""
+    return stage("recover") / identity
+
+
+def recovery_rows(identity: str) -> Path:
+    """Bits and bytes of a recovered checkpoint."""
+    return stage("recover") / f"{identity}{ROWS}"
+
+
+def evaluation_rows(identity: str) -> Path:
+    """Metrics of one task on one run."""
+    return stage("evaluate") / f"{identity}{ROWS}"
+
+
+def results_table(identity: str) -> Path:
+    """All metrics of all runs."""
+    return stage("aggregate") / identity / f"results{ROWS}"
+
+
+def decompositions_table(identity: str) -> Path:
+    """All errors of all decompositions."""
+    return stage("aggregate") / identity / f"decompositions{ROWS}"
+
+
+def jobs_table(identity: str) -> Path:
+    """What every job behind the other tables cost."""
+    return stage("aggregate") / identity / f"jobs{ROWS}"
+
+
+def report(identity: str) -> Path:
+    """A rendered report."""
+    return stage("reports") / f"{identity}.html"
+
+
+def made_with(artifact: Path) -> list[Path]:
+    """Where a job may have made files or a folder of one name: the artifact, and what goes with it.
+
+    Rows lie beside the factors or the checkpoint that they are of.
+    """
+    name = artifact.name.removesuffix(TENSORS).removesuffix(ROWS)
+    return [artifact.with_name(name + suffix) for suffix in ("", TENSORS, ROWS)]
+
+
+def record(rule: str, name: str) -> Path:
+    """What a job says of itself (``records.py``): named as its log, part of no stage."""
+    return RECORDS / rule / f"{name}.json"
+
+
+def _layer(layer: int | str) -> str:
+    return f"layer-{layer:03d}" if isinstance(layer, int) else f"layer-{layer}"

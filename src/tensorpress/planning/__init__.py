@@ -1,0 +1,1 @@
+"""From params to artifacts: identities, what is live, what jobs take. Torch-free."""

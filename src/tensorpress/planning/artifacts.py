@@ -1,0 +1,272 @@
+"""What the pipeline makes: one type per kind of artifact, each with its identity. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.config.params import Calibration, Lora, Report
+from tensorpress.config.tasks import BaseTask
+from tensorpress.files import paths
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.rounding import Rounding
+from tensorpress.sources.inputs import Corpus, Model
+
+
+@dataclass(frozen=True)
+class CorpusArtifact:
+    """Text of one corpus."""
+
+    name: str
+    spec: Corpus
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class ModelArtifact:
+    """A fetched, verified checkpoint, or one made of it (``TransformedArtifact``)."""
+
+    name: str
+    spec: Model
+    key: str
+    architecture: Architecture = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.model(self.id)
+
+    @property
+    def lineage(self) -> tuple[ModelArtifact, ...]:
+        """The fetched model, what was made of it, and so on up to this one."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class TransformedArtifact(ModelArtifact):
+    """A model made of another one, with a config of its own."""
+
+    source: ModelArtifact
+    transform: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.transformed(self.id)
+
+    @property
+    def lineage(self) -> tuple[ModelArtifact, ...]:
+        return (*self.source.lineage, self)
+
+
+@dataclass(frozen=True)
+class CalibrationArtifact:
+    """Second moments of a model's module inputs."""
+
+    model: ModelArtifact
+    corpus: CorpusArtifact
+    settings: Calibration
+    dtype: str
+    """In which the model runs."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class AdviceArtifact:
+    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+
+    calibration: CalibrationArtifact
+    spec: Advised
+    dtype: str
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.calibration.model.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class DecompositionArtifact:
+    """Factors of one module group of every layer that a recipe wants; one job a layer."""
+
+    model: ModelArtifact
+    method_name: str
+    spec: MethodSpec
+    group: str
+    calibration: CalibrationArtifact | None
+    advised: AdviceArtifact | None
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.method_name}-{self.group}-{self.key}"
+
+    @property
+    def advice(self) -> list[Path]:
+        """The advice that completes the method's settings, if it takes any."""
+        return [paths.advice(self.advised.id)] if self.advised else []
+
+    def placed(self, layer: int, modules: tuple[str, ...]) -> Placement:
+        """Some modules of a layer with the factors of this decomposition."""
+        factors, rows = paths.factors(self.id, layer), paths.decomposition_rows(self.id, layer)
+        return Placement(layer, modules, self, factors, rows)
+
+    @property
+    def moments(self) -> list[Path]:
+        """The calibration folder that the method reads, if it reads one."""
+        return [paths.calibration(self.calibration.id)] if self.calibration else []
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which modules of a layer take their weights from a decomposition, and where that lies."""
+
+    layer: int
+    modules: tuple[str, ...]
+    decomposition: DecompositionArtifact
+    factors: Path
+    rows: Path
+    """Errors of the factors."""
+
+    @property
+    def job_name(self) -> str:
+        """What the job that makes the factors is called: a job makes those of one layer."""
+        return f"{self.decomposition.id}-{self.layer:03d}"
+
+
+@dataclass(frozen=True)
+class RunArtifact:
+    """A compressed checkpoint: a model with some modules replaced by factors."""
+
+    model: ModelArtifact
+    placements: tuple[Placement, ...] = field(repr=False)
+    dtype: str
+    label: str
+    key: str
+    rounding: Rounding | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.label}-{self.key}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.run(self.id)
+
+    @property
+    def storage(self) -> Path:
+        return paths.storage_rows(self.id)
+
+    @property
+    def assembled(self) -> RunArtifact:
+        return self
+
+
+@dataclass(frozen=True)
+class RecoveryArtifact:
+    """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
+
+    assembled: RunArtifact
+    spec: Lora
+    seed: int
+    corpus: CorpusArtifact
+    dtype: str
+    """In which the model is trained."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.label}-{self.key}"
+
+    @property
+    def model(self) -> ModelArtifact:
+        return self.assembled.model
+
+    @property
+    def label(self) -> str:
+        return f"{self.assembled.label}-lora-s{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.recovery(self.id)
+
+    @property
+    def storage(self) -> Path:
+        return paths.recovery_rows(self.id)
+
+
+AnyRun = RunArtifact | RecoveryArtifact
+
+
+@dataclass(frozen=True)
+class EvaluationArtifact:
+    """Metrics of one task on one run."""
+
+    run: AnyRun
+    dense: RunArtifact | None
+    task_name: str
+    spec: BaseTask
+    corpora: dict[str, CorpusArtifact] = field(repr=False)
+    calibration: CalibrationArtifact | None
+    dtype: str
+    """In which models run."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.run.model.name}-{self.run.label}-{self.task_name}-{self.key}"
+
+    @property
+    def dense_checkpoint(self) -> list[Path]:
+        """The uncompressed checkpoint that the task compares with, if it does."""
+        return [self.dense.checkpoint] if self.dense else []
+
+    @property
+    def moments(self) -> list[Path]:
+        """The calibration that the task reads, if it reads one."""
+        return [paths.calibration(self.calibration.id)] if self.calibration else []
+
+    @property
+    def texts(self) -> list[Path]:
+        """The corpora that the task reads."""
+        return [paths.corpus(corpus.id) for corpus in self.corpora.values()]
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """A recipe on one model and layer set; several may share one run."""
+
+    recipe: str
+    compared_with: str | None
+    """Another recipe that this one varies."""
+    layer_set: str
+    layers: tuple[int, ...]
+    run: AnyRun
+    seed: int | None
+    """Where chance enters: in recovery."""
+    evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ReportArtifact:
+    """One rendered notebook."""
+
+    name: str
+    spec: Report
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.key}"

@@ -1,0 +1,98 @@
+"""What params say against what a model has: refused before any job. Torch-free."""
+
+from __future__ import annotations
+
+from tensorpress.architectures.layers import LayerShape, group_of, middle, middle_out
+from tensorpress.config.params import LayerSet, MiddleLayers, MiddleOutLayers
+from tensorpress.config.tasks import BaseTask
+from tensorpress.errors import TensorpressError
+from tensorpress.methods.base import MethodSpec
+from tensorpress.planning.artifacts import ModelArtifact
+
+
+def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
+    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer."""
+    if spec == "each":
+        return [(layer,) for layer in range(layers)]
+    if spec == "all":
+        return [tuple(range(layers))]
+    at = f"layer_sets.{name}"
+    if isinstance(spec, MiddleLayers):
+        _check_limit(f"{at}.middle", spec.middle, layers - layers // 2)
+        return [middle(layers, spec.middle)]
+    if isinstance(spec, MiddleOutLayers):
+        _check_limit(f"{at}.middle_out", spec.middle_out, layers)
+        return [middle_out(layers, spec.middle_out)]
+    listed = tuple(sorted(set(spec)))
+    for layer in listed:
+        if layer >= layers:
+            raise TensorpressError(f"{at}: {layer} is not allowed; allowed: 0 to {layers - 1}")
+    return [listed]
+
+
+def _check_limit(at: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise TensorpressError(f"{at}: {value} is not allowed; allowed: 1 to {limit}")
+
+
+def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
+    """Refuse sequences longer than the model's positions; some families have no limit."""
+    limit = model.architecture.size("positions")
+    if limit and tokens > limit:
+        raise TensorpressError(
+            f"{at}: {tokens} is not allowed; allowed: up to {limit}, "
+            f"{model.architecture.family.key('positions')} of model {model.name!r}"
+        )
+
+
+def check_window(at: str, window: int, model: ModelArtifact) -> None:
+    """Refuse windows that a model has no positions for, or that nothing can be asked of."""
+    check_positions(at, window, model)
+    model.architecture.objective.check_window(at, window)
+
+
+def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
+    """Refuse a task that asks what the model does not answer, or more tokens than it takes."""
+    where, objective = f"tasks.{name}", model.architecture.family.objective
+    if objective not in spec.objectives:
+        raise TensorpressError(
+            f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
+            f"{objective}; allowed: kinds for {objective}, as perplexity"
+        )
+    if spec.asks:
+        spec.check_asked(where, model.architecture.objective)
+    for field, tokens in spec.positions.items():
+        check_positions(f"{where}.{field}", tokens, model)
+
+
+def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
+    """Refuse settings that do not fit the shapes of a group."""
+    try:
+        spec.check(shape, group)
+        if group == "embedding" and spec.needs_moments:
+            raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
+    except TensorpressError as error:
+        raise TensorpressError(f"methods.{name}.{error}") from error
+
+
+def check_whole(
+    where: str, modules: tuple[str, ...], layers: tuple[int, ...], model: ModelArtifact
+) -> None:
+    """Refuse parts of a model where a method plans all of it."""
+    if "all" not in modules or len(layers) < model.architecture.layers:
+        raise TensorpressError(
+            f"{where}: a method that is advised plans the whole model; "
+            "allowed: modules: [all] on layers: all"
+        )
+
+
+def check_modules(where: str, names: tuple[str, ...], model: ModelArtifact) -> None:
+    """Refuse module names that the model has nothing for."""
+    present = model.architecture.modules
+    offered = {"all", *present, *(group_of(module) for module in present)}
+    for name in names:
+        if name not in offered:
+            raise TensorpressError(
+                f"{where}.modules: {name!r} is not in model {model.name!r}; "
+                f"allowed: all, {', '.join(present)}"
+            )

@@ -1,0 +1,71 @@
+"""What was done to a model, as the facts that results carry. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tensorpress.methods.advised import Advice
+from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
+from tensorpress.methods.base import MethodSpec
+from tensorpress.planning.artifacts import AnyRun
+
+NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """What the methods of a run are together; of the uncompressed model all is empty.
+
+    ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
+    ``holds_tensor_format`` whether any module is so held (``methods.approach``). ``control`` is the
+    yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
+    where a recipe rounds them; ``recovered`` is by adapters; ``head_layout`` says how attention was
+    split into heads, where all methods that leave a choice do so alike.
+    """
+
+    methods: str = ""
+    approach: str = UNCOMPRESSED
+    holds_tensor_format: bool = False
+    control: str | None = None
+    rounding_bits: int | None = None
+    recovered: bool = False
+    head_layout: str | None = None
+
+
+def compression_of(run: AnyRun, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+    """What was done to the model of a checkpoint.
+
+    ``advices`` by id say what was chosen; before that is known, it is what ``advised`` may come to.
+    """
+    made, specs = run.assembled, dict[str, MethodSpec]()
+    for each in (placement.decomposition for placement in made.placements):
+        advice = advices.get(each.advised.id) if each.advised else None
+        if each.method_name not in specs:  # in the order of their first layer
+            specs[each.method_name] = advice.completes(each.spec) if advice else each.spec
+    bits = made.rounding.bits if made.rounding else None
+    return compression(list(specs.values()), bits, recovered=made is not run)
+
+
+def compression(
+    specs: Sequence[MethodSpec], rounding_bits: int | None = None, recovered: bool = False
+) -> Compression:
+    """What methods are together."""
+    if not specs:
+        return Compression(recovered=recovered)
+    approaches = sorted({a for spec in specs for a in spec.approaches(rounding_bits is not None)})
+    return Compression(
+        methods="+".join(dict.fromkeys(spec.label for spec in specs)),
+        approach=together(approaches),
+        holds_tensor_format=holds_tensor_format(approaches),
+        control=_common([spec.control(rounding_bits) for spec in specs]),
+        rounding_bits=rounding_bits,
+        recovered=recovered,
+        head_layout=_common([spec.head_layout for spec in specs if spec.head_layout]),
+    )
+
+
+def _common(values: Sequence[str | None]) -> str | None:
+    """The value that all have."""
+    return values[0] if len(set(values)) == 1 else None

@@ -1,0 +1,280 @@
+"""Peak memory and time of every kind of job, from shapes alone: what the rules ask for. Torch-free.
+
+Upper bounds of the resident memory on a machine without a GPU, against which docs/scale.md sets
+what jobs took. Bytes of tensors are counted; the constants are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, expand_modules
+from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.files import logits
+from tensorpress.files.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.cost import most
+from tensorpress.planning.artifacts import (
+    AdviceArtifact,
+    CalibrationArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    RecoveryArtifact,
+    RunArtifact,
+    TransformedArtifact,
+)
+from tensorpress.sources.inputs import EmbeddedModel
+
+PROCESS = 500 * 10**6
+"""Python with torch, transformers and the BLAS at work."""
+RUNNING = 900 * 10**6
+"""The same with what runs and measures a model."""
+SUMS = 150 * 10**6
+"""Blocks in float64 while errors are summed (``frobenius.SUMMED_VALUES``)."""
+TRAINING = 4 * 10**9
+"""An embedded model's training."""
+ENGINE = 500 * 10**6
+"""The two Snakemakes around a job on a cluster, which a scheduler counts as part of it."""
+FLOAT, DOUBLE = 4, 8
+START = 300
+"""Seconds that any job is granted beside its work: a cold start, a busy file system."""
+READ = 50e6
+"""Bytes a second from a shared file system."""
+PRODUCTS = 5e9
+"""Multiplications a second of one slow core."""
+MODEL_PRODUCTS = 1e12
+"""The same where a model runs: a large one has a GPU, a small one is done soon anyway."""
+TOKENS, WAIT = 10**6, 3600
+"""What a task may read, and the seconds it is granted beside that."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a job takes at most."""
+
+    peak_bytes: int
+    seconds: float
+    largest_set: int = 0
+    """Values of the largest factor set that it makes."""
+
+    @property
+    def mem_mb(self) -> int:
+        """What to ask a scheduler for: peak and what surrounds it in 10^6 bytes, rounded up."""
+        return -(-(self.peak_bytes + ENGINE) // 10**6)
+
+    @property
+    def runtime(self) -> int:
+        """Minutes, rounded up."""
+        return math.ceil((START + self.seconds) / 60)
+
+
+def fetch(model: ModelArtifact) -> Footprint:
+    """A copy and a check tensor by tensor, or the training of a small model."""
+    if isinstance(model.spec, EmbeddedModel):
+        return Footprint(TRAINING, 3600)
+    stored = value_bytes(model.architecture.config)
+    peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
+    return Footprint(peak, 4 * stored * values_of(model.architecture) / READ)
+
+
+def transform(made: TransformedArtifact) -> Footprint:
+    """A shard, and a tensor as it is stored, in float32, and scaled."""
+    architecture = made.architecture
+    stored = value_bytes(architecture.config)
+    size, tensor = stored * values_of(architecture), _largest_tensor(architecture)
+    peak = PROCESS + SUMS + min(SHARD_BYTES, size) + (stored + 2 * FLOAT) * tensor
+    return Footprint(peak, 4 * size / READ)
+
+
+def calibrate(made: CalibrationArtifact) -> Footprint:
+    """Model, batch, moments of a pass in float64, of a layer and the widest inputs in float32."""
+    settings, architecture = made.settings, made.model.architecture
+    values, shapes = values_of(architecture), architecture.shapes
+    moments = [moment_values(shape) for shape in shapes]
+    parts = passes(shapes)
+    widest = max(each.in_features for shape in shapes for each in shape.modules.values())
+    held = DOUBLE * max(sum(moments[i] for i in part) for part in parts)
+    held += FLOAT * (max(moments) + widest**2)
+    weights = values * RUNNING_BITS[made.dtype] // 8
+    batch = _activations(architecture, settings.batch * settings.window, settings.gradients)
+    asked = settings.tokens * architecture.objective.passes
+    products = asked * (3 * values * len(parts) + sum(moments))
+    peak = RUNNING + weights + held + batch
+    return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
+
+
+def advise(made: AdviceArtifact) -> Footprint:
+    """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
+    peak = products = 0
+    for shape in made.calibration.model.architecture.shapes[:-1]:
+        costs = [most([module]) for module in shape.modules.values()]
+        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
+        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
+        products += len(made.spec.methods) * sum(cost.products for cost in costs)
+    return Footprint(PROCESS + peak, products / PRODUCTS)
+
+
+def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
+    """One group of one layer; layers of equal shape take the same."""
+    return _of_alike(made, made.model.architecture.representative(layer, made.spec))
+
+
+@cache
+def _of_alike(made: DecompositionArtifact, layer: int) -> Footprint:
+    architecture = made.model.architecture
+    return of_group(
+        made.spec, architecture.shape(layer), made.group, value_bytes(architecture.config)
+    )
+
+
+def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
+    """A decomposition of a group from weights of ``stored`` bytes a value, layout by layout.
+
+    In float32: all factors before, the last ones once more, the weights, beside them those before
+    while they are read. Then the moment, what the method holds, and its factors once in float64.
+    """
+    modules = shape.group(group)
+    peak = done = before = last = products = largest = 0
+    for layout in spec.layouts(shape, group):
+        own, cost = [modules[module] for module in layout.modules], spec.cost(layout, shape)
+        weights, factors = FLOAT * sum(each.numel for each in own), FLOAT * cost.stored
+        moment = FLOAT * own[0].moment_numel if spec.needs_moments else 0
+        reading = before + stored * own[0].out_features * own[0].in_features
+        working = DOUBLE * cost.held + 2 * factors
+        if cost.before is None:
+            working += moment
+        else:
+            working = max(working, moment + DOUBLE * cost.before)
+        peak = max(peak, done + last + weights + max(reading, working))
+        done, before, last = done + factors, weights, factors
+        largest, products = max(largest, cost.stored), products + cost.products
+    # then the errors: one module's weights, and one of its matrices rebuilt
+    most_values = max(each.numel for each in modules.values())
+    matrix = max(each.out_features * each.in_features for each in modules.values())
+    peak = max(peak, done + FLOAT * (most_values + 2 * matrix) + SUMS)
+    read = 2 * stored * sum(each.numel for each in modules.values())
+    return Footprint(PROCESS + peak, read / READ + products / PRODUCTS, largest)
+
+
+def of_step(
+    architecture: Architecture, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
+) -> Iterator[Footprint]:
+    """The decompositions that a step of a recipe needs on some layers."""
+    wanted, stored = (
+        set(expand_modules(modules, architecture.modules)),
+        value_bytes(architecture.config),
+    )
+    for shape in map(architecture.shape, (*layers, architecture.outer)):
+        for group in GROUPS:
+            if wanted & set(shape.group(group)):
+                yield of_group(spec, shape, group, stored)
+
+
+def assemble(run: RunArtifact) -> Footprint:
+    """A compressed checkpoint."""
+    sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
+    architecture = run.model.architecture
+    return of_assembly(architecture, max(sets, default=0), run.dtype, run.rounding is not None)
+
+
+def of_assembly(architecture: Architecture, factors: int, dtype: str, rounded: bool) -> Footprint:
+    """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
+    stored, value = value_bytes(architecture.config), VALUE_BITS[dtype] // 8
+    size = values_of(architecture) * (stored + value)
+    one = max(
+        factors * (FLOAT + value),
+        factors * FLOAT * 6 * rounded,  # codes are made from several copies
+        # then a matrix is rebuilt from the factors before and after
+        (2 * FLOAT * (factors + _largest_matrix(architecture)) + SUMS) * rounded,
+        _largest_tensor(architecture) * (stored + value),
+        max(2 * _gate_and_up(shape) * stored for shape in architecture.shapes),
+    )
+    return Footprint(PROCESS + min(SHARD_BYTES, size) + one, 2 * size / READ)
+
+
+def recover(made: RecoveryArtifact) -> Footprint:
+    """The model, its adapters with gradients and two averages, and what a batch leaves behind."""
+    architecture, spec = made.model.architecture, made.spec
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
+    adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
+    tokens, values = spec.batch * spec.window, values_of(architecture)
+    weights = values * RUNNING_BITS[made.dtype] // 8
+    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
+    asked = tokens * architecture.objective.passes
+    products = 3 * values * asked * spec.accumulation * spec.steps
+    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
+
+
+def evaluate(made: EvaluationArtifact) -> Footprint:
+    """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
+    architecture = made.run.model.architecture
+    values = values_of(architecture) * (2 if made.dense else 1)
+    weights = values * RUNNING_BITS[made.dtype] // 8
+    tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
+    moments = FLOAT * max(map(moment_values, architecture.shapes)) if made.moments else 0
+    peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
+    if made.spec.keeps_logits:  # and their log-probabilities
+        peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
+    products = TOKENS * values * (architecture.objective.passes if made.spec.asks else 1)
+    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
+
+
+@cache
+def values_of(architecture: Architecture) -> int:
+    """Values of a whole model, all but its vectors, an untied head assumed."""
+    shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
+    routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
+    return sum(module.numel for module in shapes) + _embedding(architecture).numel + routers
+
+
+def value_bytes(config: Mapping[str, Any]) -> int:
+    """Bytes of a value in a checkpoint, as far as its config says so."""
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
+
+
+def _embedding(architecture: Architecture) -> ModuleShape:
+    return architecture.shape(architecture.outer).modules["embedding"]
+
+
+def _largest_matrix(architecture: Architecture) -> int:
+    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
+    return max(each.out_features * each.in_features for each in modules)
+
+
+@cache
+def _largest_tensor(architecture: Architecture) -> int:
+    """Values of the embedding, or of attention's matrices where they are one tensor."""
+    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
+    matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
+    return max(_embedding(architecture).numel, matrix, *map(_gate_and_up, architecture.shapes))
+
+
+def _gate_and_up(shape: LayerShape) -> int:
+    """Values of the experts' fused matrices."""
+    experts = shape.modules.get("experts.up")
+    return 2 * experts.numel if experts else 0
+
+
+def _activations(architecture: Architecture, tokens: int, kept: bool) -> int:
+    """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
+    layers = _widths(architecture)
+    values = tokens * 2 * (sum(layers) if kept else max(layers))
+    return FLOAT * values + logits.bytes_of(tokens, _embedding(architecture).out_features)
+
+
+@cache
+def _widths(architecture: Architecture) -> list[int]:
+    """Inputs and outputs of a layer's matrices that a token passes, layer by layer."""
+    top_k = architecture.size("top_k") or 1
+    return [
+        sum(min(m.slices, top_k) * (m.out_features + m.in_features) for m in s.modules.values())
+        for s in architecture.shapes[:-1]
+    ]

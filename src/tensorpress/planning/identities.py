@@ -1,0 +1,288 @@
+"""The identity of every artifact: what its key covers, and nothing else. Torch-free.
+
+The code that counts is what ``stages.<rule>.run`` reaches, and with it what that finds by a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.layers import LayerShape
+from tensorpress.config.params import BASELINE, Calibration, Lora, Report
+from tensorpress.config.tasks import BaseTask
+from tensorpress.files import paths
+from tensorpress.keying.fingerprints import all_modules, code_fingerprint
+from tensorpress.keying.keys import file_fingerprint, key
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.registry import METHODS
+from tensorpress.methods.rounding import Rounding
+from tensorpress.objectives.registry import OBJECTIVES
+from tensorpress.planning.artifacts import (
+    AdviceArtifact,
+    AnyRun,
+    CalibrationArtifact,
+    CorpusArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    Placement,
+    RecoveryArtifact,
+    ReportArtifact,
+    RunArtifact,
+    TransformedArtifact,
+)
+from tensorpress.sources.contents import (
+    FETCHERS,
+    READERS,
+    corpus_source,
+    model_config,
+    model_source,
+)
+from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
+from tensorpress.transforms import registry as transforms
+
+_BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
+"""Code that travels in a checkpoint and builds its model."""
+_ROUNDING = "tensorpress.methods.rounding:Rounding"
+"""How the setting of a recipe is applied to factors."""
+
+
+def corpus(name: str, spec: Corpus) -> CorpusArtifact:
+    """A text: its source, and the code that makes or cuts it."""
+    code = code_fingerprint(_run("fetch_corpus"), READERS[spec.source])
+    content = key(stage="corpus", source=corpus_source(name, spec), code=code)
+    return CorpusArtifact(name, spec, content)
+
+
+def model(name: str, spec: Model) -> ModelArtifact:
+    """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
+
+    What others call their weights is found by their family; an embedded one is saved by the class
+    that runs it.
+    """
+    architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    entries = [_run("fetch_model")]
+    if not isinstance(spec, ConfigModel):
+        entries.append(FETCHERS[spec.source])
+    if not isinstance(spec, EmbeddedModel):
+        entries.append(_family(architecture))
+    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, architecture)
+
+
+def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
+    """A model made of a model: that model and the transform."""
+    architecture = transforms.planned([transform], of.architecture, f"models.{of.name}")
+    content = key(
+        stage="transform",
+        model=of.key,
+        transform=transform,
+        code=code_fingerprint(
+            _run("transform"),
+            f"{transforms.TRANSFORMS[transform]}:TRANSFORM",
+            _family(of.architecture),
+        ),
+    )
+    return TransformedArtifact(of.name, of.spec, content, architecture, of, transform)
+
+
+def calibration(
+    of: ModelArtifact, text: CorpusArtifact, settings: Calibration, dtype: str
+) -> CalibrationArtifact:
+    """Moments: model, text and settings."""
+    content = key(
+        stage="calibrate",
+        model=of.key,
+        corpus=text.key,
+        settings=settings.model_dump(exclude={"corpus"}),
+        **_precision(dtype),
+        code=code_fingerprint(
+            _run("calibrate"), _family(of.architecture), _objective(of.architecture)
+        ),
+    )
+    return CalibrationArtifact(of, text, settings, dtype, content)
+
+
+def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
+    """Pre-flight choices: moments, settings, and all that may be chosen."""
+    content = key(
+        stage="advise",
+        moments=moments.key,
+        spec=spec.model_dump(),
+        dtype=dtype,
+        code=code_fingerprint(
+            _run("advise"),
+            *(entry for name in spec.methods for entry in _method(name)),
+            *all_modules("tensorpress.formats"),
+            _family(moments.model.architecture),
+        ),
+    )
+    return AdviceArtifact(moments, spec, dtype, content)
+
+
+def decomposition(
+    of: ModelArtifact,
+    method_name: str,
+    spec: MethodSpec,
+    group: str,
+    shape: LayerShape,
+    moments: CalibrationArtifact | None,
+    advised: AdviceArtifact | None,
+) -> DecompositionArtifact:
+    """Factors: model, settings, group, the moments and the advice if they are read."""
+    layouts = spec.layouts(shape, group)
+    formats = {layout.format for layout in layouts}
+    formats |= {layout.settings["inner"] for layout in layouts if "inner" in layout.settings}
+    content = key(
+        stage="decompose",
+        model=of.key,
+        spec=spec.model_dump(),
+        group=group,
+        moments=moments.key if moments else None,
+        advice=advised.key if advised else None,
+        code=code_fingerprint(
+            _run("decompose"),
+            *_method(spec.method),
+            _family(of.architecture),
+            *(f"tensorpress.formats.{name}" for name in sorted(formats)),
+        ),
+    )
+    return DecompositionArtifact(of, method_name, spec, group, moments, advised, content)
+
+
+def run(
+    of: ModelArtifact,
+    placements: tuple[Placement, ...],
+    dtype: str,
+    rounding: Rounding | None = None,
+) -> RunArtifact:
+    """A compressed checkpoint: model, factors, how they are stored."""
+    content = key(
+        stage="assemble",
+        model=of.key,
+        placements=[[p.layer, list(p.modules), p.decomposition.key] for p in placements],
+        dtype=dtype,
+        rounding=rounding.model_dump() if rounding else None,
+        code=code_fingerprint(
+            _run("assemble"),
+            *_BUNDLED,
+            _family(of.architecture),
+            *[_ROUNDING] * bool(rounding),
+        ),
+    )
+    return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
+
+
+def recovery(
+    of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+) -> RecoveryArtifact:
+    """A recovered checkpoint: the compressed one, text, settings, seed."""
+    content = key(
+        stage="recover",
+        run=of.key,
+        corpus=text.key,
+        spec=spec.model_dump(exclude={"corpus", "seeds"}),
+        seed=seed,
+        **_precision(dtype),
+        code=code_fingerprint(
+            _run("recover"),
+            *_BUNDLED,
+            _family(of.model.architecture),
+            *[_ROUNDING] * bool(spec.rounding),
+            _objective(of.model.architecture),
+        ),
+    )
+    return RecoveryArtifact(of, spec, seed, text, dtype, content)
+
+
+def evaluation(
+    of: AnyRun,
+    dense: RunArtifact | None,
+    task_name: str,
+    spec: BaseTask,
+    corpora: dict[str, CorpusArtifact],
+    files: Mapping[str, str],
+    moments: CalibrationArtifact | None,
+    compute: str,
+) -> EvaluationArtifact:
+    """Metrics: checkpoints, task, texts; ``files``: content of the task's own ones by field."""
+    dtype = spec.runs_in(compute)
+    content = key(
+        stage="evaluate",
+        run=of.key,
+        dense=dense.key if dense else None,
+        moments=moments.key if moments else None,
+        spec=spec.model_dump(exclude={*spec.corpora, *spec.files}),
+        corpora={role: [text.key, text.spec.joined] for role, text in corpora.items()},
+        files=dict(files),
+        **_precision(dtype),
+        code=code_fingerprint(
+            _run("evaluate"),
+            f"{spec.entry}:evaluate",
+            *[_objective(of.model.architecture)] * spec.asks,
+        ),
+    )
+    return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
+
+
+def table(rows: list[Any], factors: list[Any]) -> str:
+    """Identity of the results tables: rows of all runs, factors of all decompositions."""
+    code = code_fingerprint(_run("aggregate"))
+    return f"table-{key(stage='aggregate', rows=rows, factors=factors, code=code)}"
+
+
+def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
+    """A page: tables, notebook, and the content of all queries."""
+    notebook = paths.notebooks() / f"{spec.notebook}.ipynb"
+    content = key(
+        stage="reports",
+        table=table_id,
+        spec=spec.model_dump(),
+        files=[queries, file_fingerprint(notebook)],
+        code=code_fingerprint(
+            _run("report"),
+            "tensorpress.report.figures",
+            "tensorpress.report.pages",
+            "tensorpress.report.wording",
+        ),
+    )
+    return ReportArtifact(name, spec, content)
+
+
+def _precision(dtype: str) -> dict[str, str]:
+    """What a key has of the dtype in which models run: nothing of the usual one."""
+    return {} if dtype == "float32" else {"compute": dtype}
+
+
+def _run(rule: str) -> str:
+    """What a rule's job does."""
+    return f"tensorpress.stages.{rule}:run"
+
+
+def _method(name: str) -> tuple[str, str]:
+    return f"{METHODS[name]}:Spec", f"{METHODS[name]}:decompose"
+
+
+def _family(of: Architecture) -> str:
+    return f"tensorpress.architectures.families.{of.family.model_type}:FAMILY"
+
+
+def _objective(of: Architecture) -> str:
+    return f"{OBJECTIVES[of.family.objective]}:OBJECTIVE"
+
+
+def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:
+    """Readable part of a run's name: methods, rounding, layers; the key tells equal ones apart."""
+    if not placements:
+        return BASELINE
+    methods = "+".join(dict.fromkeys(p.decomposition.method_name for p in placements))
+    layers = sorted({p.layer for p in placements})
+    together = layers == list(range(layers[0], layers[-1] + 1))
+    parts = [layers[0], layers[-1]] if together and len(layers) > 1 else layers
+    span = ("-" if together else "_").join(map(str, parts))
+    width = f"-{rounding.label}" if rounding else ""
+    return f"{methods[:40]}{width}-L{span[:20]}"

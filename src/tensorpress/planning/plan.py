@@ -1,0 +1,336 @@
+"""From params to the live artifacts of every stage: what exists under its key is right.
+
+Torch-free: Snakemake and DVC both plan with this module, so neither can disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from tensorpress.architectures.layers import GROUPS, LayerShape, expand_modules
+from tensorpress.config.params import BASELINE, NO_LAYERS, Lora, Params, Recipe
+from tensorpress.errors import TensorpressError
+from tensorpress.files import paths
+from tensorpress.keying.keys import file_fingerprint
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.methods.rounding import Rounding
+from tensorpress.planning import identities, nesting
+from tensorpress.planning.artifacts import (
+    AdviceArtifact,
+    AnyRun,
+    CalibrationArtifact,
+    CorpusArtifact,
+    DecompositionArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    Placement,
+    RecipeRun,
+    RecoveryArtifact,
+    ReportArtifact,
+    RunArtifact,
+    TransformedArtifact,
+)
+from tensorpress.planning.checks import (
+    check_method,
+    check_modules,
+    check_task,
+    check_whole,
+    check_window,
+    layer_sets,
+)
+from tensorpress.planning.compression import compression_of
+from tensorpress.planning.leakage import shared_text
+from tensorpress.sources.contents import file_content
+from tensorpress.sources.hub_datasets import require
+from tensorpress.sources.inputs import HubCorpus
+
+
+class Plan:
+    """Every live artifact of a params file, checked against the models' shapes."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.corpora = {name: self._corpus(name) for name in params.corpora}
+        self.task_files = {name: self._task_files(name) for name in params.tasks}
+        self.models = {name: self._model(name) for name in params.models}
+        self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
+        self.decompositions: dict[str, DecompositionArtifact] = {}
+        self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self.advices: dict[str, AdviceArtifact] = {}
+        self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
+
+    @cached_property
+    def fetched(self) -> dict[str, ModelArtifact]:
+        """Models as they come, by id."""
+        return {model.lineage[0].id: model.lineage[0] for model in self.models.values()}
+
+    @cached_property
+    def transformed(self) -> dict[str, TransformedArtifact]:
+        """Models made of models, by id."""
+        made = (each for model in self.models.values() for each in model.lineage)
+        return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
+
+    @cached_property
+    def runs(self) -> dict[str, RunArtifact]:
+        """Assembled checkpoints by id; equal ones of several recipes are one."""
+        return {each.run.assembled.id: each.run.assembled for each in self.recipe_runs}
+
+    @cached_property
+    def recoveries(self) -> dict[str, RecoveryArtifact]:
+        """Recovered checkpoints by id."""
+        runs = (each.run for each in self.recipe_runs)
+        return {run.id: run for run in runs if isinstance(run, RecoveryArtifact)}
+
+    @cached_property
+    def checkpoints(self) -> dict[str, AnyRun]:
+        """Checkpoints that are evaluated, assembled or recovered, by id."""
+        return {each.run.id: each.run for each in self.recipe_runs}
+
+    @cached_property
+    def evaluations(self) -> dict[str, EvaluationArtifact]:
+        """Evaluations by id."""
+        return {e.id: e for each in self.recipe_runs for e in each.evaluations}
+
+    @cached_property
+    def used_decompositions(self) -> list[Placement]:
+        """One placement per (decomposition, layer) that some run needs."""
+        wanted = {
+            (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
+        }
+        return list(wanted.values())
+
+    @cached_property
+    def _containers(self) -> dict[tuple[str, int], str]:
+        return nesting.containers(self.used_decompositions)
+
+    def larger(self, identity: str, layer: int) -> list[Path]:
+        """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
+
+        One factorisation so serves all smaller ranks; which one is nobody's key, for the result
+        is the same.
+        """
+        largest = self._containers.get((identity, layer), identity)
+        return [] if largest == identity else [paths.factors(largest, layer)]
+
+    @cached_property
+    def table_id(self) -> str:
+        """Identity of the results tables."""
+        rows = [
+            [
+                e.recipe,
+                e.compared_with,
+                e.layer_set,
+                list(e.layers),
+                e.run.id,
+                asdict(compression_of(e.run)),
+                [v.id for v in e.evaluations],
+            ]
+            for e in self.recipe_runs
+        ]
+        factors = sorted([p.decomposition.id, p.layer] for p in self.used_decompositions)
+        return identities.table(rows, factors)
+
+    @cached_property
+    def reports(self) -> dict[str, ReportArtifact]:
+        """Reports by id."""
+        reports = self.params.reports.items()
+        if not reports:
+            return {}
+        queries = file_fingerprint(*sorted(paths.queries().glob("*.sql")))
+        made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
+        return {report.id: report for report in made}
+
+    def _corpus(self, name: str) -> CorpusArtifact:
+        spec = self.params.corpora[name]
+        artifact = identities.corpus(name, spec)
+        if isinstance(spec, HubCorpus) and not spec.path and _is_wanted(paths.corpus(artifact.id)):
+            require(spec.dataset, f"corpora.{name}")
+        return artifact
+
+    def _task_files(self, name: str) -> dict[str, str]:
+        """Field -> content hash of each local file that a task reads."""
+        spec = self.params.tasks[name]
+        at = f"tasks.{name}"
+        content = {field: file_content(path, f"{at}.{field}") for field, path in spec.files.items()}
+        spec.check_files(at)
+        return content
+
+    def _model(self, name: str) -> ModelArtifact:
+        spec = self.params.models[name]
+        artifact = identities.model(name, spec)
+        for transform in spec.transform:
+            artifact = identities.transformed(artifact, transform)
+        artifact.architecture.shape(0)  # the config has every size
+        return artifact
+
+    def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
+        settings = self.params.calibration
+        corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
+        return identities.calibration(model, corpus, settings, dtype)
+
+    def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
+        """The calibration of a model for something that reads it."""
+        check_window("calibration.window", self.params.calibration.window, model)
+        return self.calibrations[model.name]
+
+    def _decomposition(
+        self, model: ModelArtifact, method: str, group: str, layer: int
+    ) -> DecompositionArtifact:
+        """What recipes ask for again and again is checked and identified once for equal layers."""
+        like = model.architecture.representative(layer, self.params.methods[method])
+        asked = (model.name, method, group, like)
+        if asked not in self._decomposed:
+            shape = model.architecture.shape(like)
+            self._decomposed[asked] = self._checked(model, method, group, shape)
+        return self._decomposed[asked]
+
+    def _checked(
+        self, model: ModelArtifact, method: str, group: str, shape: LayerShape
+    ) -> DecompositionArtifact:
+        spec = self.params.methods[method]
+        check_method(method, spec, shape, group)
+        advised = self._advice(model, spec) if isinstance(spec, Advised) else None
+        moments = self._moments(model) if spec.needs_moments else None
+        made = identities.decomposition(model, method, spec, group, shape, moments, advised)
+        return self.decompositions.setdefault(made.id, made)
+
+    def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
+        moments = self._moments(model)
+        if not moments.settings.gradients:
+            raise TensorpressError(
+                "calibration.gradients: False is not allowed where a method is advised; "
+                "allowed: true"
+            )
+        made = identities.advice(moments, spec, self.params.storage.dtype)
+        return self.advices.setdefault(made.id, made)
+
+    def _recovery(
+        self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
+    ) -> RecoveryArtifact:
+        corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
+        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        self._check_apart(recipe_name, recipe, corpus)
+        return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
+
+    def _check_apart(self, recipe_name: str, recipe: Recipe, corpus: CorpusArtifact) -> None:
+        """Recovery and evaluation must not share text."""
+        for task in recipe.tasks:
+            for name in self.params.tasks[task].corpora.values():
+                shared = shared_text(self.corpora[name], corpus)
+                if name == corpus.name or self.corpora[name].key == corpus.key or shared:
+                    detail = f" (both hold: {shared[:60]!r})" if shared else ""
+                    raise TensorpressError(
+                        f"recipes.{recipe_name}.lora.corpus: {corpus.name!r} is not allowed: task "
+                        f"{task!r} evaluates on text of it{detail}; allowed: a corpus that shares "
+                        "nothing with those of the recipe's tasks"
+                    )
+
+    def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
+        spec, model = self.params.tasks[task], run.model
+        corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
+        check_task(task, spec, model)
+        if spec.needs_experts and not model.architecture.expert_layers:
+            raise TensorpressError(
+                f"models.{model.name}: task {task!r} is not allowed; "
+                "allowed: tasks for models without experts"
+            )
+        dense = self._run(model, ()) if spec.needs_dense else None
+        moments = self._moments(model) if spec.needs_moments else None
+        files = self.task_files[task]
+        compute = self.params.compute.dtype
+        artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments, compute)
+        if spec.dataset and _is_wanted(paths.evaluation_rows(artifact.id)):
+            require(spec.dataset, f"tasks.{task}")
+        return artifact
+
+    def _run(
+        self,
+        model: ModelArtifact,
+        placements: tuple[Placement, ...],
+        rounding: Rounding | None = None,
+    ) -> RunArtifact:
+        return identities.run(model, placements, self.params.storage.dtype, rounding)
+
+    def _baselines(self) -> Iterator[RecipeRun]:
+        for model in self.models.values():
+            recipes = [r for r in self.params.recipes.values() if model.name in r.models]
+            tasks = {t: None for r in recipes for t in r.tasks if not self._compares(t)}
+            tasks |= dict.fromkeys(model.spec.baseline_tasks)
+            run = self._run(model, ())
+            evaluations = tuple(self._evaluation(run, task) for task in tasks)
+            yield RecipeRun(BASELINE, None, NO_LAYERS, (), run, None, evaluations)
+
+    def _compares(self, task: str) -> bool:
+        return self.params.tasks[task].needs_dense
+
+    def _recipe_runs(self) -> Iterator[RecipeRun]:
+        for name, recipe in self.params.recipes.items():
+            for model in (self.models[m] for m in recipe.models):
+                for layer_set in recipe.layers:
+                    spec = self.params.layer_sets[layer_set]
+                    for layers in layer_sets(spec, model.architecture.layers, layer_set):
+                        placements = self._placements(name, recipe, model, layers)
+                        run = self._run(model, placements, recipe.rounding)
+                        for final, seed in self._final_runs(name, recipe, run):
+                            evaluations = (self._evaluation(final, task) for task in recipe.tasks)
+                            yield RecipeRun(
+                                name,
+                                recipe.compared_with,
+                                layer_set,
+                                layers,
+                                final,
+                                seed,
+                                tuple(evaluations),
+                            )
+
+    def _final_runs(
+        self, name: str, recipe: Recipe, run: RunArtifact
+    ) -> Iterator[tuple[AnyRun, int | None]]:
+        """The compressed checkpoint, or one recovered from it for every seed."""
+        if recipe.lora is None:
+            yield run, None
+            return
+        for seed in recipe.lora.seeds:
+            yield self._recovery(name, recipe, recipe.lora, run, seed), seed
+
+    def _placements(
+        self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
+    ) -> tuple[Placement, ...]:
+        architecture = model.architecture
+        placements: list[Placement] = []
+        taken: dict[tuple[int, str], int] = {}
+        for index, step in enumerate(recipe.steps):
+            where = f"recipes.{recipe_name}.steps.{index}"
+            modules = expand_modules(step.modules, architecture.modules)
+            check_modules(where, step.modules, model)
+            for layer in (*layers, architecture.outer):
+                for group in GROUPS:
+                    present = architecture.shape(layer).group(group)
+                    chosen = tuple(m for m in modules if m in present)
+                    if not chosen:
+                        continue
+                    decomposition = self._decomposition(model, step.method, group, layer)
+                    if self.params.methods[step.method].needs_advice:
+                        check_whole(where, step.modules, layers, model)
+                    if decomposition.spec.whole_groups and len(chosen) < len(present):
+                        raise TensorpressError(
+                            f"{where}.modules: {list(chosen)} is not allowed: method "
+                            f"{step.method!r} shares factors; allowed: all of {group}"
+                        )
+                    for module in chosen:
+                        if taken.setdefault((layer, module), index) != index:
+                            raise TensorpressError(
+                                f"{where}.modules: {module!r} is already compressed by step "
+                                f"{taken[layer, module]}; allowed: each module once"
+                            )
+                    placements.append(decomposition.placed(layer, chosen))
+        return tuple(sorted(placements, key=lambda p: (p.layer, p.modules)))
+
+
+def _is_wanted(artifact: Path) -> bool:
+    """Whether a job will make it: it is neither there nor in the attic."""
+    kept = paths.ATTIC / artifact.relative_to(paths.RESULTS)
+    return not artifact.exists() and not kept.exists()

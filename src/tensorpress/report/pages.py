@@ -1,0 +1,162 @@
+"""What all notebooks share: queries of one model, text, sortable tables, figures as pictures.
+
+A notebook's set-up is ``page = Page(model, task, results, decompositions, queries)``, with ``jobs``
+in the end where it shows what the run cost.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+from tensorpress.files import numbers
+from tensorpress.files.numbers import number
+from tensorpress.report.queries import run_query
+
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
+EXACT = ("_bytes", "_mb")
+"""Ends of columns that are never shown in powers of ten."""
+
+
+class Page:
+    """One model's results, for display by the notebook of one report."""
+
+    def __init__(
+        self,
+        model: str,
+        task: str,
+        results: str,
+        decompositions: str,
+        queries: str,
+        jobs: str | None = None,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self._tables = {"results": Path(results), "decompositions": Path(decompositions)}
+        if jobs:
+            self._tables["jobs"] = Path(jobs)
+        self._queries = Path(queries)
+        plt.rcParams.update(
+            {
+                "font.size": 11,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "legend.frameon": False,
+                "svg.hashsalt": "tensorpress",  # equal pages have equal bytes
+            }
+        )
+        # in the page itself, which shall work wherever it is opened
+        style, script = STYLE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
+        display(HTML(f"<style>{style}</style><script>{script}</script>"))
+
+    def query(self, name: str, **equal: Any) -> pd.DataFrame:
+        """Rows of ``queries/<name>.sql`` of this model, and with the values given by column.
+
+        The columns that this fixes are left out.
+        """
+        frame = self.whole(name)
+        for column, value in {"model": self.model, **equal}.items():
+            frame = frame[frame[column] == value]
+        return frame.drop(columns=["model", *equal]).reset_index(drop=True)
+
+    def whole(self, name: str) -> pd.DataFrame:
+        """Rows of ``queries/<name>.sql``, of all models."""
+        return run_query(name, self._tables, self._queries).df()
+
+    def title(self, words: str, of: str | None = None) -> None:
+        """The page's heading, and what it is of: the model, if nothing else is said."""
+        of = of or f"Model <b>{html.escape(self.model)}</b>"
+        display(HTML(f'<div class="page"><h1>{words}</h1><p>{of}</p></div>'))
+
+    def lead(self, words: str) -> None:
+        """What a reader in a hurry should take along; HTML."""
+        display(HTML(f'<div class="page"><p class="lead">{words}</p></div>'))
+
+    def say(self, *paragraphs: str) -> None:
+        """Paragraphs of HTML."""
+        text = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+        display(HTML(f'<div class="page">{text}</div>'))
+
+    def items(self, *items: str) -> None:
+        """A list; items are HTML."""
+        text = "".join(f"<li>{item}</li>" for item in items)
+        display(HTML(f'<div class="page"><ul>{text}</ul></div>'))
+
+    def show(self, frame: pd.DataFrame, digits: int = 3) -> None:
+        """A table that sorts by a click on a column's head; missing values are empty."""
+        if frame.empty:
+            self.say("None in this study.")
+        else:
+            display(HTML(table_html(frame, digits)))
+
+    def draw(self, figure: Figure, caption: str) -> None:
+        """A figure as a picture that stays sharp in print, with its caption."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        words = html.escape(caption)
+        display(
+            HTML(
+                f'<div class="page"><figure><img alt="{words}" '
+                f'src="data:image/svg+xml;base64,{data}"><figcaption>{words}</figcaption>'
+                "</figure></div>"
+            )
+        )
+
+
+def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
+    """A frame as a sortable table: words to the left, numbers to the right, nothing for missing."""
+    shown = frame.copy()
+    wordy = []
+    for column in shown.columns:
+        words = not pd.api.types.is_numeric_dtype(shown[column])
+        wordy.append(words or pd.api.types.is_bool_dtype(shown[column]))
+        is_span = column == "layers" or column.endswith("_layers")
+        is_exact = column.endswith(EXACT)
+        shown[column] = [
+            _cell(value, digits, is_span and words, is_exact) for value in shown[column]
+        ]
+    # underscores do not break, and wide heads must
+    heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
+    rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
+    return (
+        f'<div class="page wide"><table class="sortable"><thead>{"".join(heads)}</thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def spans(layers: str) -> str:
+    """Comma-separated layers with ranges: ``0,1,2,5`` as ``0-2, 5``."""
+    return numbers.spans([int(layer) for layer in layers.split(",") if layer])
+
+
+def _cell(value: Any, digits: int, is_span: bool, is_exact: bool) -> str:
+    if pd.isna(value):
+        return ""
+    if is_span:
+        return spans(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if is_exact and isinstance(value, float):
+        return f"{value:,.0f}"
+    return number(value, digits) if isinstance(value, float) else str(value)
+
+
+def _cells(tag: str, values: Any, wordy: list[bool]) -> str:
+    start = '<th tabindex="0"' if tag == "th" else "<td"
+    kinds = [' class="words"' if words else "" for words in wordy]
+    cells = (
+        f"{start}{kind}>{html.escape(value)}</{tag}>"
+        for kind, value in zip(kinds, values, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"

@@ -1,0 +1,117 @@
+"""Queries over the results tables, and notebooks rendered from them to HTML."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+from scipy.special import stdtrit
+
+from tensorpress.errors import TensorpressError
+from tensorpress.files.atomic import replacing
+from tensorpress.objectives.registry import OBJECTIVES, load
+
+HALF_WIDTH = """
+CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
+    WHEN n > 1 THEN t95(n - 1) * deviation / sqrt(n)
+    WHEN stderr_samples > 1 THEN t95(stderr_samples - 1) * stderr
+END;
+"""
+"""Of the 95 % interval of a mean of n values, or of one value by its standard error, which was
+estimated from so many samples; NULL of a single one."""
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``.
+
+    They may read ``objectives``: the metric of each, and whether less of it is better.
+    """
+    connection = duckdb.connect()
+    connection.create_function("t95", _t95, ["BIGINT"], "DOUBLE")
+    connection.execute(HALF_WIDTH)
+    connection.execute("CREATE TABLE objectives (metric VARCHAR, lower_is_better BOOLEAN)")
+    for objective in map(load, OBJECTIVES):
+        row = [objective.metric, objective.lower_is_better]
+        connection.execute("INSERT INTO objectives VALUES (?, ?)", row)
+    return connection
+
+
+def _t95(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    return float(stdtrit(degrees, 0.975))
+
+
+def run_query(
+    name: str, tables: Mapping[str, Path], queries: Path, hint: str = "run snakemake first"
+) -> duckdb.DuckDBPyRelation:
+    """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
+
+    A query may read others by their names, and call what ``connect`` defines. ``hint``: what to do
+    where a file is missing.
+    """
+    known = sorted(p.stem for p in queries.glob("*.sql"))
+    if name not in known:
+        raise TensorpressError(f"query: {name!r} is not allowed; allowed: {', '.join(known)}")
+    for file in tables.values():
+        if not file.is_file():
+            raise TensorpressError(f"query: {file} is missing; {hint}")
+    connection = connect()
+    for table, file in tables.items():
+        connection.read_parquet(str(file)).create_view(table)
+    return _relation(connection, name, queries, {*tables, name})
+
+
+def _relation(
+    connection: duckdb.DuckDBPyConnection, name: str, queries: Path, defined: set[str]
+) -> duckdb.DuckDBPyRelation:
+    """A query's result, after the queries that it reads were made views; ``defined`` grows."""
+    text = (queries / f"{name}.sql").read_text(encoding="utf-8")
+    for other in re.findall(r"\b(?:FROM|JOIN) (\w+)", text):
+        if other not in defined and (queries / f"{other}.sql").is_file():
+            defined.add(other)
+            _relation(connection, other, queries, defined).create_view(other)
+    return connection.sql(text)
+
+
+def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
+    """Execute a notebook with papermill and write it as one self-contained HTML page.
+
+    A notebook is given those of the parameters that it has.
+    """
+    # slow imports that queries do without
+    import nbconvert
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from tensorpress.running.kernel import ForkedKernelManager
+
+    taken = papermill.inspect_notebook(notebook)
+    given = {name: value for name, value in parameters.items() if name in taken}
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / notebook.name
+        try:
+            papermill.execute_notebook(
+                notebook,
+                executed,
+                given,
+                kernel_name="python3",
+                kernel_manager_class=ForkedKernelManager,
+                progress_bar=False,
+            )
+        except PapermillExecutionError as error:
+            raise TensorpressError(
+                f"{notebook}: cell {error.exec_count} failed: {error.ename}: {error.evalue}"
+            ) from error
+        exporter = nbconvert.HTMLExporter(exclude_input=True, exclude_input_prompt=True)
+        # the pages hold no formulas, and a script from a network would not load offline
+        exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
+        exporter.exclude_output_prompt = True
+        page = nbformat.read(executed, as_version=4)
+        page.metadata["title"] = f"{notebook.stem}: {parameters['model']}"
+        html, _ = exporter.from_notebook_node(page)
+    with replacing(target) as temporary:
+        temporary.write_text(html, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What surrounds a job: device, precision, memory, processes, records."""

@@ -1,0 +1,206 @@
+"""Where models and corpora come from, as far as planning needs it: configs and fingerprints.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tensorpress.errors import TensorpressError
+from tensorpress.files.atomic import replacing
+from tensorpress.keying.keys import file_fingerprint
+from tensorpress.sources.companions import (
+    TOKENIZER_CONFIG,
+    check_tokenizer,
+    companions,
+    files_of,
+    largest_id,
+    matching,
+)
+from tensorpress.sources.custom_code import check_code, check_names, code_files, own_tokenizer
+from tensorpress.sources.embedded.specs import EMBEDDED
+from tensorpress.sources.hub_models import CONFIG, hub_file
+from tensorpress.sources.inputs import (
+    ConfigModel,
+    Corpus,
+    EmbeddedCorpus,
+    EmbeddedModel,
+    HubModel,
+    LocalModel,
+    Model,
+)
+from tensorpress.sources.weightfiles import INDEX, check_quantised, check_weights
+
+UNKEYED = "sources are part of a key by their content"
+
+FETCHERS: dict[str, str] = {
+    "embedded": "tensorpress.stages.fetching:train",
+    "local": "tensorpress.stages.fetching:copy",
+    "hub": "tensorpress.stages.fetching:download",
+}
+"""Source of a model -> the function that brings what it is made of."""
+READERS: dict[str, str] = {
+    "embedded": "tensorpress.sources.corpora:prose",
+    "file": "tensorpress.sources.corpora:file",
+    "wikitext2": "tensorpress.sources.corpora:wikitext2",
+    "c4": "tensorpress.sources.corpora:c4",
+}
+"""Source of a corpus -> the function that reads its text."""
+
+_FINGERPRINTS = Path("results/.fingerprints.json")
+
+
+def model_config(name: str, model: Model) -> dict[str, Any]:
+    """The ``config.json`` of a model, without its weights."""
+    if isinstance(model, EmbeddedModel):
+        return dict(EMBEDDED[model.name].config)
+    if isinstance(model, ConfigModel):
+        return read_config(Path(model.path), f"models.{name}.path")
+    if isinstance(model, LocalModel):
+        return read_config(_directory(name, model) / CONFIG, f"models.{name}.path")
+    return read_config(hub_file(name, model, CONFIG), f"models.{name}.repository")
+
+
+def model_source(name: str, model: Model) -> dict[str, Any]:
+    """What identifies the content of a model: its settings, or the hash of its files.
+
+    A model that may not be read is refused, before any of its weights is opened.
+    """
+    if isinstance(model, LocalModel):
+        check_local(name, model)
+        directory = Path(model.path)
+        files = checkpoint_files(directory, model.trust_remote_code)
+        return {"source": "local", "content": {f: _fingerprint(directory / f) for f in files}}
+    if isinstance(model, HubModel):
+        config = model_config(name, model)
+        check_quantised(config, f"models.{name}")
+        check_code(name, config, {}, model.trust_remote_code)
+        # what is off changes no key
+        off = set() if model.trust_remote_code else {"trust_remote_code"}
+        return model.model_dump(exclude={"baseline_tasks", "transform", *off})
+    if isinstance(model, ConfigModel):
+        raise TensorpressError(
+            f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
+            "(tensorpress plan computes sizes from a config)"
+        )
+    return model.model_dump(exclude={"baseline_tasks", "transform"})
+
+
+def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
+    """What identifies the content of a corpus."""
+    if isinstance(corpus, EmbeddedCorpus) or corpus.path is None:
+        return corpus.model_dump()
+    content = file_content(corpus.path, f"corpora.{name}.path")
+    return {"source": corpus.source, "content": content}
+
+
+def existing_file(path: str, where: str) -> Path:
+    """A file that params name at ``where``; ``TensorpressError`` if it is missing."""
+    if not Path(path).is_file():
+        raise TensorpressError(f"{where}: {path!r} is not a file")
+    return Path(path)
+
+
+def file_content(path: str, where: str) -> str:
+    """Content hash of a file that params name at ``where``."""
+    return _fingerprint(existing_file(path, where))
+
+
+def checkpoint_files(directory: Path, with_code: bool = False) -> list[str]:
+    """Names of a checkpoint directory's files that matter, what is small before the weights.
+
+    Config, what travels beside the weights, trusted code and what it may read; safetensors.
+    """
+    names = files_of(directory)
+    small = [*companions(names, with_code), *matching(names, (CONFIG, *["*.py"] * with_code))]
+    return [*small, *matching(names, ("*.safetensors", INDEX))]
+
+
+def check_local(name: str, model: LocalModel) -> None:
+    """Refuse weights that cannot be read, code that params do not trust or that is not there, and a
+    tokenizer that is not there or too large for the embedding.
+    """
+    directory, where = _directory(name, model), f"models.{name}.path"
+    configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
+    check_quantised(configs[0], f"models.{name}")
+    check_weights(directory, where)
+    check_code(name, configs[0], configs[1], model.trust_remote_code)
+    if model.trust_remote_code:
+        missing = [f for f in code_files(where, *configs) if not (directory / f).is_file()]
+        if missing:
+            raise TensorpressError(
+                f"{where}: {directory} lacks {', '.join(missing)}; "
+                "allowed: a folder with the code that its configs name"
+            )
+        check_names((path.name for path in directory.glob("*.py")), where)
+    if not (model.trust_remote_code and own_tokenizer(configs[1])):
+        rows = vocabulary_size(configs[0], where)
+        check_tokenizer(directory, rows, f"{where}: {directory}", _largest_id)
+
+
+def vocabulary_size(config: dict[str, Any], where: str) -> int:
+    """Rows of the embedding by ``config.json``."""
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
+        raise TensorpressError(
+            f"{where}: config.json: vocab_size: {rows!r} is not allowed; allowed: rows of the "
+            "embedding"
+        )
+    return rows
+
+
+def _largest_id(file: Path, where: str) -> int:
+    return int(_remembered(file, "largest_id", lambda path: str(largest_id(path, where))))
+
+
+def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:
+    """The ``tokenizer_config.json`` of a folder, empty if there is none."""
+    path = directory / TOKENIZER_CONFIG
+    return read_config(path, where) if path.is_file() else {}
+
+
+def _directory(name: str, model: LocalModel) -> Path:
+    directory = Path(model.path)
+    if not directory.is_dir():
+        raise TensorpressError(f"models.{name}.path: {model.path!r} is not a directory")
+    return directory
+
+
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """A ``config.json``; ``where`` begins every error."""
+    if not path.is_file():
+        raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TensorpressError(f"{where}: {path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise TensorpressError(f"{where}: {path} does not hold a JSON object")
+    return config
+
+
+def _fingerprint(path: Path) -> str:
+    return _remembered(path, "sha256", file_fingerprint)
+
+
+def _remembered(path: Path, what: str, find: Callable[[Path], str]) -> str:
+    """What is found in a file, remembered by size and modification time: planning must stay fast.
+
+    ``what`` tells apart what is remembered of one file.
+    """
+    stat = path.stat()
+    entry = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{what}"
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(_FINGERPRINTS.read_text())
+    if entry not in known:
+        known[entry] = find(path)
+        # planning works without, also where nothing can be written
+        with suppress(OSError, TensorpressError), replacing(_FINGERPRINTS) as temporary:
+            temporary.write_text(json.dumps(known))
+    return known[entry]

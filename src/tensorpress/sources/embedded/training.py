@@ -1,0 +1,165 @@
+"""Train an embedded model on the standard library's prose, in minutes on two cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from tensorpress.sources.embedded.corpus import documents
+from tensorpress.sources.embedded.muon import Muon
+from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY, EmbeddedSpec
+from tensorpress.sources.embedded.tokenizer import train_tokenizer
+
+BETAS = (0.8, 0.95)
+FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
+LEAST_RATE = 0.02
+BALANCE_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training run did."""
+
+    tokens: int
+    parameters: int
+    seconds: float
+    final_loss_nats: float
+
+
+def train(
+    name: str,
+    seed: int,
+    device: torch.device,
+    threads: int,
+    dtype: torch.dtype,
+    max_steps: int | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TrainingRecord]:
+    """Train embedded model ``name``; the same seed on the same machine gives the same weights.
+
+    Weights are float32; products are of ``dtype``. ``max_steps`` stops early, on the schedule of
+    the full run.
+    """
+    spec = EMBEDDED[name]
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    text = documents("train")
+    tokenizer = train_tokenizer(text, VOCABULARY)
+    ids = _token_ids(tokenizer, text)
+    model: Any = build(spec)
+    model.to(device).train()
+    optimisers = _optimisers(model, spec, dtype)
+    steps = spec.tokens // spec.batch_tokens
+    long, short = (
+        _batches(ids, spec.batch_tokens, w, seed) for w in (spec.window, spec.first_window)
+    )
+    start, loss = time.perf_counter(), float("nan")
+    for step in (bar := trange(min(steps, max_steps or steps), desc=f"train {name}", unit="step")):
+        _set_rates(optimisers, spec, step, steps)
+        inputs = next(short if step < spec.first_share * steps else long).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = model(input_ids=inputs, labels=inputs, use_cache=False)
+        total = output.loss
+        if "router_logits" in output:
+            total = total + BALANCE_WEIGHT * balancing_loss(output.router_logits, spec)
+        total.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        loss = float(output.loss.detach())
+        bar.set_postfix(loss=f"{loss:.3f}")
+    _stop_router_outputs(model)
+    record = TrainingRecord(
+        tokens=steps * spec.batch_tokens,
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=time.perf_counter() - start,
+        final_loss_nats=loss,
+    )
+    return model.eval(), tokenizer, record
+
+
+def build(spec: EmbeddedSpec) -> PreTrainedModel:
+    """The untrained model; a mixture gives its router's logits while it trains."""
+    config = AutoConfig.for_model(**spec.config)
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = True
+    # on CPU the backward pass of eager attention is the fastest at these sizes
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for name, weight in model.named_parameters():
+        # what writes the residual stream begins with nothing: the first steps go to the embedding
+        if ".o_proj" in name or ".down_proj" in name:
+            nn.init.zeros_(weight)
+    return model
+
+
+def balancing_loss(router_logits: Sequence[Tensor], spec: EmbeddedSpec) -> Tensor:
+    """Mean over layers of ``E sum_e f_e p_e`` (Switch Transformer, eq. 4): 1 when balanced.
+
+    ``f_e`` is the share of assignments to expert e, ``p_e`` its mean probability, of one layer.
+    transformers adds a loss of its own, but pools f and p over the layers before it multiplies
+    them, so that layers may cancel out and each collapse by itself.
+    """
+    experts, chosen = spec.config["num_experts"], spec.config["num_experts_per_tok"]
+    losses = []
+    for logits in router_logits:
+        probability = logits.float().softmax(-1)
+        taken = nn.functional.one_hot(probability.topk(chosen).indices, experts)
+        share = taken.float().mean((0, 1))
+        losses.append(experts * (share * probability.mean(0)).sum())
+    return torch.stack(losses).mean()
+
+
+def _stop_router_outputs(model: PreTrainedModel) -> None:
+    if hasattr(model.config, "output_router_logits"):
+        model.config.output_router_logits = False
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerFast, text: list[str]) -> Tensor:
+    """All documents, each followed by the end of text."""
+    encoded = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
+
+
+def _batches(ids: Tensor, tokens: int, window: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches ``(tokens / window, window)``; each pass shifts and shuffles the windows."""
+    generator, batch = torch.Generator().manual_seed(seed), tokens // window
+    while True:
+        shift = int(torch.randint(window, (1,), generator=generator))
+        count = (len(ids) - shift) // window
+        windows = ids[shift : shift + count * window].view(count, window)
+        shuffled = windows[torch.randperm(count, generator=generator)]
+        yield from shuffled[: count // batch * batch].split(batch)
+
+
+def _optimisers(
+    model: nn.Module, spec: EmbeddedSpec, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inner = parameter.ndim >= 2 and "embed" not in name and not name.endswith("mlp.gate.weight")
+        (matrices if inner else others).append(parameter)
+    return [
+        Muon(matrices, lr=spec.matrix_rate, weight_decay=spec.weight_decay, dtype=dtype),
+        torch.optim.AdamW(others, lr=spec.other_rate, betas=BETAS, weight_decay=0.0, fused=True),
+    ]
+
+
+def _set_rates(
+    optimisers: list[torch.optim.Optimizer], spec: EmbeddedSpec, step: int, steps: int
+) -> None:
+    """Linear warm-up, constant, linear cool-down; Muon's momentum warms up too."""
+    cooling = steps * spec.cooldown_share
+    share = min(1.0, (step + 1) / spec.warmup_steps, max(LEAST_RATE, (steps - step) / cooling))
+    momentum = FIRST_MOMENTUM + (LAST_MOMENTUM - FIRST_MOMENTUM) * min(1.0, step / MOMENTUM_STEPS)
+    muon, adam = optimisers
+    for group in muon.param_groups:
+        group["lr"], group["momentum"] = spec.matrix_rate * share, momentum
+    for group in adam.param_groups:
+        group["lr"] = spec.other_rate * share

@@ -1,0 +1,123 @@
+"""Sections of ``params.yaml`` on models and corpora: where they come from. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from tensorpress.errors.refusals import LONGEST_NAME, NAME_PATTERN
+from tensorpress.sources.hub_datasets import HubDataset
+from tensorpress.sources.texts import C4, WIKITEXT2
+from tensorpress.transforms.registry import TRANSFORMS
+
+UNKEYED = "settings are part of a key by their values"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+if TYPE_CHECKING:
+    TransformName = str
+else:
+    TransformName = Literal[tuple(TRANSFORMS)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class AnyModel(Section):
+    """What every model may say."""
+
+    baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
+    transform: Annotated[
+        tuple[TransformName, ...],
+        BeforeValidator(_as_list, json_schema_input_type=TransformName | list[TransformName]),
+    ] = Field((), description="makes another model of it first; several one after the other")
+
+
+class EmbeddedModel(AnyModel):
+    """A small model that the fetch phase trains itself on standard-library prose."""
+
+    source: Literal["embedded"]
+    name: str = Field(description="dense or moe")
+    seed: int = Field(0, ge=0)
+
+
+class LocalModel(AnyModel):
+    """A directory with config.json, safetensors and tokenizer files."""
+
+    source: Literal["local"]
+    path: str
+    trust_remote_code: bool = Field(False, description="run the Python code beside the weights")
+
+
+class HubModel(AnyModel):
+    """A Hugging Face repository at one pinned commit."""
+
+    source: Literal["hub"]
+    repository: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit hash, 40 hex digits")
+    trust_remote_code: bool = Field(False, description="run the Python code of that commit")
+
+
+class ConfigModel(AnyModel):
+    """A ``config.json`` without weights: ``tensorpress plan`` computes sizes from it alone."""
+
+    source: Literal["config"]
+    path: str
+
+
+class EmbeddedCorpus(Section):
+    """Docstrings and help topics of the standard library."""
+
+    joined: ClassVar[str] = "documents joined by blank lines"
+
+    source: Literal["embedded"]
+    split: Literal["train", "heldout"]
+
+
+class FileCorpus(Section):
+    """A UTF-8 text file; documents are separated by blank lines."""
+
+    joined: ClassVar[str] = "one file"
+
+    source: Literal["file"]
+    path: str
+
+
+class HubCorpus(Section):
+    """A text that papers measure: from the hub at a pinned commit, or from a local file of it."""
+
+    dataset: ClassVar[HubDataset]
+
+    path: str | None = Field(None, description="a local file of it; null: from the hub")
+
+
+class Wikitext2Corpus(HubCorpus):
+    """WikiText-2, raw; a local file is the split as text (``wiki.test.raw``)."""
+
+    dataset: ClassVar[HubDataset] = WIKITEXT2
+    joined: ClassVar[str] = "WikiText-2, rows joined by blank lines"
+
+    source: Literal["wikitext2"]
+    split: Literal["train", "validation", "test"] = "test"
+
+
+class C4Corpus(HubCorpus):
+    """C4, start of the first validation shard; a local file is the shard as JSON lines."""
+
+    dataset: ClassVar[HubDataset] = C4
+    joined: ClassVar[str] = "C4, first 1100 documents joined by a space"
+
+    source: Literal["c4"]
+
+
+Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
+Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus

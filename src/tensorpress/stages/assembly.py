@@ -1,0 +1,299 @@
+"""Assemble a compressed checkpoint: plain tensors copied, replaced ones left out, factors added.
+
+Streams tensor by tensor into shards, so memory is bounded by a shard and the largest factor set,
+not by the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tensorpress.analysis.frobenius import squared_errors
+from tensorpress.architectures.layers import LayerShape, group_of
+from tensorpress.checkpoints.bundle import copy_tokenizer, write_config
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.factorfile import factor_sets, load_factors, store_name
+from tensorpress.checkpoints.manifest import StoredSet
+from tensorpress.checkpoints.rows import StorageRow
+from tensorpress.checkpoints.shards import ShardWriter
+from tensorpress.checkpoints.storage_range import rounded_as
+from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved, stored_tensors
+from tensorpress.formats.base import STORES, Format
+from tensorpress.formats.dense import DenseSlices
+from tensorpress.methods.rounding import Rounding
+from tensorpress.planning.artifacts import Placement
+from tensorpress.sources.custom_code import base_class
+
+
+def assemble(
+    model_directory: Path,
+    placements: Sequence[Placement],
+    dtype: str,
+    target: Path,
+    rounding: Rounding | None = None,
+) -> tuple[StorageRow, list[StoredSet]]:
+    """Write the compressed checkpoint into the new folder ``target``; its bits, its factor sets.
+
+    Without placements the result is the plain model in the storage dtype. All floating-point
+    tensors are stored as ``dtype``; the folder loads with ``AutoModelForCausalLM``. ``rounding``
+    is of the placed factors, not of dense weights that only stand beside them.
+    """
+    target.mkdir(parents=True)
+    source = Checkpoint.open(model_directory)
+    build = _Build(source, ShardWriter(target, getattr(torch, dtype)), VALUE_BITS[dtype], rounding)
+    for layer in sorted({placement.layer for placement in placements}):
+        sets = {
+            modules: placement
+            for placement in placements
+            if placement.layer == layer
+            for modules in factor_sets(placement.factors)
+            if set(modules) & set(placement.modules)
+        }
+        build.add_linears(layer, {m: p for m, p in sets.items() if group_of(m[0]) != "experts"})
+        build.add_experts(layer, {m: p for m, p in sets.items() if group_of(m[0]) == "experts"})
+    if placements:
+        build.fuse_untouched_experts()
+    build.copy_rest(rename=bool(placements))
+    checkpoint_bytes = build.writer.close()
+    plan = {"base_class": base_class(source.config), **build.plan} if placements else None
+    write_config(source.config, plan, dtype, target)
+    copy_tokenizer(model_directory, target)
+    saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
+    return StorageRow.of(saved, checkpoint_bytes), build.sets
+
+
+class _Build:
+    """A checkpoint in the making: what is stored, what it replaces, how it is put together.
+
+    Factors come as placements by the modules that share them, and are read one set at a time.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        writer: ShardWriter,
+        value_bits: int,
+        rounding: Rounding | None,
+    ) -> None:
+        self.source, self.architecture, self.writer = source, source.architecture, writer
+        self.family = self.architecture.family
+        self._value_bits, self._rounding = value_bits, rounding
+        self.sets: list[StoredSet] = []
+        self.plan: dict[str, Any] = {
+            "stores": [],
+            "linears": [],
+            "embeddings": [],
+            "experts": [],
+            "adapters": [],
+        }
+        self.dense: list[StoredTensor] = []
+        self._gone: set[str] = set()
+        """Tensors of the source that are stored in another form, or not at all."""
+        self._compressed: set[str] = set()
+        """Tensors beside replaced weights that belong to compressed modules: biases."""
+
+    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+        """Store the factors of a layer's linear modules, or of the embedding."""
+        if not sets:
+            return
+        shape = self.architecture.shape(layer)
+        outer = layer == self.architecture.outer
+        owner = "" if outer else self.family.layer_path(layer)
+        served = {
+            module: [owner, store_name(modules), index]
+            for modules in sets
+            for index, module in enumerate(modules)
+        }
+        for modules, placement in sets.items():
+            store = self._read(modules, placement)
+            self._add_owned(owner, store_name(modules), store, layer, replaced=True)
+        held: dict[str, list[str]] = {}
+        for module in shape.modules:
+            if group_of(module) != "experts":
+                held.setdefault(self.family.linear_path(layer, module), []).append(module)
+        for path, parts in held.items():
+            if not served.keys() & set(parts):
+                continue
+            for module in parts:
+                self._count(module, shape, layer, replaced=module in served)
+                if module not in served:
+                    served[module] = [owner, store_name([module]), 0]
+                    store = self._dense_slices(layer, module)
+                    self._add_owned(owner, store_name([module]), store, layer, replaced=False)
+            self._gone.add(f"{path}.weight")
+            self._compressed.add(f"{path}.bias")
+            if outer:
+                self._add_embedding(path, served["embedding"])
+            else:
+                per_head = self.family.linears[parts[0]].per_head
+                self.plan["linears"].append(
+                    {
+                        "path": path,
+                        "parts": [served[module] for module in parts],
+                        "heads": shape.heads if per_head else None,
+                    }
+                )
+
+    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+        """Store a layer's experts if one projection is compressed; the others stay dense."""
+        if not sets:
+            return
+        assert self.family.experts is not None
+        names = self.family.experts
+        shape = self.architecture.shape(layer)
+        path = self.family.experts_path(layer)
+        limits = names.limits(self.architecture.config)
+        entry: dict[str, Any] = {"path": path, "biases": names.biases, "clamp": limits}
+        replaced = {module for modules in sets for module in modules}
+        for module in shape.group("experts"):
+            source = self.architecture.weight_source(layer, module, self.source.files)
+            self._gone |= set(source.names)
+            own = sets.get((module,))
+            store = self._read((module,), own) if own else self._dense_slices(layer, module)
+            name = module.split(".")[1]
+            entry[name] = _description(store)
+            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
+            del store  # before the next one is read
+            self._count(module, shape, layer, replaced=module in replaced)
+        if {"experts.gate", "experts.up"} <= replaced:
+            self._compressed.add(f"{path}.{names.gate_up}_bias")
+        if "experts.down" in replaced:
+            self._compressed.add(f"{path}.{names.down}_bias")
+        self.plan["experts"].append(entry)
+
+    def fuse_untouched_experts(self) -> None:
+        """Store untouched experts under the fused names that the running model has.
+
+        transformers fuses per-expert tensors while it loads a plain model, but not a custom one.
+        """
+        experts = self.family.experts
+        for layer in self.architecture.expert_layers:
+            assert experts is not None
+            shape = self.architecture.shape(layer)
+            names = {
+                name
+                for module in shape.group("experts")
+                for name in self.architecture.weight_source(layer, module, self.source.files).names
+            }
+            path = self.family.experts_path(layer)
+            if not names or names & self._gone or f"{path}.{experts.down}" in names:
+                continue
+            fused = {
+                experts.gate_up: ("experts.gate", "experts.up"),
+                experts.down: ("experts.down",),
+            }
+            for name, modules in fused.items():
+                self._add_fused(f"{path}.{name}", layer, shape, modules)
+            self._gone |= names
+
+    def _add_fused(
+        self, name: str, layer: int, shape: LayerShape, modules: tuple[str, ...]
+    ) -> None:
+        stacks = [self.source.weight(layer, module) for module in modules]
+        tensor = torch.cat(stacks, dim=1)
+        entry = StoredTensor(tuple(tensor.shape), layer)
+        self.dense.append(entry)
+        self.writer.add(name, tensor, entry)
+
+    def copy_rest(self, *, rename: bool) -> None:
+        """Store every tensor that is still to come; ``rename``: as the running model names it."""
+        for name in sorted(self.source.files):
+            if name in self._gone:
+                continue
+            tensor = self.source.read([name])[name]
+            entry = StoredTensor(
+                tuple(tensor.shape),
+                self.family.layer_of(name),
+                embedding=name == f"{self.family.embedding}.weight",
+                replaced=name in self._compressed,
+            )
+            self.dense.append(entry)
+            self.writer.add(self.family.running_name(name) if rename else name, tensor, entry)
+
+    def _add_embedding(self, path: str, part: list[Any]) -> None:
+        self.plan["embeddings"].append({"path": path, "part": part})
+        if self.architecture.tied:
+            self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
+            if self.family.head_bias is not None:
+                # the config of the result ties nothing, so that both names need their tensor
+                bias = self.source.read([self.family.head_bias])[self.family.head_bias]
+                entry = StoredTensor(tuple(bias.shape), None)
+                self.writer.add(f"{self.family.head}.bias", bias, entry)
+
+    def _add_owned(
+        self, owner: str, name: str, store: Format, layer: int, *, replaced: bool
+    ) -> None:
+        self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
+        prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
+        outer = layer == self.architecture.outer
+        _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
+
+    def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
+        matrices = shape.modules[module]
+        embedding = module == "embedding"
+        self.dense.append(
+            StoredTensor(
+                (matrices.slices, matrices.out_features, matrices.in_features),
+                None if embedding else layer,
+                embedding=embedding,
+                replaced=replaced,
+            )
+        )
+
+    def _read(self, modules: tuple[str, ...], placement: Placement) -> Format:
+        """A factor set as it is stored: rounded, if the recipe rounds."""
+        (stored,) = load_factors(placement.factors, modules)
+        store = exact = stored.store
+        if self._rounding is not None:
+            store = rounded_as(store_name(modules), exact, self._rounding, self.writer.dtype)
+        entries = stored_tensors(store, placement.layer, replaced=True).values()
+        errors = {
+            module: _distance(store, exact, [index] if len(modules) > 1 else range(store.slices))
+            for index, module in enumerate(modules)
+            if module in placement.modules
+        }
+        size = bits(entries, self._value_bits)
+        self.sets.append(
+            StoredSet(
+                layer=placement.layer,
+                made_by=placement.decomposition.spec,
+                rows=placement.rows,
+                modules=modules,
+                format=store.name,
+                settings=store.settings,
+                bits=size,
+                rounding_errors=errors,
+            )
+        )
+        return store
+
+    def _dense_slices(self, layer: int, module: str) -> Format:
+        weight = self.source.weight(layer, module)
+        stack = weight if weight.ndim == 3 else weight[None]
+        slices, out_features, in_features = stack.shape
+        store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
+        return store.fill(weight=stack)
+
+
+def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:
+    """Relative Frobenius distance of the matrices of two stores, over adjacent slices."""
+    if store is exact:
+        return 0.0
+    error, norm = squared_errors(store, slices[0], map(exact.dense, slices))
+    return (error / norm) ** 0.5 if norm else 0.0
+
+
+def _add_store(
+    writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
+) -> None:
+    entries = stored_tensors(store, layer, replaced=replaced)
+    for name, value in store.state_dict().items():
+        writer.add(f"{prefix}.{name}", value, entries[name])
+
+
+def _description(store: Format) -> dict[str, Any]:
+    return {"format": store.name, "settings": store.settings}

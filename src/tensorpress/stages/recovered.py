@@ -1,0 +1,140 @@
+"""A recovered checkpoint: the compressed one with adapters beside its layers, or merged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensorpress.architectures.families.base import Family
+from tensorpress.checkpoints.bundle import copy_tokenizer, write_config
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.rows import StorageRow
+from tensorpress.checkpoints.shards import ShardWriter
+from tensorpress.checkpoints.storage_range import rounded_as
+from tensorpress.config.params import Lora
+from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, stored_tensors
+from tensorpress.formats.adapters import ADAPTER
+from tensorpress.formats.base import STORES, Format
+
+
+def write_recovered(
+    source: Path,
+    adapters: Mapping[str, Format],
+    spec: Lora,
+    dtype: str,
+    compressed: StorageRow,
+    target: Path,
+) -> StorageRow:
+    """Write the checkpoint of ``source`` with its adapters into the new folder ``target``.
+
+    ``adapters``: what ``recovery.recover`` returns. Tensor by tensor, so memory is bounded by a
+    shard. ``compressed`` is the row of ``source``; the returned one counts the adapters too.
+    """
+    target.mkdir(parents=True)
+    checkpoint = Checkpoint.open(source)
+    config, family = copy.deepcopy(checkpoint.config), checkpoint.architecture.family
+    plan: dict[str, Any] = config[STORES]
+    values = getattr(torch, dtype)
+    merged, kept = _split(adapters, spec, checkpoint)
+    if spec.rounding is not None:
+        kept = {
+            path: rounded_as(path, store, spec.rounding, values) for path, store in kept.items()
+        }
+    inside = _adapt_experts(plan, kept)
+    plan["adapters"] += [
+        {"path": path, "format": store.name, "settings": store.settings}
+        for path, store in kept.items()
+        if path not in inside
+    ]
+    writer = ShardWriter(target, values)
+    for name in sorted(checkpoint.files):
+        tensor = checkpoint.read([name])[name]
+        if name in merged:
+            tensor = tensor + merged[name].view(tensor.shape).to(tensor.dtype)
+        # counted by the row of the source
+        writer.add(_moved(name, inside), tensor, StoredTensor(tuple(tensor.shape), None))
+    counts = _Counts(plan, family, VALUE_BITS[dtype])
+    for path, store in kept.items():
+        entries = stored_tensors(store, family.layer_of(path), replaced=True)
+        for name, value in store.state_dict().items():
+            writer.add(f"{path}.{ADAPTER}.{name}", value, entries[name])
+        counts.add(path, list(entries.values()))
+    checkpoint_bytes = writer.close()
+    write_config(config, plan, dtype, target)
+    copy_tokenizer(source, target)
+    saved = compressed.saved.plus(counts.modules, counts.blocks, counts.model)
+    return StorageRow.of(saved, checkpoint_bytes)
+
+
+class _Counts:
+    """Bits of adapters of compressed modules, of those in their layers, and of all."""
+
+    def __init__(self, plan: dict[str, Any], family: Family, value_bits: int) -> None:
+        paths = [entry["path"] for entry in (*plan["linears"], *plan["experts"])]
+        self._compressed = set(paths)
+        self._layers = {family.layer_of(f"{path}.") for path in paths} - {None}
+        self._family, self._value_bits = family, value_bits
+        self.modules = self.blocks = self.model = 0
+
+    def add(self, path: str, entries: list[StoredTensor]) -> None:
+        """Count the adapters of one layer or projection."""
+        size = bits(entries, self._value_bits)
+        self.model += size
+        if self._family.layer_of(f"{path}.") in self._layers:
+            self.blocks += size
+        if {path, path.rpartition(".")[0]} & self._compressed:
+            self.modules += size
+
+
+def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> set[str]:
+    """Wrap the stores of adapted experts in the plan; the paths of their projections."""
+    wrapped = set()
+    for entry in plan["experts"]:
+        for name in ("gate", "up", "down"):
+            path, inner = f"{entry['path']}.{name}", entry[name]
+            if path not in kept:
+                continue
+            sizes = ("slices", "out_features", "in_features")
+            store = kept[path]
+            settings: dict[str, Any] = {size: inner["settings"][size] for size in sizes}
+            settings["inner"] = inner
+            settings[ADAPTER] = {"format": store.name, "settings": store.settings}
+            entry[name] = {"format": "adapted", "settings": settings}
+            wrapped.add(path)
+    return wrapped
+
+
+def _moved(name: str, wrapped: set[str]) -> str:
+    """The name of a tensor of the source: a wrapped store stands one level deeper."""
+    for path in wrapped:
+        if name.startswith(f"{path}."):
+            return f"{path}.inner.{name.removeprefix(f'{path}.')}"
+    return name
+
+
+def _split(
+    adapters: Mapping[str, Format], spec: Lora, checkpoint: Checkpoint
+) -> tuple[dict[str, Tensor], dict[str, Format]]:
+    """Changes of whole matrices by tensor, if adapters are to be merged, and the adapters left."""
+    if spec.keep == "kept":
+        return {}, dict(adapters)
+    plan = checkpoint.config[STORES]
+    formats = {(entry["owner"], entry["name"]): entry["format"] for entry in plan["stores"]}
+    whole = {path: f"{path}.weight" for path in adapters if f"{path}.weight" in checkpoint.files}
+    for entry in plan["linears"]:
+        owner, name, _ = entry["parts"][0]
+        if len(entry["parts"]) == 1 and formats[owner, name] == "dense":
+            whole[entry["path"]] = f"{owner}.{STORES}.{name}.weight"
+    changes = {}
+    for path, tensor in whole.items():
+        if path in adapters:
+            change = adapters[path].dense(0)
+            plain = tensor == f"{path}.weight"
+            swapped = plain and checkpoint.architecture.family.is_transposed(path)
+            changes[tensor] = change.mT if swapped else change
+    return changes, {path: store for path, store in adapters.items() if path not in whole}
