@@ -27,6 +27,7 @@ lint: $(READY)
 	$(BIN)/snakefmt --check Snakefile rules
 	. $(BIN)/activate && snakemake --lint
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # torch first: without it, dependencies pull the CUDA build onto machines that have no GPU
 $(READY): pyproject.toml requirements.lock

@@ -19,6 +19,7 @@ from workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny
 
 from tensorpress.architectures.families.table import FAMILIES
 from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.completeness import contents
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.rows import StorageRow
@@ -28,7 +29,6 @@ from tensorpress.config.params import parse
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.methods.svd import Spec
 from tensorpress.running.oom import CPU
-from tensorpress.sources.completeness import contents
 from tensorpress.sources.inputs import EmbeddedModel
 from tensorpress.sources.weightfiles import INDEX, SINGLE, held_tensors
 from tensorpress.stages.assembly import assemble

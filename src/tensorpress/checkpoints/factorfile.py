@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files.atomic import replacing
-from tensorpress.files.tensorfile import open_tensors, save_tensors
 from tensorpress.formats.base import Format
 from tensorpress.formats.table import FORMATS
 from tensorpress.methods.base import Factors

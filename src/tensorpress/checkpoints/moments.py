@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import site_of
+from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
-from tensorpress.files.tensorfile import open_tensors, save_tensors
 
 GRADIENT = "gradient"
 

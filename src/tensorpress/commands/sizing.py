@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import GROUPS, expand_modules, group_of
+from tensorpress.checkpoints.completeness import contents
 from tensorpress.config.params import Lora, Params, Recipe
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import (
@@ -30,7 +31,6 @@ from tensorpress.methods.base import Layout, MethodSpec, sizes_of
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import of_assembly, of_step
-from tensorpress.sources.completeness import contents
 from tensorpress.sources.weightfiles import has_weights, held_tensors
 
 

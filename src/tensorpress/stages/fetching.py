@@ -14,13 +14,13 @@ from transformers.dynamic_module_utils import get_relative_imports
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.completeness import contents
 from tensorpress.checkpoints.loading import empty_model, load_tokenizer, objective_of
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
 from tensorpress.files.atomic import replacing
 from tensorpress.running.forkserver import function
 from tensorpress.sources.companions import CONFIGS, check_tokenizer, companions, copy_files
-from tensorpress.sources.completeness import contents
 from tensorpress.sources.contents import (
     FETCHERS,
     check_local,
