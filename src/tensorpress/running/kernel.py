@@ -13,6 +13,8 @@ from typing import Any
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.manager import AsyncKernelManager
 
+UNKEYED = "a page is the same in whatever process its notebook runs"
+
 START = f"""
 import signal, sys
 from tensorpress.running import forkserver
