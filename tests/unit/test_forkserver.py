@@ -58,7 +58,7 @@ def die(number):
     os.kill(os.getpid(), number)
 '''
 CALL = (
-    "import sys; from tensorpress import forkserver; "
+    "import sys; from tensorpress.running import forkserver; "
     "sys.exit(forkserver.call(f'work:{sys.argv[1]}', eval(sys.argv[2])))"
 )
 
@@ -160,6 +160,7 @@ def test_an_interrupt_ends_the_script_or_its_fork(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
+        listener.settimeout(60)
         asking = script("wait", "''", process_group=0)
         connection, _ = listener.accept()
         with connection, forkserver._received(connection):  # it waits for an answer now
