@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import tiny_text
+from support.workspace import tiny_text
 
 from tensorpress import paths, placement
 from tensorpress.assembly import LayerFactors, assemble

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import SHARED
+from support.workspace import SHARED
 
 from tensorpress.corpora import fetch_corpus
 from tensorpress.evaluation.job import EvaluationJob

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.stages import compress
 from transformers import AutoModelForCausalLM
 
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
-from tensorpress.factorfile import load_factors, save_factors
+from tensorpress.factorfile import load_factors
 from tensorpress.families.table import family_of
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.loading import load_model
-from tensorpress.registry import load
 
 CPU = torch.device("cpu")
 LLAMA_CASES = [
@@ -38,19 +37,6 @@ MOE_CASES = [
     ("td_moe", {"ratio": 0.3, "experts": "compress"}, "experts"),
     ("svd", {"rank": 5}, "attention"),
 ]
-
-
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    spec = load(method).Spec(method=method, **settings)
-    layer = 1
-    factors, _, _ = decompose_layer(model, family, spec, group, layer, None, CPU)
-    save_factors(factors, folder / "factors.safetensors")
-    chosen = modules or tuple(family.layer_shape(checkpoint.config, layer).group(group))
-    placement = LayerFactors(layer, chosen, folder / "factors.safetensors")
-    storage = assemble(model, family, [placement], "float32", folder / "out")
-    return family, placement, storage
 
 
 def dense_twin(model: Path, family, placement: LayerFactors) -> torch.nn.Module:

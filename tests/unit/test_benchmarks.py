@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import ROOT
+from support.workspace import ROOT
 
 from tensorpress.records import Record
 from tensorpress.registry import METHODS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import FFN, LAYER, calibrated
-from workspace import tiny_text, tiny_tokenizer
+from support.stages import FFN, LAYER, calibrated
+from support.workspace import tiny_text, tiny_tokenizer
 
 from tensorpress import calibration, paths
 from tensorpress.assembly import LayerFactors, assemble

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_families import SIZES
+from support.families import SIZES
+from support.untrusted import fetch, hub, local, refusal, update
+from support.workspace import tiny_llama, tiny_params, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from untrusted import fetch, hub, local, refusal, update
-from workspace import tiny_llama, tiny_params, tiny_tokenizer
 
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.checkpoint import Checkpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from items import log_probability, write
-from stages import ask, job_of
+from support.items import log_probability, write
+from support.stages import ask, job_of
 
 from tensorpress.evaluation.answers import contains, normalised, token_f1
 from tensorpress.evaluation.continuations import greedy_continuations

@@ -10,23 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import SIZES
+from support.families import SIZES
+from support.geometry import compressed, job, table
+from support.workspace import save_tiny, tiny_llama, tiny_text
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import save_tiny, tiny_llama, tiny_text
 
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
-from tensorpress.assembly import LayerFactors, assemble
-from tensorpress.checkpoint import Checkpoint
-from tensorpress.decomposition import decompose_layer
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
-from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.specs import Geometry
 from tensorpress.evaluation.tasks import geometry
-from tensorpress.factorfile import save_factors
 from tensorpress.families.table import FAMILIES, family_of
 from tensorpress.loading import load_model
-from tensorpress.registry import load
 
 CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)
@@ -157,18 +152,6 @@ def test_scratch_lies_in_a_file_and_goes_away(tmp_path: Path, monkeypatch) -> No
         raise AssertionError("unreachable")
 
 
-def job(dense: Path, compressed: Path, folder: Path) -> EvaluationJob:
-    text = folder / "text.txt"
-    text.write_text(tiny_text(), encoding="utf-8")
-    return EvaluationJob(compressed, dense, {"text": text}, CPU)
-
-
-def table(rows: list) -> dict[tuple[int, str, str], float]:
-    found = {(row.layer, row.subject, row.metric): row.value for row in rows}
-    assert len(found) == len(rows)
-    return found
-
-
 def test_the_same_model_is_where_it_was(llama_directory: Path, tmp_path: Path) -> None:
     rows = geometry.evaluate(job(llama_directory, llama_directory, tmp_path), SPEC)
     found = table(rows)
@@ -211,21 +194,8 @@ def test_a_doubled_projection_doubles_one_output(llama_directory: Path, tmp_path
     )
 
 
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> Path:
-    checkpoint = Checkpoint.open(model)
-    family = family_of(checkpoint.config, "test")
-    spec = load(method).Spec(method=method, **settings)
-    factors, _, _ = decompose_layer(model, family, spec, group, 1, None, CPU)
-    folder.mkdir(exist_ok=True)
-    save_factors(factors, folder / "factors.safetensors")
-    modules = tuple(family.layer_shape(checkpoint.config, 1).group(group))
-    assemble(model, family, [LayerFactors(1, modules, folder / "factors.safetensors")],
-             "float32", folder / "out")  # fmt: skip
-    return folder / "out"
-
-
 def test_compressed_checkpoints(llama_directory: Path, tmp_path: Path, loaded_models) -> None:
-    dropped = compress(llama_directory, "drop", {}, "attention", tmp_path)
+    dropped = compressed(llama_directory, "drop", {}, "attention", tmp_path)
     found = table(geometry.evaluate(job(llama_directory, dropped, tmp_path), SPEC))
     assert len(loaded_models) == 2
     assert (1, "attention_output", "cosine_mean") not in found

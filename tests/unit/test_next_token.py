@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import SIZES
+from support.families import SIZES
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 

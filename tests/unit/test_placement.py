@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from stages import calibrated
-from test_assembly import compress
-from test_families import SIZES
-from test_recovery import LLAMA, MOE, recovered
+from support.families import SIZES
+from support.recovery import LLAMA, MOE, recovered
+from support.stages import calibrated, compress
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress import calibration, placement

@@ -13,7 +13,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
+from support.workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
 from tensorpress.corpora import fetch_corpus
 from tensorpress.errors import TensorpressError

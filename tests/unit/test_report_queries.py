@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from scipy import stats
-from stages import ask, records
-from study import BASELINE, HALF_WIDTH, LAYERS, Study
+from support.stages import ask, records
+from support.study import BASELINE, HALF_WIDTH, LAYERS, Study
 
 from tensorpress import wording
 from tensorpress.reporting import connect

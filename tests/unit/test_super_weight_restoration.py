@@ -9,8 +9,8 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from planted import select
-from stages import EXPERTS, FFN, job_of, make, records
+from support.planted import select
+from support.stages import EXPERTS, FFN, job_of, make, records
 
 from tensorpress.analysis.published import SuperWeight
 from tensorpress.analysis.super_weights import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import at, planted, select
-from stages import job_of
-from test_families import SIZES
+from support.families import SIZES
+from support.planted import at, planted, select
+from support.stages import job_of
+from support.workspace import tiny_llama, tiny_moe
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import tiny_llama, tiny_moe
 
 from tensorpress.analysis import published as published_list
 from tensorpress.analysis.published import SuperWeight, published

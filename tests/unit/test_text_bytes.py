@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.workspace import tiny_text, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
-from workspace import tiny_text, tiny_tokenizer
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.text_bytes import DECODED, predicted_bytes, token_bytes

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from pydantic import ValidationError
+from support.workspace import tiny_params
 from torch import Tensor
-from workspace import tiny_params
 
 from tensorpress.errors import TensorpressError
 from tensorpress.layers import LayerShape, ModuleShape

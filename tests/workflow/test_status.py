@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from workspace import Workspace, tiny_params
+from support.workspace import Workspace, tiny_params
 
 from tensorpress import wording
 from tensorpress.records import Record

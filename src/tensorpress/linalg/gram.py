@@ -20,9 +20,7 @@ ROUNDING = 1e-6
 """Of products in float32, as a share of all energy."""
 
 
-def gram(
-    matrix: Float[Tensor, "*batch m n"], joint: bool = False
-) -> Float[Tensor, "*kept n n"]:
+def gram(matrix: Float[Tensor, "*batch m n"], joint: bool = False) -> Float[Tensor, "*kept n n"]:
     """``A^T A`` in float64; float32 input is multiplied block by block of rows.
 
     ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows, and the result has no

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from workspace import ROOT
 
+from support.workspace import ROOT
 from tensorpress.assembly import LayerFactors, assemble
 from tensorpress.calibration import calibrate
 from tensorpress.checkpoint import Checkpoint
@@ -50,6 +50,19 @@ def calibrated(
     shapes = [family.layer_shape(checkpoint.config, i) for i in range(count)]
     model = load_model(directory, CPU) if model is None else model
     return list(calibrate(model, family, shapes, windows, batch, CPU, **settings))
+
+
+def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
+    """Compress a group, or some modules of it, in one layer; the checkpoint is ``folder/out``."""
+    checkpoint = Checkpoint.open(model)
+    family = family_of(checkpoint.config, "test")
+    spec = load(method).Spec(method=method, **settings)
+    factors, _, _ = decompose_layer(model, family, spec, group, LAYER, None, CPU)
+    save_factors(factors, folder / "factors.safetensors")
+    chosen = modules or tuple(family.layer_shape(checkpoint.config, LAYER).group(group))
+    placement = LayerFactors(LAYER, chosen, folder / "factors.safetensors")
+    storage = assemble(model, family, [placement], "float32", folder / "out")
+    return family, placement, storage
 
 
 @dataclasses.dataclass(frozen=True)
