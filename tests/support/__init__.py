@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 # asserts show their values, as those of tests do
@@ -20,4 +21,6 @@ def shaped_modules() -> list[str]:
     return [".".join(f.relative_to(Path(folder).parent).with_suffix("").parts) for f in files]
 
 
-install_import_hook(shaped_modules(), "beartype.beartype")
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+install_import_hook(shaped_modules(), "support.checked")
