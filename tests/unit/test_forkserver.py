@@ -58,7 +58,7 @@ def die(number):
     os.kill(os.getpid(), number)
 '''
 CALL = (
-    "import sys; from tensorpress import forkserver; "
+    "import sys; from tensorpress.running import forkserver; "
     "sys.exit(forkserver.call(f'work:{sys.argv[1]}', eval(sys.argv[2])))"
 )
 
