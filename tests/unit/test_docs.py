@@ -42,13 +42,12 @@ def test_adding_a_method(workspace: Workspace) -> None:
 def test_adding_a_family(workspace: Workspace) -> None:
     (code,) = blocks("adding-a-family.md", "python")
     (line,) = blocks("adding-a-family.md", "text")
-    source = workspace.folder / "src/tensorpress/families"
+    source = workspace.folder / "src/tensorpress/architectures/families"
     (source / "stablelm.py").write_text(code, encoding="utf-8")
     table = (source / "table.py").read_text(encoding="utf-8")
-    table = table.replace("    qwen3_moe,\n)", f"    qwen3_moe,\n{line})")
-    table = table.replace("        qwen3_moe,\n", f"        qwen3_moe,\n    {line}")
-    (source / "table.py").write_text(table, encoding="utf-8")
-    assert table.count("stablelm") == 2
+    last = '    "qwen3_moe",\n'
+    assert table.count(last) == 1
+    (source / "table.py").write_text(table.replace(last, last + line), encoding="utf-8")
     folder = workspace.folder / "inputs/tiny"
     for path in Path(folder).iterdir():
         path.unlink()

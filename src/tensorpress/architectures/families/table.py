@@ -1,52 +1,37 @@
 """``model_type`` -> family: the one place where a new family is listed."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from tensorpress.architectures.architecture import COMPRESSED, Architecture
-from tensorpress.architectures.families import (
-    bert,
-    gemma2,
-    gpt2,
-    gpt_neo,
-    gpt_neox,
-    gpt_oss,
-    gptj,
-    llama,
-    mistral,
-    mixtral,
-    olmoe,
-    opt,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-)
 from tensorpress.architectures.families.base import Family
 from tensorpress.errors import TensorpressError
 
 UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
 
+NAMES = (
+    "bert",
+    "gemma2",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "llama",
+    "mistral",
+    "mixtral",
+    "olmoe",
+    "opt",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+)
+"""Of the families' files, which are named like their ``model_type``."""
+
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_type: module.FAMILY
-    for module in (
-        bert,
-        gemma2,
-        gpt2,
-        gpt_neo,
-        gpt_neox,
-        gpt_oss,
-        gptj,
-        llama,
-        mistral,
-        mixtral,
-        olmoe,
-        opt,
-        qwen2,
-        qwen2_moe,
-        qwen3,
-        qwen3_moe,
-    )
+    name: import_module(f"tensorpress.architectures.families.{name}").FAMILY for name in NAMES
 }
 
 
