@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch
-from planted import at, planted
-from study import whole_study
-from workspace import ROOT, SHARED, Workspace, save_tiny, tiny_llama, tiny_moe, tiny_text
+from support.planted import at, planted
+from support.study import whole_study
+from support.workspace import ROOT, SHARED, Workspace, save_tiny, tiny_llama, tiny_moe, tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.evaluation import job as evaluation_job
-
-# their asserts show their values, as those of tests do
-pytest.register_assert_rewrite("faults", "untrusted")
 
 # several processes share the cores, and OpenMP threads that wait for each other starve
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
+from support.workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
 
 PLUGINS = {
     "slurm": ["snakemake_executor_plugin_slurm"],

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import SHARED, Workspace, tiny_params
+from support.workspace import SHARED, Workspace, tiny_params
 
 from tensorpress.running.records import Record
 

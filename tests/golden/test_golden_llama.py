@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import DATA, bits_of, inputs, needs_golden, tensor_of
+from support.oracle import DATA, bits_of, inputs, needs_golden, tensor_of
 
 from tensorpress.architectures import layers
 from tensorpress.architectures.families.llama import FAMILY as LLAMA

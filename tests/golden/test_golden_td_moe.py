@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import DATA, bits_of, needs_golden, stacked_error, tensor_of
+from support.oracle import DATA, bits_of, needs_golden, stacked_error, tensor_of
 
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.gpt_oss import FAMILY as GPT_OSS

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from oracle import DATA, needs_golden, stacked_error, tensor_of
-from stages import alone
+from support.oracle import DATA, needs_golden, stacked_error, tensor_of
+from support.stages import alone
 
 from tensorpress.linalg.tt_shapes import balanced_factors
 from tensorpress.methods.registry import load

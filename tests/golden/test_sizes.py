@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracle import DATA, needs_golden
-from workspace import ROOT
+from support.oracle import DATA, needs_golden
+from support.workspace import ROOT
 
 from tensorpress.commands.sizing import MetaModel, sizes
 from tensorpress.config.params import load, parse

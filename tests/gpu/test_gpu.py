@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import placed
-from workspace import tiny_text
+from support.stages import placed
+from support.workspace import tiny_text
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import placed
+from support.stages import placed
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors

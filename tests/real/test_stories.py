@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from workspace import SHARED, Workspace, tiny_params
+from support.workspace import SHARED, Workspace, tiny_params
 
 MODEL, TEXT = SHARED / "models/stories260K", SHARED / "data/tinystories_val.txt"
 pytestmark = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import SHARED
+from support.workspace import SHARED
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.config.tasks import Generation, HotpotQA, Perplexity, ZeroShot

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import copy_of, make_reference, make_under_dvc
 from filelock import FileLock
-from workspace import Workspace
+from support.faults import copy_of, make_reference, make_under_dvc
+from support.workspace import Workspace
 
 
 def made_once(

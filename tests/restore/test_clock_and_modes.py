@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults import (
+from support.faults import (
     assert_completes,
     assert_same,
     bound_by_modes,
@@ -18,7 +18,7 @@ from faults import (
     plant_killer,
     run_until_killed,
 )
-from workspace import Workspace
+from support.workspace import Workspace
 
 
 def date_all(folder: Path, moment: float) -> None:

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults import copy_of
-from workspace import EVERYTHING, Workspace
+from support.faults import copy_of
+from support.workspace import EVERYTHING, Workspace
 
 
 def assert_settled(workspace: Workspace) -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults import assert_completes, assert_same, bound_by_modes, one_line
-from workspace import Workspace
+from support.faults import assert_completes, assert_same, bound_by_modes, one_line
+from support.workspace import Workspace
 
 from tensorpress.files import paths
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import assert_completes, copy_of, one_line
-from workspace import Workspace
+from support.faults import assert_completes, copy_of, one_line
+from support.workspace import Workspace
 
 
 def without_baseline(workspace: Workspace) -> None:

@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults import copy_of
-from workspace import Workspace
+from support.faults import copy_of
+from support.workspace import Workspace
 
 
 def test_second_run_is_refused_while_one_is_going(workspace: Workspace) -> None:

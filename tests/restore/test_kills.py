@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from faults import (
+from support.faults import (
     JOBS,
     assert_completes,
     finished,
     plant_killer,
     run_until_killed,
 )
-from workspace import Workspace
+from support.workspace import Workspace
 
 KILLS = {
     "fetch_model": ("results/fetch/tiny-*", "job"),

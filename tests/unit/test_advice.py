@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import tiny_params, tiny_text
+from support.workspace import tiny_params, tiny_text
 
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.analysis.knapsack import GAP, choose

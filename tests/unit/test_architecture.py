@@ -6,7 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
-from test_families import SIZES
+from support.families import SIZES
 from transformers import AutoConfig
 
 from tensorpress.architectures.families.table import FAMILIES, architecture_of

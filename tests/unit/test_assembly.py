@@ -9,17 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import placed
+from support.stages import compress
 from transformers import AutoModelForCausalLM
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
-from tensorpress.checkpoints.factorfile import load_factors, save_factors
+from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
-from tensorpress.methods.registry import load
 from tensorpress.planning.artifacts import Placement
 from tensorpress.stages.assembly import assemble
-from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 LLAMA_CASES = [
@@ -39,18 +37,6 @@ MOE_CASES = [
     ("td_moe", {"ratio": 0.3, "experts": "compress"}, "experts"),
     ("svd", {"rank": 5}, "attention"),
 ]
-
-
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
-    architecture = Checkpoint.open(model).architecture
-    spec = load(method).Spec(method=method, **settings)
-    layer = 1
-    factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
-    save_factors(factors, folder / "factors.safetensors")
-    chosen = modules or tuple(architecture.shape(layer).group(group))
-    placement = placed(layer, chosen, spec, folder / "factors.safetensors")
-    storage, _ = assemble(model, [placement], "float32", folder / "out")
-    return architecture, placement, storage
 
 
 def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:

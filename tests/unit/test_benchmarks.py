@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import ROOT
+from support.workspace import ROOT
 
 from tensorpress.methods.registry import METHODS
 from tensorpress.running.records import Record

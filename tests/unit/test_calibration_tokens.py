@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import FFN, LAYER, calibrated, placed
-from workspace import tiny_text, tiny_tokenizer
+from support.stages import FFN, LAYER, calibrated, placed
+from support.workspace import tiny_text, tiny_tokenizer
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from test_recovery import recovered
+from support.recovery import recovered
+from support.untrusted import REVISION, fetch, hub, local, refusal, update
+from support.workspace import tiny_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from untrusted import REVISION, fetch, hub, local, refusal, update
-from workspace import tiny_tokenizer
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.commands.densify import densify

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stages import placed
-from test_families import SIZES, auto_class, loaded
+from support.families import SIZES, auto_class, loaded
+from support.stages import placed
+from support.untrusted import fetch, hub, local, refusal, update
+from support.workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from untrusted import fetch, hub, local, refusal, update
-from workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny_tokenizer
 
 from tensorpress.architectures.families.table import FAMILIES
 from tensorpress.checkpoints.checkpoint import Checkpoint

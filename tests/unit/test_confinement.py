@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_params import broken
-from untrusted import REVISION, fetch, local
-from workspace import tiny_params
+from support.untrusted import REVISION, fetch, local
+from support.workspace import broken, tiny_params
 
 from tensorpress.commands import preflight
 from tensorpress.config.params import Params, parse

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from support.workspace import ROOT, Workspace, tiny_params, tiny_tokenizer
 from transformers import StableLmConfig, StableLmForCausalLM
-from workspace import ROOT, Workspace, tiny_params, tiny_tokenizer
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from safetensors.torch import load_file, save_file
-from workspace import ROOT
+from support.workspace import ROOT
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.checkpoint import INDEX, Checkpoint

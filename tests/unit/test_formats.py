@@ -3,125 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
+from support.formats import IN, OUT, SETTINGS, filled
 from torch import nn
 
-from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear, gate_of
 from tensorpress.formats.table import FORMATS
-
-OUT, IN = 12, 8
-SETTINGS = {
-    "dense": {"slices": 2, "out_features": OUT, "in_features": IN},
-    "zero": {"slices": 2, "out_features": OUT, "in_features": IN},
-    "low_rank": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
-    "tt_matrix": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "in_modes": [2, 2, 2],
-        "out_modes": [2, 2, 3],
-        "ranks": [1, 3, 4, 1],
-    },
-    "tt_sparse": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "in_modes": [2, 2, 2],
-        "out_modes": [2, 2, 3],
-        "ranks": [1, 3, 4, 1],
-        "outliers": [3, 5],
-    },
-    "tucker_matrix": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "out_rank": 5,
-        "in_rank": 4,
-    },
-    "per_head": {
-        "slices": 1,
-        "out_features": OUT,
-        "in_features": IN,
-        "side": "out",
-        "inner": "tucker_matrix",
-        "settings": {
-            "slices": 3,
-            "out_features": 4,
-            "in_features": IN,
-            "out_rank": 2,
-            "in_rank": 3,
-        },
-    },
-    "shared_basis": {
-        "slices": 3,
-        "out_features": OUT,
-        "in_features": IN,
-        "hidden": IN,
-        "sides": ["in", "in", "out"],
-        "widths": [OUT, 6, OUT],
-        "rank": 3,
-    },
-    "tucker_slices": {
-        "slices": 3,
-        "out_features": OUT,
-        "in_features": IN,
-        "out_rank": 5,
-        "in_rank": 4,
-        "slice_rank": 2,
-    },
-    "tucker_heads": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "heads": 3,
-        "sides": ["in", "out"],
-        "hidden_rank": 5,
-        "head_dim_rank": 2,
-        "stack_rank": 2,
-    },
-    "rounded": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "inner": "low_rank",
-        "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
-        "bits": 5,
-        "group": 7,
-    },
-    "adapted": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "inner": {
-            "format": "low_rank",
-            "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
-        },
-        "adapter": {
-            "format": "low_rank",
-            "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 2},
-        },
-    },
-}
-
-
-def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
-    """A format with random factors, in float64."""
-    settings = settings or SETTINGS[name]
-    store = FORMATS[name](**settings).double()
-    torch.manual_seed(0)
-    values = {k: torch.randn_like(v) for k, v in store.named_parameters()}
-    codes = {k: v for k, v in store.named_buffers() if k.endswith("_codes")}
-    values |= {k: torch.randint_like(v, 256) for k, v in codes.items()}
-    for index, count in enumerate(settings.get("outliers", ())):
-        width = store.in_features
-        flat = torch.randperm(store.out_features * width)[:count]
-        values[f"place_{index}"] = store.pack(flat // width, flat % width)
-    return store.fill(**values)
 
 
 def test_every_format_is_tested() -> None:

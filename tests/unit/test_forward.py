@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_formats import SETTINGS, filled
+from support.formats import SETTINGS, filled
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 

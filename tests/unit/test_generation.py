@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from items import log_probability, write
-from stages import ask, job_of
-from study import result
+from support.items import log_probability, write
+from support.stages import ask, job_of
+from support.study import result
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.rows import ResultRow, write_rows

@@ -10,24 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import placed
-from test_families import CAUSAL, SIZES
+from support.families import CAUSAL, SIZES
+from support.geometry import compressed, job
+from support.workspace import save_tiny, tiny_llama, tiny_text
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import save_tiny, tiny_llama, tiny_text
 
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
 from tensorpress.architectures.families.table import architecture_of
-from tensorpress.checkpoints.checkpoint import Checkpoint
-from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.tasks import Geometry
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
-from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import geometry
-from tensorpress.methods.registry import load
-from tensorpress.stages.assembly import assemble
-from tensorpress.stages.decomposition import decompose_layer
 
 CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)
@@ -158,12 +152,6 @@ def test_scratch_lies_in_a_file_and_goes_away(tmp_path: Path, monkeypatch) -> No
         raise AssertionError("unreachable")
 
 
-def job(dense: Path, compressed: Path, folder: Path) -> EvaluationJob:
-    text = folder / "text.txt"
-    text.write_text(tiny_text(), encoding="utf-8")
-    return EvaluationJob(compressed, dense, {"text": text}, CPU)
-
-
 def table(rows: list) -> dict[tuple[int, str, str], float]:
     found = {(r.layer, r.point, f"{r.metric}_{r.statistic}"): r.value for r in rows}
     assert len(found) == len(rows)
@@ -212,20 +200,8 @@ def test_a_doubled_projection_doubles_one_output(llama_directory: Path, tmp_path
     )
 
 
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> Path:
-    checkpoint = Checkpoint.open(model)
-    spec = load(method).Spec(method=method, **settings)
-    factors, _, _ = decompose_layer(model, spec, group, 1, None, CPU)
-    folder.mkdir(exist_ok=True)
-    save_factors(factors, folder / "factors.safetensors")
-    modules = tuple(checkpoint.architecture.shape(1).group(group))
-    assemble(model, [placed(1, modules, spec, folder / "factors.safetensors")],
-             "float32", folder / "out")  # fmt: skip
-    return folder / "out"
-
-
 def test_compressed_checkpoints(llama_directory: Path, tmp_path: Path, loaded_models) -> None:
-    dropped = compress(llama_directory, "drop", {}, "attention", tmp_path)
+    dropped = compressed(llama_directory, "drop", {}, "attention", tmp_path)
     found = table(geometry.evaluate(job(llama_directory, dropped, tmp_path), SPEC))
     assert len(loaded_models) == 2
     assert (1, "attention_output", "cosine_mean") not in found

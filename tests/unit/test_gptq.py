@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import alone
+from support.stages import alone
+from support.workspace import tiny_params
 from torch import Tensor
-from workspace import tiny_params
 
 from tensorpress.config.params import parse
 from tensorpress.formats import rounding

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.workspace import tiny_params
 from torch import Tensor
-from workspace import tiny_params
 
 from tensorpress.analysis.overlap import mean_overlap, overlap, random_overlap
 from tensorpress.analysis.sharing import RESOLUTION, best_ranks, noise_penalties, sharing

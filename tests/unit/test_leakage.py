@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from workspace import tiny_params, tiny_text
+from support.workspace import tiny_params, tiny_text
 
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError

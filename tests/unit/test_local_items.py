@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from items import COMPACT, write
 from lm_eval.tasks._yaml_loader import load_yaml
-from stages import job_of
-from workspace import tiny_params
+from support.items import COMPACT, write
+from support.stages import job_of
+from support.workspace import tiny_params
 
 from tensorpress.config.params import parse
 from tensorpress.config.tasks import ZeroShot

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import calibrated
+from support.stages import calibrated
+from support.workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 from transformers import LlamaForCausalLM
-from workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import GROUPS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.workspace import ROOT, tiny_llama, tiny_moe, tiny_params
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workspace import ROOT, tiny_llama, tiny_moe, tiny_params
 
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import ask, calibrated
-from test_families import SIZES
-from test_geometry import compress, job
+from support.families import SIZES
+from support.geometry import compressed, job
+from support.stages import ask, calibrated
+from support.workspace import save_tiny, tiny_moe, tiny_text
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import save_tiny, tiny_moe, tiny_text
 
 from tensorpress.analysis.moe import (
     agreement,
@@ -317,7 +317,7 @@ def test_experts_that_differ_only_inside_overlap_fully(moe_directory: Path, tmp_
 
 
 def test_compressed_checkpoints(moe_directory: Path, tmp_path: Path, loaded_models) -> None:
-    svd = compress(moe_directory, "svd", {"rank": 1}, "experts", tmp_path / "svd")
+    svd = compressed(moe_directory, "svd", {"rank": 1}, "experts", tmp_path / "svd")
     found = table(moe.evaluate(job(moe_directory, svd, tmp_path), SPEC))
     assert len(loaded_models) == 2
     # the best rank-1 matrix keeps the head, has no tail, and drifts by the rest of the spectrum
@@ -333,7 +333,7 @@ def test_compressed_checkpoints(moe_directory: Path, tmp_path: Path, loaded_mode
     assert found[0, "experts.down.2", "drift"] == 0
 
     loaded_models.clear()
-    dropped = compress(moe_directory, "drop", {}, "experts", tmp_path / "drop")
+    dropped = compressed(moe_directory, "drop", {}, "experts", tmp_path / "drop")
     found = table(moe.evaluate(job(moe_directory, dropped, tmp_path), SPEC))
     assert found[1, "experts.up.0", "drift"] == 1
     assert found[1, "experts.up", "head_overlap_compressed"] == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import tiny_params, tiny_text
+from support.workspace import tiny_params, tiny_text
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.factorfile import save_factors

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stages import calibrated, placed
-from torch.nn.functional import cross_entropy
-from workspace import (
+from support.stages import calibrated, placed
+from support.workspace import (
     Workspace,
     masked_tokenizer,
     save_tiny,
@@ -20,6 +19,7 @@ from workspace import (
     tiny_text,
     tiny_tokenizer,
 )
+from torch.nn.functional import cross_entropy
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from stages import calibrated
-from test_assembly import compress
-from workspace import tiny_text
+from support.stages import calibrated, compress
+from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.params import Lora

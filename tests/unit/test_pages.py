@@ -11,9 +11,9 @@ from typing import get_args
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from stages import ask
-from study import Study
-from workspace import ROOT
+from support.stages import ask
+from support.study import Study
+from support.workspace import ROOT
 
 from tensorpress.config.params import Report
 from tensorpress.report import pages, wording

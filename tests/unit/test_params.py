@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import ROOT, tiny_params
+from support.workspace import ROOT, broken, tiny_params
 
 from tensorpress.config.params import Params, load, merged, parse
 from tensorpress.errors import TensorpressError
@@ -17,16 +17,6 @@ from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
 
 SCHEMA = ROOT / "docs/params.schema.json"
-
-
-def broken(path: str, value: object) -> dict:
-    params = copy.deepcopy(tiny_params())
-    *parents, last = path.split(".")
-    place = params
-    for name in parents:
-        place = place[int(name)] if isinstance(place, list) else place[name]
-    place[last] = value
-    return params
 
 
 def test_shipped_params_are_valid() -> None:

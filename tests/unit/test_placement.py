@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from stages import calibrated, placed
-from test_assembly import compress
-from test_families import SIZES
-from test_recovery import LLAMA, MOE, recovered
+from support.families import SIZES
+from support.recovery import LLAMA, MOE, recovered
+from support.stages import calibrated, compress, placed
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -169,9 +168,12 @@ def test_a_model_that_may_spill_is_spread(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(placement, "_room", lambda index: 1)
     spreads: list[tuple[dict, int]] = []
-    monkeypatch.setattr(
-        placement, "dispatch", lambda model, devices, main: spreads.append((devices, main))
-    )
+
+    def noted(model: torch.nn.Module, devices: dict, main: int) -> torch.nn.Module:
+        spreads.append((devices, main))
+        return model
+
+    monkeypatch.setattr(placement, "dispatch", noted)
     load_model(llama_directory, torch.device("cuda"))
     ((devices, main),) = spreads
     assert main == 0

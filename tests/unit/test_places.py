@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from workspace import ROOT, tiny_params
+from support.workspace import ROOT, tiny_params
 
 from tensorpress.commands import preflight, tracking
 from tensorpress.config.params import parse

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import ROOT, tiny_params, tiny_text
+from support.workspace import ROOT, tiny_params, tiny_text
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.config.params import load, parse

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from items import write
-from stages import job_of
+from support.items import write
+from support.stages import job_of
+from support.untrusted import update
+from support.workspace import tiny_params, tiny_text, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
-from untrusted import update
-from workspace import tiny_params, tiny_text, tiny_tokenizer
 
 from tensorpress.config.params import parse
 from tensorpress.config.tasks import Generation, HotpotQA, Restoration, SuperWeights

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stages import FFN, make
-from test_recovery import FAST, WINDOWS
+from support.recovery import FAST, WINDOWS
+from support.stages import FFN, make
 from torch import Tensor
 
 from tensorpress.checkpoints.checkpoint import Checkpoint

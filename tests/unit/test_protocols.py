@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from study import method_spec, result
-from workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
+from support.study import method_spec, result
+from support.workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.rows import ResultRow, write_rows
+from tensorpress.config import tasks
 from tensorpress.config.params import parse
 from tensorpress.config.tasks import Ngram, Perplexity
 from tensorpress.errors import TensorpressError
-from tensorpress.evaluation import specs
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, tokenizer_sha256
 from tensorpress.evaluation.tasks import ngram
@@ -290,8 +290,8 @@ def test_queries_compare_equal_protocols_only(tmp_path: Path) -> None:
 def test_adding_a_task(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs/adding-a-task.md").read_text(encoding="utf-8")
     settings, module = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    exec(settings, vars(specs), added := {})
-    monkeypatch.setattr(specs, "NextToken", added["NextToken"], raising=False)
+    exec(settings, vars(tasks), added := {})
+    monkeypatch.setattr(tasks, "NextToken", added["NextToken"], raising=False)
     task = added["NextToken"].model_validate({"kind": "next_token", "corpus": "c", "window": 64})
     exec(module, written := {})
     (row,) = written["evaluate"](job, task)

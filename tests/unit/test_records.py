@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from workspace import ROOT, tiny_params
+from support.workspace import ROOT, tiny_params
 
 from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, write_rows
 from tensorpress.commands import status

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_assembly import compress
-from test_families import SIZES
+from support.families import SIZES
+from support.recovery import FAST, IDS, LLAMA, MOE, WINDOWS, recovered
+from support.stages import compress
+from support.workspace import tiny_params, tiny_text
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import tiny_params, tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
@@ -19,25 +20,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
-from tensorpress.stages.recovered import write_recovered
 from tensorpress.stages.recovery import recover
 
 CPU = torch.device("cpu")
-FAST = {"rank": 2, "steps": 6, "accumulation": 1, "batch": 4, "window": 16, "learning_rate": 0.02}
-IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))
-WINDOWS = torch.arange(16).repeat(8, 1) + torch.arange(8)[:, None]
-LLAMA = [
-    ("svd", {"rank": 5}, "attention"),
-    ("tt", {"order": 3, "rank": 4}, "ffn"),
-    ("tt_sparse", {"order": 3, "rank": 4, "outliers": 0.01}, "ffn"),
-    ("tt_per_head", {"order": 2, "rank": 3}, "attention"),
-    ("tucker_per_head", {"ranks": {"hidden": 6, "head_dim": 4}}, "attention"),
-    ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
-    ("tucker_qkvo_separate", {"rank": 7}, "attention"),
-    ("tucker_ffn", {"ranks": {"out": 16, "in": 12}}, "ffn"),
-    ("dense", {}, "attention"),
-]
-MOE = [("svd", {"rank": 5}, "experts"), ("td_moe", {"ratio": 0.3}, "experts")]
 
 
 def logits(folder: Path, ids: torch.Tensor = IDS) -> torch.Tensor:
@@ -48,21 +33,6 @@ def logits(folder: Path, ids: torch.Tensor = IDS) -> torch.Tensor:
 def loss(folder: Path) -> float:
     with torch.inference_mode():
         return float(load_model(folder, CPU)(input_ids=WINDOWS, labels=WINDOWS).loss)
-
-
-def recovered(model: Path, case: tuple, folder: Path, **settings):
-    """Compress, recover and write; what the model in training computed at its end, and the row."""
-    architecture, _, storage = compress(model, *case, folder)
-    spec = Lora(**{**FAST, **settings})
-    tuned = load_model(folder / "out", CPU)
-    adapters = recover(tuned, architecture, WINDOWS, spec, 0, CPU)
-    with torch.inference_mode():
-        expected = tuned.eval()(input_ids=IDS).logits
-    row = write_recovered(folder / "out", adapters, spec, "float32", storage, folder / "recovered")
-    overhead = row.checkpoint_bytes - row.stored_bits / 8
-    assert 0 < overhead < 25_000
-    assert row.dense_bits == storage.dense_bits
-    return expected, storage, row
 
 
 @pytest.mark.parametrize("case", LLAMA, ids=lambda case: case[0])

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from scipy import stats
-from stages import ask, records
-from study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
-from workspace import ROOT
+from support.stages import ask, records
+from support.study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
+from support.workspace import ROOT
 
 from tensorpress.methods.base import MethodSpec
 from tensorpress.report import wording

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import EXPERTS, FFN, LAYER, make
+from support.stages import EXPERTS, FFN, LAYER, make
+from support.workspace import tiny_params
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import tiny_params
 
 from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_formats import SETTINGS, filled
-from workspace import tiny_params
+from support.formats import SETTINGS, filled
+from support.workspace import tiny_params
 
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError

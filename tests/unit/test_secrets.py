@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_params import broken
-from workspace import tiny_text
+from support.workspace import broken, tiny_text
 
 from tensorpress.config.params import load, parse
 from tensorpress.errors import TensorpressError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from workspace import tiny_params
+from support.workspace import tiny_params
 
 from tensorpress.checkpoints.rows import ResultRow, read_rows
 from tensorpress.config.params import parse

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import ROOT
+from support.workspace import ROOT
 
 from tensorpress.config.params import parse
 from tensorpress.keying import fingerprints

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from study import Study
+from support.study import Study
 
 from tensorpress.commands import cli
 from tensorpress.files import paths

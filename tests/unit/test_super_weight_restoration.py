@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import select
-from stages import EXPERTS, FFN, job_of, make, records
-from study import result
+from support.planted import select
+from support.stages import EXPERTS, FFN, job_of, make, records
+from support.study import result
 
 from tensorpress.analysis.super_weights import (
     restoration,

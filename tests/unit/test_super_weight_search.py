@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import at, planted, select
-from stages import job_of
-from test_families import SIZES
+from support.families import SIZES
+from support.planted import at, planted, select
+from support.stages import job_of
+from support.workspace import tiny_llama, tiny_moe
 from transformers import AutoConfig, AutoModelForCausalLM
-from workspace import tiny_llama, tiny_moe
 
-from tensorpress.analysis import published as published_list
 from tensorpress.analysis.super_weights import (
     Search,
     block_maxima,
@@ -21,6 +20,7 @@ from tensorpress.analysis.super_weights import (
     layer_peaks,
     magnitudes_near,
 )
+from tensorpress.architectures import published as published_list
 from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.architectures.published import SuperWeight, published
 from tensorpress.checkpoints.loading import matrices

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import yaml
-from workspace import ROOT
+from support.workspace import ROOT
 
 from tensorpress.architectures.layers import ModuleShape
 from tensorpress.commands.sizing import MetaModel, sizes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from support.workspace import tiny_text, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
-from transformers import PreTrainedTokenizerFast
-from workspace import tiny_text, tiny_tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.text_bytes import DECODED, predicted_bytes, token_bytes
@@ -108,7 +108,7 @@ def test_windows_leave_out_their_first_position(bos: bool, tmp_path: Path) -> No
 
 def test_a_tokenizer_without_offsets_is_named(tmp_path: Path) -> None:
     fast = tiny_tokenizer()
-    slow = SimpleNamespace(is_fast=False, decode=fast.decode)
+    slow = Mock(spec=PreTrainedTokenizerBase, is_fast=False, decode=fast.decode)
     text = tiny_text()[:500]
     windows = token_windows(fast, text, 16)
     noted = job(tmp_path)

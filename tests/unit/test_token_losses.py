@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import CAUSAL, SIZES
+from support.families import CAUSAL, SIZES
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 

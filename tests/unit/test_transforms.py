@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import SIZES, auto_class, loaded
+from support.families import SIZES, auto_class, loaded
+from support.workspace import Workspace, save_tiny, tiny_llama, tiny_params, tiny_text
 from transformers import AutoConfig
-from workspace import Workspace, save_tiny, tiny_llama, tiny_params, tiny_text
 
 from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint

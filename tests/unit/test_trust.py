@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_assembly import compress
+from support.stages import compress
+from support.untrusted import fetch, hub, local, refusal, update
 from transformers import LlamaForCausalLM
-from untrusted import fetch, hub, local, refusal, update
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.commands.densify import densify

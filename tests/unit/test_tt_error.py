@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from pydantic import ValidationError
+from support.workspace import tiny_params
 from torch import Tensor
-from workspace import tiny_params
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.config.params import parse

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from stages import ask, records
-from study import BASELINE, HALF_WIDTH, STDERR, Study
+from support.stages import ask, records
+from support.study import BASELINE, HALF_WIDTH, STDERR, Study
 
 from tensorpress.report import wording
 

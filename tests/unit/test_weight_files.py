@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.untrusted import fetch, hub, local, refusal
+from support.workspace import ROOT
 from transformers import LlamaForCausalLM
-from untrusted import fetch, hub, local, refusal
-from workspace import ROOT
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from items import COMPACT, REQUESTS, STANDARD_FORM, log_probability, write
 from lm_eval.tasks._yaml_loader import load_yaml
-from stages import job_of
-from workspace import tiny_text
+from support.items import COMPACT, REQUESTS, STANDARD_FORM, log_probability, write
+from support.stages import job_of
+from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.config.tasks import Cloze, HotpotQA, LastWord, ZeroShot

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from workspace import Workspace, tiny_params
+from support.workspace import Workspace, tiny_params
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from workspace import Workspace
+from support.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

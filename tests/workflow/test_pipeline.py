@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.workspace import Workspace, save_tiny, tiny_moe, tiny_params
 from transformers import Qwen3MoeForCausalLM
-from workspace import Workspace, save_tiny, tiny_moe, tiny_params
 
 from tensorpress.checkpoints.rows import DecompositionRow, ResultRow, schema
 from tensorpress.methods.advised import Advice

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from workspace import Workspace, tiny_params
+from support.workspace import Workspace, tiny_params
 
 from tensorpress.checkpoints.rows import JobRow, read_rows
 from tensorpress.report import wording

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from untrusted import REVISION, update
-from workspace import Workspace, tiny_params
+from support.untrusted import REVISION, update
+from support.workspace import Workspace, tiny_params
 
 MODELING = """
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

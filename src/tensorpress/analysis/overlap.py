@@ -13,8 +13,8 @@ from tensorpress.linalg.gram import gram
 
 
 def overlap(
-    first: Float[Tensor, "*batch d k1"], second: Float[Tensor, "*batch d k2"]
-) -> Float[Tensor, "*batch"]:
+    first: Float[Tensor, "*#batch d k1"], second: Float[Tensor, "*#batch d k2"]
+) -> Float[Tensor, "*#batch"]:
     """Overlap of two subspaces; of unequal ones, the leading directions of the smaller number."""
     rank = min(first.shape[-1], second.shape[-1])
     product = first[..., :rank].mT @ second[..., :rank]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from workspace import ROOT
 
+from support.workspace import ROOT
 from tensorpress.architectures.layers import LayerShape, ModuleShape, group_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors
@@ -56,6 +56,18 @@ def placed(
     """Modules with factors that lie anywhere, without the plan that they are a part of."""
     made = DecompositionArtifact(None, spec.method, spec, group_of(modules[0]), None, None, "key")
     return Placement(layer, modules, made, factors, rows)
+
+
+def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
+    """Compress a group, or some modules of it, in one layer; the checkpoint is ``folder/out``."""
+    architecture = Checkpoint.open(model).architecture
+    spec = load(method).Spec(method=method, **settings)
+    factors, _, _ = decompose_layer(model, spec, group, LAYER, None, CPU)
+    save_factors(factors, folder / "factors.safetensors")
+    chosen = modules or tuple(architecture.shape(LAYER).group(group))
+    placement = placed(LAYER, chosen, spec, folder / "factors.safetensors")
+    storage, _ = assemble(model, [placement], "float32", folder / "out")
+    return architecture, placement, storage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from transformers import LlamaForCausalLM
-from workspace import tiny_llama
 
+from support.workspace import tiny_llama
 from tensorpress.architectures.published import SuperWeight
 from tensorpress.checkpoints.rows import EvalRow
 

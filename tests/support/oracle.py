@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from workspace import SHARED
 
+from support.workspace import SHARED
 from tensorpress.files import storage
 from tensorpress.formats.base import Format
 

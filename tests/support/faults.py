@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
+
+from support.workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny_params
 
 MEASURED = ("seconds",)
 """Columns that no two runs share."""

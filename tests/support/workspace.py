@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 BIN = Path(sys.executable).parent
 
@@ -151,6 +152,17 @@ def tiny_params() -> dict:
         },
         "reports": {"pareto": {"notebook": "pareto", "model": "tiny", "task": "heldout"}},
     }
+
+
+def broken(path: str, value: object) -> dict:
+    """``tiny_params`` with another value at a dotted path."""
+    params = copy.deepcopy(tiny_params())
+    *parents, last = path.split(".")
+    place = params
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[last] = value
+    return params
 
 
 class Workspace:
