@@ -89,6 +89,7 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     aggregate.run(
         plan.recipe_runs,
         live_jobs(plan),
+        {name: at(paths.advice(name)) for name in plan.advices},
         each_at([paths.evaluation_rows(made) for made in plan.evaluations]),
         each_at([made.storage for made in plan.checkpoints.values()]),
         each_at([placed.rows for placed in plan.used_decompositions]),

@@ -44,7 +44,8 @@ reports:
   verdict: {notebook: verdict, model: dense, task: heldout}
   pareto: {notebook: pareto, model: dense, task: heldout}
 """
-LLAMA, TRAINING = "architectures/families/llama.py", "sources/embedded/training.py"
+LLAMA, GPT2 = "architectures/families/llama.py", "architectures/families/gpt2.py"
+TRAINING = "sources/embedded/training.py"
 TABLES = {"aggregate", "reports verdict", "reports pareto"}
 EVALUATED = {"evaluate heldout", "evaluate speed"} | TABLES
 RECOVERED = {"recover"} | EVALUATED
@@ -90,7 +91,8 @@ def moved(function: str, old: str, new: str) -> Edit:
     """A function moved to the end of another module, and imported from there."""
 
     def edit(package: Path) -> None:
-        source, target = package / f"{old}.py", package / f"{new}.py"
+        source, target = (package.joinpath(*name.split(".")) for name in (old, new))
+        source, target = source.with_suffix(".py"), target.with_suffix(".py")
         text = source.read_text(encoding="utf-8")
         (node,) = (n for n in ast.parse(text).body if getattr(n, "name", "") == function)
         lines = text.splitlines(keepends=True)
@@ -106,7 +108,11 @@ def moved(function: str, old: str, new: str) -> Edit:
             path.write_text(text, encoding="utf-8")
         assert count
         head = "from __future__ import annotations\n"
-        replaced(f"{old}.py", head, f"{head}from tensorpress.{new} import {function}\n")(package)
+        replaced(
+            str(source.relative_to(package)),
+            head,
+            f"{head}from tensorpress.{new} import {function}\n",
+        )(package)
 
     return edit
 
@@ -156,12 +162,12 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "planning": (replaced("architectures/layers.py", "layers // 2", "layers // 3"), set()),
     "what jobs record": (replaced("running/records.py", "*.json", "*.txt"), set()),
     "a method that is not used": (replaced("methods/gptq.py", "BLOCK = ", "BLOCK = 1 + "), set()),
-    "a family that is not used": (replaced("families/gpt2.py", "transformer", "decoder"), set()),
+    "a family that is not used": (replaced(GPT2, "transformer", "decoder"), set()),
     "a new method": (replaced("methods/registry.py", '"dense":', '"new": "new", "dense":'), set()),
     "a module renamed": (renamed("linalg.tensor_train", "linalg.oseledets"), set()),
     "a module in another package": (renamed("stages.decomposition", "work.decomposition"), set()),
     "rows in another package": (renamed("checkpoints.rows", "tables.rows"), set()),
-    "a function moved": (moved("ranks_of", "checkpoints/manifest", "files/storage"), set()),
+    "a function moved": (moved("ranks_of", "checkpoints.manifest", "files.storage"), set()),
     "a method's arithmetic": (replaced(TT, "(list(cores)).float()", "(list(cores))"), OF_TT),
     "a method's settings": (replaced(TT, "Field(12, ge=2", "Field(10, ge=2"), OF_TT),
     "a kernel of one method": (replaced("linalg/tensor_train.py", "RUN = 16", "RUN = 8"), OF_TT),
