@@ -107,7 +107,7 @@ def test_a_damaged_artifact_of_hard_links_to_read_only_files(
     """As DVC leaves results: what is remade is not written through to its cache."""
     results, cache = done.folder / "results", done.folder / "cache"
     flip(only(results, "decompose/tiny-svd-*/layer-000.safetensors"))
-    for stage in paths.STAGES:
+    for stage in (each for each in paths.STAGES if (results / each).is_dir()):
         shutil.copytree(results / stage, cache / stage, copy_function=os.link)
     held = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
     for file in held:
