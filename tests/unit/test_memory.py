@@ -45,6 +45,7 @@ SHARD = 2**26
 JOB = """
 import json, sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 torch.set_num_threads(1)
 from tensorpress.files import paths
@@ -73,7 +74,8 @@ if job == "decompose":
     save_factors(made[0], folder / "factors")
 else:
     modules, factors = tuple(shape.group(group)), folder / "factors"
-    placements = [Placement(layer, modules, None, factors, None)
+    made = SimpleNamespace(spec=spec_class(settings["method"]).model_validate(settings))
+    placements = [Placement(layer, modules, made, factors, None)
                   for layer in range(architecture.layers)]
     assemble(model, placements, "float32", folder / "out")
 print(json.dumps([start, peak_resident_bytes()]))
