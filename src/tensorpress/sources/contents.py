@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress.errors import TensorpressError
+from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
 from tensorpress.keying.keys import file_fingerprint
 from tensorpress.sources.companions import (
@@ -52,7 +53,7 @@ READERS: dict[str, str] = {
 }
 """Source of a corpus -> the function that reads its text."""
 
-_FINGERPRINTS = Path("results/.fingerprints.json")
+_FINGERPRINTS = paths.RESULTS / ".fingerprints.json"
 
 
 def model_config(name: str, model: Model) -> dict[str, Any]:
