@@ -178,11 +178,14 @@ def test_the_workflow_runs_on_a_tiny_bert(tmp_path: Path) -> None:
     params["models"]["tiny"]["path"] = "inputs/bert"
     params["recipes"]["svd"]["steps"].append({"modules": ["attention"], "method": "tt"})
     params["methods"]["tt"] = {"method": "tt", "order": 3, "rank": 6}
+    lora = {"rank": 2, "steps": 1, "batch": 2, "accumulation": 1, "window": 18}
+    params["recipes"]["lora"] = {**params["recipes"]["svd"], "lora": lora}
     workspace = Workspace.create(tmp_path, params)
     save_tiny(tiny_bert(), tmp_path / "inputs/bert", masked_tokenizer())
     workspace.snakemake()
     done = workspace.run("tensorpress", "query", "perplexities", "--json")
     found = {row["recipe"]: row for row in json.loads(done.stdout)}
-    assert found.keys() == {"baseline", "svd", "drop"}
+    assert found.keys() == {"baseline", "svd", "drop", "lora"}
     assert found["baseline"]["nats_lost"] == 0
+    assert found["lora"]["perplexity"] != found["svd"]["perplexity"]
     assert all(1 < row["perplexity"] < 1000 for row in found.values())

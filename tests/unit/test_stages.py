@@ -24,6 +24,7 @@ from tensorpress.stages import (
     fetch_corpus,
     fetch_model,
     recover,
+    transform,
 )
 
 
@@ -42,6 +43,7 @@ def test_a_study_whose_artifacts_lie_elsewhere(
         "advised": svd | {"steps": [{"modules": ["all"], "method": "advised"}], "layers": ["all"]},
     }
     params["layer_sets"]["all"] = "all"
+    params["models"]["tiny"]["transform"] = "fold_norms"
     plan = Plan(parse(params))
 
     def at(path: Path) -> Path:
@@ -54,12 +56,14 @@ def test_a_study_whose_artifacts_lie_elsewhere(
 
     on = {"device": CPU, "dtype": torch.float32}
     (model,) = plan.models.values()
-    fetch_model.run(model, at(paths.model(model.id)), 1, **on)
+    fetched = at(model.source.checkpoint)
+    fetch_model.run(model.source, fetched, 1, **on)
     for corpus in plan.corpora.values():
         fetch_corpus.run(corpus, at(paths.corpus(corpus.id)))
     (inputs / "apart").mkdir()
     monkeypatch.chdir(inputs / "apart")
-    source = at(paths.model(model.id))
+    source = at(model.checkpoint)
+    transform.run(model, fetched, source)
     for made in plan.calibrations.values():
         text = at(paths.corpus(made.corpus.id))
         calibrate.run(made, source, text, at(paths.calibration(made.id)), **on)

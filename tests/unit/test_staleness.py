@@ -190,6 +190,16 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         replaced("sources/embedded/paragraph_hashes.txt", "\n", "\n\n"),
         {"fetch dense", "fetch train", "fetch heldout"} | CALIBRATED,
     ),
+    "what models are asked": (
+        replaced("objectives/causal_lm.py", "slice(0, -1)", "slice(0, -2)"),
+        CALIBRATED - {"decompose tt"},
+    ),
+    "an objective that is not used": (
+        replaced("objectives/masked_lm.py", "STRIDE = 7", "STRIDE = 5"), set()
+    ),
+    "a transform that is not used": (
+        replaced("transforms/fold_norms.py", "1 - unit", "2 - unit"), set()
+    ),
     "what calibrate does": (
         replaced("stages/calibrate.py", "ids(rows).numel()", "ids(rows).nelement()"),
         CALIBRATED - {"decompose tt"},  # which reads no moments

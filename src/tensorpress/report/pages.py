@@ -147,7 +147,7 @@ def _cell(value: Any, digits: int, is_span: bool, is_exact: bool) -> str:
         return spans(value)
     if isinstance(value, bool):
         return "yes" if value else ""
-    if is_exact and isinstance(value, float):
+    if is_exact and not isinstance(value, str):
         return f"{value:,.0f}"
     return number(value, digits) if isinstance(value, float) else str(value)
 
