@@ -205,7 +205,7 @@ def test_loose_statements_count_with_whatever_is_used(fingerprint: Fingerprint) 
 
 
 def test_what_is_marked_does_not_count(fingerprint: Fingerprint) -> None:
-    mark = "from tensorpress.keys import unkeyed\n"
+    mark = "from tensorpress.keying.keys import unkeyed\n"
     marked = mark + KERNEL.replace("def h", "@unkeyed\ndef h")
     before = fingerprint(kernel=marked)
     assert fingerprint(kernel=marked.replace("return x", "return 2 * x")) == before
@@ -246,3 +246,24 @@ def test_the_text_ignores_empty_fields_of_newer_pythons(tmp_path: Path) -> None:
     before = text_of(tree.body, module)
     tree.body[0].type_params = []  # what Python 3.12 adds
     assert text_of(tree.body, module) == before
+
+
+def test_names_of_one_assignment_have_their_own_values(fingerprint: Fingerprint) -> None:
+    pair = "A, B = 1, 2\ndef g(x):\n    return A - B\n"
+    assert fingerprint(main=pair) != fingerprint(main=pair.replace("A - B", "B - A"))
+    assert fingerprint(main=pair) == fingerprint(main=pair.replace("A, B = 1, 2", "A = 1\nB = 2"))
+
+
+def test_what_runs_beside_types_counts(fingerprint: Fingerprint) -> None:
+    top = "if TYPE_CHECKING:\n    K = int\nelse:\n    K = 1\ndef g(x):\n    return x + K\n"
+    inside = (
+        "def g(x):\n    if TYPE_CHECKING:\n        pass\n    else:\n        x = 1\n    return x\n"
+    )
+    for main in (top, inside):
+        assert fingerprint(main=main) != fingerprint(main=main.replace("= 1", "= 2"))
+    assert fingerprint(main=top) == fingerprint(main=top.replace("int", "str"))
+
+
+def test_a_name_of_the_function_around_is_told_apart(fingerprint: Fingerprint) -> None:
+    main = "def g(x):\n    def h():\n        nonlocal x\n        x = 1\n    h()\n    return x\n"
+    assert fingerprint(main=main) != fingerprint(main=main.replace("        nonlocal x\n", ""))

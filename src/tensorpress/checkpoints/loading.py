@@ -25,7 +25,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
 from tensorpress.files.stopwatch import LOAD, spent_on
-from tensorpress.formats.base import STORES
+from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.objectives.base import Objective
@@ -175,8 +175,8 @@ def matrices(
         experts: Any = model.get_submodule(family.experts_path(layer))
         if not isinstance(experts, FactoredExperts):
             return family.expert_weights(experts)[module].detach()
-        store = getattr(experts, module.split(".")[1])
-        return torch.stack([store.dense(expert) for expert in range(store.slices)])
+        store: Format = getattr(experts, module.split(".")[1])
+        return store.stacked()
     holder: Any = model.get_submodule(family.linear_path(layer, module))
     slot = family.linears.get(module, Slot(family.embedding))
     if isinstance(holder, FactoredLinear):  # always (out, in)

@@ -1,6 +1,6 @@
 """The interface of a factor format: S matrices ``(out, in)`` represented by shared factors.
 
-The files of this folder import only torch and each other (relatively), because ``assembly`` copies
+The files of this folder import only torch and each other (relatively), because ``bundle`` copies
 them into each compressed checkpoint, where plain ``transformers`` loads them as remote code.
 """
 

@@ -124,9 +124,7 @@ class _Writer:
         """A top-level statement, without the name that it defines."""
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
             self._function(statement, ())
-        elif (
-            isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-        ) or isinstance(statement, ast.AnnAssign):
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
             self.node(statement.value, ())
         else:
             self.node(statement, ())
@@ -138,7 +136,8 @@ class _Writer:
         elif isinstance(node, list):
             self.parts.append("[")
             for item in node:
-                if not is_text(item) and not is_for_types(item) and not is_marked(item):
+                for_types = is_for_types(item) and not item.orelse
+                if not is_text(item) and not for_types and not is_marked(item):
                     before = len(self.parts)
                     self.node(item, scopes)
                     if len(self.parts) > before:
@@ -201,6 +200,8 @@ class _Writer:
 
     def _outer(self, node: ast.Global | ast.Nonlocal, scopes: _Scopes) -> None:
         scopes[-1].outer.update(node.names)
+        if isinstance(node, ast.Nonlocal):  # a global name is written as what it means
+            self.parts.append(f"Nonlocal({','.join(node.names)})")
 
     def _walrus(self, node: ast.NamedExpr, scopes: _Scopes) -> None:
         """Bind in the function around comprehensions."""

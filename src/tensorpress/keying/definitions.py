@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from tensorpress.keying.codetext import (
@@ -67,11 +68,11 @@ class Module:
         return {a.asname or a.name: self._origin(base, a.name) for a in statement.names}
 
     def _collect(self, statements: Iterable[ast.stmt]) -> None:
-        for statement in statements:
+        for statement in chain.from_iterable(map(_single, statements)):
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 self.imports |= self.bindings(statement)
             elif is_for_types(statement):
-                self._collect(statement.body)
+                self._collect(statement.orelse or statement.body)  # what runs, if anything does
             elif (names := _defined(statement)) is not None:
                 for name in names:
                     self.definitions.setdefault(name, []).append(statement)
@@ -96,6 +97,19 @@ class Module:
         return ".".join([*parents[: len(parents) - above], *filter(None, [statement.module])])
 
 
+def _single(statement: ast.stmt) -> list[ast.stmt]:
+    """``a, b = 1, 2`` as two statements, so that each name has the digest of its own value."""
+    match statement:
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if (
+            len(names) == len(values)
+            and all(isinstance(name, ast.Name) for name in names)
+            and not any(isinstance(value, ast.Starred) for value in values)
+        ):
+            pairs = zip(names, values, strict=True)
+            return [ast.Assign(targets=[name], value=value) for name, value in pairs]
+    return [statement]
+
+
 def _defined(statement: ast.stmt) -> list[str] | None:
     """Names that a statement defines, ``None`` if it is none that only defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -104,7 +118,6 @@ def _defined(statement: ast.stmt) -> list[str] | None:
         return [statement.target.id] if statement.value is not None else []
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
-        each = target.elts if isinstance(target, ast.Tuple) else [target]
-        if all(isinstance(name, ast.Name) for name in each):
-            return [name.id for name in each if isinstance(name, ast.Name)]
+        if isinstance(target, ast.Name):
+            return [target.id]
     return None

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked
+from tensorpress.methods.base import Factors, Layout, MethodSpec, dense_store, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDING = "rounding"
 """What a choice is called in place of a method where the weight itself is rounded."""
-METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
+TRIED_METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
 
 
 class Choice(BaseModel):
@@ -84,7 +84,7 @@ class Spec(MethodSpec):
 
     method: Literal["advised"]
     saved: float = Field(gt=0, lt=1, description="share of the whole model's bits to save")
-    methods: tuple[str, ...] = Field(METHODS, description="methods that take a budget")
+    methods: tuple[str, ...] = Field(TRIED_METHODS, description="methods that take a budget")
     quantise: bool = Field(True, description="rounding weights to nearest is an option too")
     group: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
     choices: tuple[Choice, ...] = Field((), description="filled in from the advice, leave it out")
@@ -92,10 +92,9 @@ class Spec(MethodSpec):
     @field_validator("methods")
     @classmethod
     def _budgeted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from tensorpress.methods.registry import METHODS as KNOWN
-        from tensorpress.methods.registry import spec_class
+        from tensorpress.methods.registry import METHODS, spec_class
 
-        others = (name for name in KNOWN if name != "advised")
+        others = (name for name in METHODS if name != "advised")
         allowed = [name for name in others if "budget" in spec_class(name).model_fields]
         wrong = [name for name in names if name not in allowed]
         if wrong:
@@ -157,15 +156,14 @@ def _made(
 ) -> list[Factors]:
     import torch
 
-    from tensorpress.formats.dense import DenseSlices
     from tensorpress.methods.registry import load, spec_class
     from tensorpress.methods.rounding import Rounding
 
     within = replace(layer, modules={m: layer.modules[m] for m in choice.modules})
     if choice.method == ROUNDING:
         (module,) = choice.modules
-        whole = DenseSlices(**sizes_of(layer.modules[module])).fill(weight=stacked(weights[module]))
-        store = Rounding.model_validate(choice.settings).applied(whole, torch.bfloat16)
+        rounding = Rounding.model_validate(choice.settings)
+        store = rounding.applied(dense_store(weights[module]), torch.bfloat16)
         return [Factors(choice.modules, store)]
     spec = spec_class(choice.method)(method=choice.method, **choice.settings)
     # both are read as they are asked for, and ``within`` names no other modules

@@ -328,6 +328,16 @@ def stacked(matrices: Tensor) -> Tensor:
     return matrices if matrices.ndim == 3 else matrices[None]
 
 
+def dense_store(weight: Tensor) -> Format:
+    """A weight, or a stack of experts' weights, as the format that holds it as it is."""
+    from tensorpress.formats.dense import DenseSlices
+
+    stack = stacked(weight)
+    slices, out_features, in_features = stack.shape
+    store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
+    return store.fill(weight=stack)
+
+
 def group_of_weights(weights: Mapping[str, Tensor]) -> str:
     """The group that the weights of one job belong to."""
     return group_of(next(iter(weights)))

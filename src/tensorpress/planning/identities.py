@@ -243,12 +243,7 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
         table=table_id,
         spec=spec.model_dump(),
         files=[queries, file_fingerprint(notebook)],
-        code=code_fingerprint(
-            _run("report"),
-            "tensorpress.report.figures",
-            "tensorpress.report.pages",
-            "tensorpress.report.wording",
-        ),
+        code=code_fingerprint(_run("report"), *all_modules("tensorpress.report")),
     )
     return ReportArtifact(name, spec, content)
 

@@ -3,7 +3,7 @@
 Every module, or group of modules that a method decomposes together, has options: to stay dense,
 one of the methods at one of several sizes, or to be rounded. Each takes bits and has a predicted
 damage (``analysis.damage``); damages add up. The choice of least damage under a budget of bits
-is a knapsack (``knapsack``).
+is a knapsack (``analysis.knapsack``).
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ from tensorpress.checkpoints.moments import expand_sites, load_moments, tokens_o
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
 from tensorpress.files.storage import VALUE_BITS, bits, stored_tensors
-from tensorpress.formats.base import Format
-from tensorpress.formats.dense import DenseSlices
 from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Spec
-from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked
+from tensorpress.methods.base import Factors, MethodSpec, dense_store, stacked
 from tensorpress.methods.registry import load, spec_class
 from tensorpress.methods.rounding import Rounding
 
@@ -120,7 +118,7 @@ def options(
         )
 
     for module in weights:
-        whole = _whole(weights[module], shape, module)
+        whole = dense_store(weights[module])
         yield choice("dense", {}, [Factors((module,), whole)])
         for width in BITS if spec.quantise else ():
             rounding = Rounding(bits=width, group=spec.group)
@@ -131,10 +129,6 @@ def options(
         own = {module: weights[module] for module in within.modules}
         held = {m: moments[m] for m in own} if sub.needs_moments else None
         yield choice(method, settings, load(method).decompose(own, within, sub, held))
-
-
-def _whole(weight: Tensor, shape: LayerShape, module: str) -> Format:
-    return DenseSlices(**sizes_of(shape.modules[module])).fill(weight=stacked(weight))
 
 
 def _attempts(

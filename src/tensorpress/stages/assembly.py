@@ -23,7 +23,7 @@ from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
 from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved, stored_tensors
 from tensorpress.formats.base import STORES, Format
-from tensorpress.formats.dense import DenseSlices
+from tensorpress.methods.base import dense_store
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import Placement
 from tensorpress.sources.custom_code import base_class
@@ -272,11 +272,7 @@ class _Build:
         return store
 
     def _dense_slices(self, layer: int, module: str) -> Format:
-        weight = self.source.weight(layer, module)
-        stack = weight if weight.ndim == 3 else weight[None]
-        slices, out_features, in_features = stack.shape
-        store = DenseSlices(slices=slices, out_features=out_features, in_features=in_features)
-        return store.fill(weight=stack)
+        return dense_store(self.source.weight(layer, module))
 
 
 def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:

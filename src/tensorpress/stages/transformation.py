@@ -15,7 +15,7 @@ from tensorpress.transforms.base import Transform
 
 
 def write_transformed(source: Path, transform: Transform, target: Path) -> None:
-    """Write the result of ``transform`` on the fetched model ``source`` into a new folder.
+    """Write the result of ``transform`` on the model ``source`` into a new folder.
 
     Values that are not finite, or that the dtype of a tensor cannot hold: ``TensorpressError``.
     """

@@ -62,7 +62,9 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 state = self.state[weight]
-                buffer = state.setdefault("momentum", torch.zeros_like(weight))
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                buffer = state["momentum"]
                 buffer.lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonalise(weight.grad.lerp(buffer, group["momentum"]), self._dtype)
                 scale = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5

@@ -60,7 +60,8 @@ def train(
         _batches(ids, spec.batch_tokens, w, seed) for w in (spec.window, spec.first_window)
     )
     start, loss = time.perf_counter(), float("nan")
-    for step in (bar := trange(min(steps, max_steps or steps), desc=f"train {name}", unit="step")):
+    taken = min(steps, max_steps or steps)
+    for step in (bar := trange(taken, desc=f"train {name}", unit="step")):
         _set_rates(optimisers, spec, step, steps)
         inputs = next(short if step < spec.first_share * steps else long).to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -76,7 +77,7 @@ def train(
         bar.set_postfix(loss=f"{loss:.3f}")
     _stop_router_outputs(model)
     record = TrainingRecord(
-        tokens=steps * spec.batch_tokens,
+        tokens=taken * spec.batch_tokens,
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=time.perf_counter() - start,
         final_loss_nats=loss,
