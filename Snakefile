@@ -45,6 +45,7 @@ wildcard_constraints:
     model=r"[^/]+-[0-9a-f]{10}",
     corpus=r"[^/]+-[0-9a-f]{10}",
     calibration=r"[^/]+-[0-9a-f]{10}",
+    options=r"[^/]+-[0-9a-f]{10}",
     advice=r"[^/]+-[0-9a-f]{10}",
     decomposition=r"[^/]+-[0-9a-f]{10}",
     run=r"[^/]+-[0-9a-f]{10}",

@@ -25,6 +25,7 @@ from tensorpress.planning.artifacts import (
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
+    OptionsArtifact,
     RecoveryArtifact,
     RunArtifact,
     TransformedArtifact,
@@ -109,16 +110,20 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
 
 
-def advise(made: AdviceArtifact) -> Footprint:
+def options(made: OptionsArtifact, layer: int) -> Footprint:
     """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
-    peak = products = 0
-    for shape in made.calibration.model.architecture.shapes[:-1]:
-        costs = [most([module]) for module in shape.modules.values()]
-        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
-        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
-        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
-        products += len(made.spec.methods) * sum(cost.products for cost in costs)
+    shape = made.calibration.model.architecture.shape(layer)
+    costs = [most([module]) for module in shape.modules.values()]
+    weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+    held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
+    products = len(made.methods) * sum(cost.products for cost in costs)
+    peak = weights + 2 * FLOAT * moment_values(shape) + held
     return Footprint(PROCESS + peak, products / PRODUCTS)
+
+
+def advise(made: AdviceArtifact) -> Footprint:
+    """The options of all layers, which are small."""
+    return Footprint(PROCESS, WAIT)
 
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:

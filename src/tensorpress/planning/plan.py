@@ -26,6 +26,7 @@ from tensorpress.planning.artifacts import (
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
+    OptionsArtifact,
     Placement,
     RecipeRun,
     RecoveryArtifact,
@@ -59,6 +60,7 @@ class Plan:
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self.options: dict[str, OptionsArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
@@ -204,7 +206,9 @@ class Plan:
                 "calibration.gradients: False is not allowed where a method is advised; "
                 "allowed: true"
             )
-        made = identities.advice(moments, spec, self.params.storage.dtype)
+        options = identities.options(moments, spec, self.params.storage.dtype)
+        options = self.options.setdefault(options.id, options)
+        made = identities.advice(options, spec)
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
