@@ -22,12 +22,12 @@ from tensorpress.evaluation.tasks import prediction
 from tensorpress.files import paths
 from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
+from tensorpress.running.oom import CPU
 from tensorpress.stages import calibration
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibration_rows
 from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
 
-CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")
 
 

@@ -20,9 +20,8 @@ from tensorpress.errors import TensorpressError
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.recovery import recover
-
-CPU = torch.device("cpu")
 
 
 def logits(folder: Path, ids: torch.Tensor = IDS) -> torch.Tensor:

@@ -21,12 +21,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
 from tensorpress.files.atomic import is_partial, replacing
 from tensorpress.files.strict_json import strict_json
-from tensorpress.objectives import registry
+from tensorpress.objectives.registry import quality_metrics
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
-
-QUALITY = {registry.load(name).metric for name in registry.OBJECTIVES}
-"""Metrics that the plot shows: one a model, by its objective."""
 
 
 def write_plan(plan: Plan) -> None:
@@ -121,9 +118,9 @@ def write_metrics(plan: Plan) -> None:
 
 
 def _write_plot(model: str, rows: list[dict[str, Any]]) -> None:
-    lines = ["recipe,layers,bits_saved_percent,perplexity"]
+    lines, shown = ["recipe,layers,bits_saved_percent,perplexity"], quality_metrics()
     for row in rows:
-        if row["kind"] == "perplexity" and row["metric"] in QUALITY:
+        if row["kind"] == "perplexity" and row["metric"] in shown:
             layers = " ".join(map(str, row["layers"]))
             saved = row["bits_saved_with_embeddings_percent"]
             lines.append(f"{row['recipe']},{layers},{saved:.4f},{row['value']:.6f}")

@@ -41,8 +41,8 @@ class BaseTask(BaseModel):
     """Whether the logits of a whole batch exist together."""
     objectives: ClassVar[Collection[str]] = ("causal_lm",)
     """What models may be asked that can run it."""
-    asks: ClassVar[bool] = False
-    """Whether it asks what the model's objective asks, whatever that is."""
+    follows_objective: ClassVar[bool] = False
+    """Whether it asks by the model's objective, whose code then is part of the key."""
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -67,8 +67,8 @@ class BaseTask(BaseModel):
     def check_files(self, where: str) -> None:
         """Refuse files without the columns that the task reads; ``where`` begins the error."""
 
-    def check_asked(self, where: str, objective: Objective) -> None:
-        """Refuse settings that nothing can be asked by; ``where`` begins the error."""
+    def check_objective(self, where: str, objective: Objective) -> None:
+        """Refuse settings that the objective cannot ask with; ``where`` begins the error."""
 
     def runs_in(self, compute: str) -> str:
         """The dtype in which models run, ``compute`` being that of the study."""
@@ -103,7 +103,7 @@ class Perplexity(WindowsTask):
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
     keeps_logits: ClassVar[bool] = False
     objectives: ClassVar[Collection[str]] = OBJECTIVES
-    asks: ClassVar[bool] = True
+    follows_objective: ClassVar[bool] = True
 
     kind: Literal["perplexity"]
     max_windows: int | None = Field(None, ge=1, description="windows read; null: all of them")
@@ -117,7 +117,7 @@ class Perplexity(WindowsTask):
     def runs_in(self, compute: str) -> str:
         return self.dtype or compute
 
-    def check_asked(self, where: str, objective: Objective) -> None:
+    def check_objective(self, where: str, objective: Objective) -> None:
         objective.check_window(f"{where}.window", self.window, self.bos)
 
 

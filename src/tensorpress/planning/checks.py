@@ -59,8 +59,8 @@ def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
             f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
             f"{objective}; allowed: kinds for {objective}, as perplexity"
         )
-    if spec.asks:
-        spec.check_asked(where, model.architecture.objective)
+    if spec.follows_objective:
+        spec.check_objective(where, model.architecture.objective)
     for field, tokens in spec.positions.items():
         check_positions(f"{where}.{field}", tokens, model)
 

@@ -222,7 +222,9 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
         peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
-    products = TOKENS * values * (architecture.objective.passes if made.spec.asks else 1)
+    products = (
+        TOKENS * values * (architecture.objective.passes if made.spec.follows_objective else 1)
+    )
     return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
 
 

@@ -223,7 +223,7 @@ def evaluation(
         code=code_fingerprint(
             _run("evaluate"),
             f"{spec.entry}:evaluate",
-            *[_objective(of.model.architecture)] * spec.asks,
+            *[_objective(of.model.architecture)] * spec.follows_objective,
         ),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)

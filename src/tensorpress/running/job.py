@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.errors.redaction import one_line, redacted
+from tensorpress.files.storage import dtype_name
 from tensorpress.running import forkserver, guards
 from tensorpress.running.records import Record
 from tensorpress.running.request import Request
@@ -61,7 +62,7 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
             granted = _granted(request, slot)
             dtype = granted.get("dtype")
             gpu = _gpu_name(granted.get("device"))
-            record = record.granted(slot, gpu, dtype and _name(dtype), request.began)
+            record = record.granted(slot, gpu, dtype and dtype_name(dtype), request.began)
             record.write()
             yield granted
         _append(log, "finished\n")
@@ -145,7 +146,3 @@ def _gpu_name(device: torch.device | None) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
