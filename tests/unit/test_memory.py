@@ -17,7 +17,8 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import site_of
 from tensorpress.checkpoints.moments import save_moments
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import parse
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning import footprint
@@ -53,7 +54,7 @@ from tensorpress.checkpoints import shards
 from tensorpress.planning.artifacts import Placement
 from tensorpress.stages.assembly import assemble
 from tensorpress.checkpoints.checkpoint import Checkpoint
-from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.stages.decomposition import decompose_layer, measure
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.methods.registry import spec_class
 from tensorpress.files.resident import peak_resident_bytes
@@ -68,10 +69,10 @@ start = peak_resident_bytes()
 if job == "decompose":
     spec = spec_class(settings["method"]).model_validate(settings)
     moments = paths.moments(model / "moments", 0) if spec.needs_moments else None
-    made = decompose_layer(model, spec, group, 0, moments, torch.device("cpu"))
-    made_by = MadeBy("m", "m", spec, group)
-    measure(made[0], made[2].matrices, shape.modules, made_by, 0, made[1])
-    save_factors(made[0], folder / "factors")
+    found, seconds, weights = decompose_layer(model, spec, group, 0, moments, torch.device("cpu"))
+    made = SimpleNamespace(model=SimpleNamespace(name="m"), method_name="m", spec=spec, group=group)
+    measure(found, weights.matrices, shape.modules, made, 0, seconds)
+    save_factors(found, folder / "factors")
 else:
     modules, factors = tuple(shape.group(group)), folder / "factors"
     made = SimpleNamespace(spec=spec_class(settings["method"]).model_validate(settings))

@@ -82,7 +82,8 @@ def _cell(value: object) -> str:
 
 def _sizes(options: argparse.Namespace) -> None:
     from tensorpress.architectures.families.table import architecture_of
-    from tensorpress.commands.sizing import MetaModel, Size, sizes
+    from tensorpress.commands.meta_model import MetaModel
+    from tensorpress.commands.sizing import Size, sizes
     from tensorpress.sources.contents import model_config, read_config
     from tensorpress.transforms import registry as transforms
 
