@@ -57,7 +57,10 @@ class Checkpoint:
         return plain_architecture(self.config, str(self.directory))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors; only their bytes are read."""
+        """The named tensors; only their bytes are read.
+
+        ``TensorpressError`` names one that is missing, ``DamagedFile`` a shard that is cut.
+        """
         wanted: dict[str, list[str]] = {}
         for name in names:
             if name not in self.files:

@@ -29,6 +29,8 @@ def densify(source: Path, target: Path) -> None:
     """Write the model of ``source`` with every factored matrix rebuilt into the new ``target``.
 
     It computes what the compressed one does, to rounding, and takes the room of a dense one.
+    ``TensorpressError`` if ``source`` is no compressed checkpoint of a class of transformers, if
+    ``target`` exists, or if a rebuilt matrix is out of the range of the stored dtype.
     """
     path = source / "config.json"
     if not path.is_file():

@@ -46,7 +46,10 @@ class MetaModel:
     def stores(
         self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
     ) -> list[tuple[Layout, Format]]:
-        """Layouts and empty factors of a group; equal layers share them."""
+        """Layouts and empty factors of a group; equal layers share them.
+
+        ``TensorpressError`` if the settings of method ``name`` do not fit the shapes.
+        """
         shape = self.architecture.shape(layer)
         key = (name, rounding, group, self.architecture.representative(layer, spec))
         if key not in self._built:

@@ -282,7 +282,8 @@ def merged(config: Mapping[str, Any], files: Sequence[Path | str]) -> Params:
 def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = None) -> Params:
     """Check params already read; ``where`` begins every error.
 
-    ``texts``: what stands in the file at values that YAML made no text of.
+    ``texts``: what stands in the file at values that YAML made no text of. ``TensorpressError``
+    names the first value that is not allowed.
     """
     try:
         check_no_token(raw)

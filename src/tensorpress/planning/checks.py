@@ -14,7 +14,10 @@ from tensorpress.planning.leakage import shared_text
 
 
 def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
-    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer."""
+    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer.
+
+    ``TensorpressError`` if the model has too few layers; ``layers`` is their number.
+    """
     if spec == "each":
         return [(layer,) for layer in range(layers)]
     if spec == "all":

@@ -49,7 +49,7 @@ def run_query(
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
     A query may read others by their names, and call what ``connect`` defines. ``hint``: what to do
-    where a file is missing.
+    where a file is missing. ``TensorpressError`` for an unknown name or a missing file.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
@@ -78,7 +78,8 @@ def _relation(
 def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
     """Execute a notebook with papermill and write it as one self-contained HTML page.
 
-    A notebook is given those of the parameters that it has.
+    A notebook is given those of the parameters that it has. ``TensorpressError`` names a cell that
+    fails.
     """
     # slow imports that queries do without
     import nbconvert

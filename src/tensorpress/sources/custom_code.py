@@ -69,7 +69,10 @@ def own_tokenizer(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def architecture(config: Mapping[str, Any], where: str) -> str:
-    """The class that ``config.json`` names; it is written into code, so it must be a plain name."""
+    """The class that ``config.json`` names; it is written into code, so it must be a plain name.
+
+    ``TensorpressError`` if it is not.
+    """
     named = config.get("architectures")
     if not (isinstance(named, list) and named and str(named[0]).isidentifier()):
         raise TensorpressError(
