@@ -25,7 +25,7 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.methods.base import Layout, sizes_of
 from tensorpress.planning.checks import layer_sets
-from tensorpress.planning.footprint import of_assembly, of_step
+from tensorpress.planning.footprint import assembly_footprint, step_footprints
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Size:
     decompose_peak_bytes: int
     assemble_peak_bytes: int
 
-    def record(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         saved = self.saved
         return {
@@ -138,9 +138,9 @@ def _size(
         stored.append(entry)
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
-    jobs = [job for step in steps for job in of_step(architecture, *step, layers)]
+    jobs = [job for step in steps for job in step_footprints(architecture, *step, layers)]
     largest_set = max((job.largest_set for job in jobs), default=0)
-    assembly = of_assembly(
+    assembly = assembly_footprint(
         architecture, largest_set, params.storage.dtype, recipe.rounding is not None
     )
     return Size(

@@ -33,7 +33,7 @@ def write_plan(plan: Plan) -> None:
             temporary.write_text(json.dumps(live, indent=1) + "\n", encoding="utf-8")
 
 
-def revive(stage: str, live: list[str]) -> None:
+def restore_from_attic(stage: str, live: list[str]) -> None:
     """Bring live artifacts back from the attic."""
     for artifact in map(Path, live):
         kept = paths.ATTIC / artifact.relative_to(paths.RESULTS)
@@ -42,12 +42,12 @@ def revive(stage: str, live: list[str]) -> None:
             os.replace(kept, artifact)
 
 
-def retire(stage: str, live: list[str]) -> None:
+def move_to_attic(stage: str, live: list[str]) -> None:
     """Move superseded artifacts into the attic, drop what killed jobs left, keep live ones."""
-    _retire(paths.stage(stage), set(map(Path, live)))
+    _move_to_attic(paths.stage(stage), set(map(Path, live)))
 
 
-def _retire(folder: Path, keep: set[Path]) -> None:
+def _move_to_attic(folder: Path, keep: set[Path]) -> None:
     holds_live = {parent for path in keep for parent in path.parents}
     for entry in sorted(folder.iterdir()):
         if is_partial(entry):
@@ -55,7 +55,7 @@ def _retire(folder: Path, keep: set[Path]) -> None:
         elif entry in keep:
             continue
         elif entry in holds_live:
-            _retire(entry, keep)
+            _move_to_attic(entry, keep)
         else:
             _move(entry, paths.ATTIC / entry.relative_to(paths.RESULTS))
 

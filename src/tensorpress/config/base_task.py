@@ -67,7 +67,7 @@ class BaseTask(BaseModel):
 
 
 class WeightsTask(BaseTask):
-    """A task that runs no model: what the study's models run in is nothing to it."""
+    """A task that reads weights and runs no model, so that ``compute.dtype`` does not touch it."""
 
     def runs_in(self, compute: str) -> str:
         return "float32"

@@ -37,10 +37,10 @@ class EvaluationJob:
     notes: list[str] = field(default_factory=list)
 
     def model(self, directory: Path) -> PreTrainedModel:
-        """A model in the CPU's memory, for ``run``."""
+        """A model in the CPU's memory, for ``with_fallback``."""
         return load_model(directory, CPU, getattr(torch, self.dtype))
 
-    def run(
+    def with_fallback(
         self,
         what: str,
         model: PreTrainedModel,

@@ -104,8 +104,8 @@ class Plan:
         return list(wanted.values())
 
     @cached_property
-    def _containers(self) -> dict[tuple[str, int], str]:
-        return nesting.containers(self.used_decompositions)
+    def _largest_holders(self) -> dict[tuple[str, int], str]:
+        return nesting.largest_holders(self.used_decompositions)
 
     def larger(self, identity: str, layer: int) -> list[Path]:
         """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
@@ -113,7 +113,7 @@ class Plan:
         One factorisation so serves all smaller ranks; which one is nobody's key, for the result
         is the same.
         """
-        largest = self._containers.get((identity, layer), identity)
+        largest = self._largest_holders.get((identity, layer), identity)
         return [] if largest == identity else [paths.factors(largest, layer)]
 
     @cached_property

@@ -55,7 +55,7 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
     record.write()
     try:
         _warn_into(log)
-        guards.settle(inputs)
+        guards.clamp_future_times(inputs)
         with gpu_slot(count=request.gpus) if request.gpus else nullcontext() as slot:
             if slot is not None:
                 os.environ[VISIBLE] = slot
@@ -69,7 +69,7 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
         record.finished().write()
     except BaseException as error:
         message = _message(error, log)
-        if isinstance(error, DamagedFile) and (moved := guards.set_aside(error.path, inputs)):
+        if isinstance(error, DamagedFile) and (moved := guards.quarantine(error.path, inputs)):
             message += f"; moved aside, 'snakemake -- {moved}' makes it anew"
         record.finished(message).write()
         _append(log, redacted(traceback.format_exc()))

@@ -107,7 +107,7 @@ def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_names(files: Iterable[str], where: str) -> None:
-    """Refuse code whose files a compressed checkpoint has its own ones of the same name."""
+    """Refuse code whose files have the names of those that a compressed checkpoint brings."""
     own = {f"{module.rpartition('.')[2]}.py" for module in all_modules("tensorpress.formats")}
     taken = sorted(own.intersection(files))
     if taken:
