@@ -141,7 +141,7 @@ def tucker_error(tensor: Float[Tensor, "slices m n"], ranks: Sizes) -> float:
 
 
 def separate_error(squares: Float[Tensor, "slices side"], sides: int, allowed: int) -> float:
-    """Relative error of the slices' truncated SVDs in ``allowed`` values.
+    """Relative error of the slices' truncated SVDs (Eckart & Young 1936) in ``allowed`` values.
 
     A singular triple takes ``sides = m + n`` values in whichever slice, so the largest are kept.
     """

@@ -21,7 +21,7 @@ from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.sources.weightfiles import INDEX, SINGLE, check_shards
 
 CHECKED_VALUES = 2**24
-"""Values that are looked at together, so that what is true of each takes little room."""
+"""Values that are tested for being finite together: the mask of a whole tensor takes memory."""
 
 
 @dataclass(frozen=True)

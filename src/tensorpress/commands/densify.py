@@ -21,6 +21,7 @@ from tensorpress.files.atomic import replacing
 from tensorpress.formats.adapters import ADAPTER, Adapted
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
+from tensorpress.running.oom import CPU
 from tensorpress.sources.custom_code import sealed_files
 from tensorpress.sources.weightfiles import check_weights
 
@@ -28,7 +29,7 @@ from tensorpress.sources.weightfiles import check_weights
 def densify(source: Path, target: Path) -> None:
     """Write the model of ``source`` with every factored matrix rebuilt into the new ``target``.
 
-    It computes what the compressed one does, to rounding, and takes the room of a dense one.
+    It computes what the compressed one does, to rounding, and takes a dense model's memory.
     ``TensorpressError`` if ``source`` is no compressed checkpoint of a class of transformers, if
     ``target`` exists, or if a rebuilt matrix is out of the range of the stored dtype.
     """
@@ -47,7 +48,7 @@ def densify(source: Path, target: Path) -> None:
             f"{source}: a model with code of its own; allowed: classes of transformers"
         )
     dtype = getattr(torch, config["dtype"])
-    compressed = load_model(source, torch.device("cpu"), dtype)
+    compressed = load_model(source, CPU, dtype)
     base = getattr(transformers, base_class)
     plain = base(base.config_class(**_plain(config))).to(dtype)
     family = FAMILIES[base.config_class.model_type]

@@ -1,6 +1,6 @@
 """``params.yaml``: what may stand in it, every default, and errors that name the place.
 
-Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked in ``plan``.
+Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked while planning.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Step(Section):
 class Lora(Section):
     """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
 
-    Defaults are the study's (methods.md section 2). A recipe is run once for every seed.
+    Defaults are those of the study (README). A recipe is run once for every seed.
     """
 
     rank: int = Field(16, ge=1)

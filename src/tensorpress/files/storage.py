@@ -69,10 +69,10 @@ def stored_tensors(store: Format, layer: int | None, *, replaced: bool) -> dict[
 
 @dataclass(frozen=True)
 class BitsSaved:
-    """Bits before and after, over each denominator: methods.md section 4.
+    """Bits before and after compression, over four denominators.
 
-    ``modules``: what was replaced; ``blocks``: all of the layers that hold a replaced module;
-    then the model without its input embedding, and the model.
+    ``modules``: the replaced modules; ``blocks``: all of the layers that hold one; the model
+    without its input embedding; the model.
     """
 
     dense_bits: int

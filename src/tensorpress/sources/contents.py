@@ -147,7 +147,7 @@ def check_local(name: str, model: LocalModel) -> None:
 def vocabulary_size(config: dict[str, Any], where: str) -> int:
     """Rows of the embedding by ``config.json``.
 
-    ``TensorpressError`` if that is no positive number.
+    ``TensorpressError`` if that is no whole number.
     """
     rows = config.get("vocab_size")
     if not isinstance(rows, int):
