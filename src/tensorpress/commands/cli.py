@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
     plan.add_argument("--json", action="store_true", help="one object per recipe")
     add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
-    stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
+    stage = add("stage", _stage, "run one stage as DVC does, with the attic")
     stage.add_argument("name", choices=paths.STAGES)
     add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
     status = add("status", _status, "what is done, running, failed and left, and the time it takes")

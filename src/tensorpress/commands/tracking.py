@@ -1,7 +1,7 @@
 """The DVC side of the contract: key files, attic, and the small files that DVC reads.
 
-Torch-free. A stage's folder is a function of its key file: live artifacts are revived from the
-attic before Snakemake runs, superseded ones are retired into it afterwards.
+Torch-free. A stage's folder is a function of its key file: live artifacts come back from the
+attic before Snakemake runs, superseded ones go into it afterwards.
 """
 
 from __future__ import annotations
