@@ -28,7 +28,9 @@ from tensorpress.sources.hub_datasets import explained
 from tensorpress.sources.local_tasks import STANDARD
 
 BATCH = 32
+"""Requests of one forward pass."""
 BOOTSTRAP_DRAWS = 1000
+"""Resamples by which lm-eval takes the standard error of what is no mean."""
 TASKS = Path(lm_eval.tasks.__file__).parent
 
 

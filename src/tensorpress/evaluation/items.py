@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tensorpress.errors import TensorpressError
 
 MIN_WORD_LETTERS = 4
+"""Letters of a word from which on it is asked for."""
 CHOICES = 4
 
 

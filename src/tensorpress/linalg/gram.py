@@ -13,9 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK_VALUES = 2**20
+"""Values of the rows that are multiplied at once in float32, before their sum in float64."""
 HALVED_FROM = 128
+"""Columns from which on the result's symmetry is made use of."""
 SAFE_TAIL = 1e-5
+"""Share of all energy below which a tail from float32 products may be nothing but rounding."""
 GRAM_LIMIT = 1e-12
+"""Share of all energy below which not even a float64 Gram matrix resolves a tail."""
 ROUNDING = 1e-6
 """Of products in float32, as a share of all energy."""
 

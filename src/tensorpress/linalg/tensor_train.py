@@ -17,6 +17,7 @@ from tensorpress.linalg.gram import leading_right, tail_bounds
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 
 PROJECTED_ROWS = 4096
+"""Rows that are projected at a time, so that their copy stays small."""
 LONG_RUN = 16
 """Shortest run of adjacent values at which a permutation of many axes reads memory fast."""
 

@@ -17,7 +17,9 @@ from tensorpress.linalg.bounds import of_tails
 from tensorpress.linalg.gram import SAFE_TAIL, gram, leading_right
 
 SWEEPS = 20
+"""Most sweeps of HOOI."""
 TOLERANCE = 1e-5
+"""Share of the energy by which a sweep must raise what is captured, or it is the last one."""
 REFINED_FROM = 0.01
 """Share of the energy that the start must capture for sweeps to be worth their time."""
 

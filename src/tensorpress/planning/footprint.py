@@ -42,6 +42,7 @@ TRAINING = 4 * 10**9
 ENGINE = 500 * 10**6
 """Bytes of the two Snakemakes around a cluster's job, which a scheduler counts as part of it."""
 FLOAT, DOUBLE = 4, 8
+"""Bytes of a value in float32 and float64."""
 START = 300
 """Seconds that any job is granted beside its work: a cold start, a busy file system."""
 READ = 50e6

@@ -34,7 +34,9 @@ from tensorpress.methods.rounding import Rounding
 
 ADVISED_GROUPS = ("attention", "ffn", "experts")
 SAVED = tuple(step / 10 for step in range(1, 10))
+"""Budgets that each method is tried at: shares of the values that are saved."""
 BITS = (8, 6, 5, 4, 3, 2)
+"""Widths of codes that rounding is tried with."""
 
 
 def advise(

@@ -28,6 +28,7 @@ from tensorpress.methods.base import stacked
 from tensorpress.methods.registry import spec_class
 
 ENTRIES = 64
+"""Largest other entries, and random ones, that are looked at in each module."""
 
 
 def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:

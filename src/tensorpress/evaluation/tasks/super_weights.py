@@ -24,7 +24,9 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
 
 BLOCKS = 32
+"""Blocks along each side of the coarse map of a matrix."""
 RADIUS = 8
+"""Rows and columns around an entry in the fine map."""
 
 
 def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:

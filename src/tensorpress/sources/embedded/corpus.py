@@ -25,6 +25,7 @@ Split = Literal["train", "heldout"]
 
 HASHES = Path(__file__).with_name("paragraph_hashes.txt")
 MAX_MISSING_SHARE = 0.02
+"""Share of the recorded paragraphs that another Python may lack."""
 TOPICS = "pydoc_data/topics.py"
 # tests, packages that Linux distributions ship apart, and files made on the user's machine
 LEFT_OUT = frozenset(
