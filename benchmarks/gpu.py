@@ -28,6 +28,7 @@ from published import PEERS, TUCKER
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
@@ -37,7 +38,6 @@ from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
 from tensorpress.methods.base import Factors, MethodSpec, stacked
 from tensorpress.methods.registry import METHODS, load
-from tensorpress.stages.decomposition import MadeBy, measure
 
 SMALL = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2,
@@ -159,7 +159,7 @@ def decompose(
             factors = made.decompose(weights, shape, spec, moments or None)
             run.seconds.append(now() - start)
             if layer == 0:
-                run.error = our_error(factors, weights, shape, spec, group)
+                run.error = our_error(factors, weights)
                 if spec.label in PEERS:
                     name, peer = PEERS[spec.label]
                     theirs, error = peer(weights, moments, factors)
@@ -194,19 +194,14 @@ def layer_moments(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
     return moments
 
 
-def our_error(
-    factors: Sequence[Factors],
-    weights: dict[str, Tensor],
-    shape: LayerShape,
-    spec: MethodSpec,
-    group: str,
-) -> float:
+def our_error(factors: Sequence[Factors], weights: dict[str, Tensor]) -> float:
     """Relative error of all matrices of the group together."""
-    made_by = MadeBy("", "", spec, group)
-    rows = measure(factors, lambda m: stacked(weights[m]), shape.modules, made_by, 0, 0.0)
-    norms = {module: float(weight.double().square().sum()) for module, weight in weights.items()}
-    lost = sum(row.relative_error**2 * norms[row.module] for row in rows)
-    return math.sqrt(lost / sum(norms.values()))
+    lost = total = 0.0
+    for each in factors:
+        for first, module in enumerate(each.modules):
+            error, norm = squared_errors(each.store, first, stacked(weights[module]))
+            lost, total = lost + error, total + norm
+    return math.sqrt(lost / total)
 
 
 def speed(

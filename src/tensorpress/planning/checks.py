@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from tensorpress.architectures.layers import LayerShape, group_of, middle, middle_out
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import LayerSet, MiddleLayers, MiddleOutLayers
+from tensorpress.config.params import Calibration, LayerSet, MiddleLayers, MiddleOutLayers
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.artifacts import CorpusArtifact, DecompositionArtifact, ModelArtifact
@@ -125,6 +125,14 @@ def check_apart(
                 f"it{detail}; allowed: a corpus that shares nothing with those of the recipe's "
                 "tasks"
             )
+
+
+def check_gradients(settings: Calibration) -> None:
+    """Refuse a calibration without what advice predicts damage from."""
+    if not settings.gradients:
+        raise TensorpressError(
+            "calibration.gradients: False is not allowed where a method is advised; allowed: true"
+        )
 
 
 def check_modules(where: str, names: tuple[str, ...], model: ModelArtifact) -> None:

@@ -35,6 +35,7 @@ from tensorpress.planning.artifacts import (
 )
 from tensorpress.planning.checks import (
     check_apart,
+    check_gradients,
     check_group,
     check_method,
     check_modules,
@@ -200,11 +201,7 @@ class Plan:
 
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
         moments = self._moments(model)
-        if not moments.settings.gradients:
-            raise TensorpressError(
-                "calibration.gradients: False is not allowed where a method is advised; "
-                "allowed: true"
-            )
+        check_gradients(moments.settings)
         made = identities.advice(moments, spec, self.params.storage.dtype)
         return self.advices.setdefault(made.id, made)
 
