@@ -232,9 +232,7 @@ def build(config: dict[str, Any], device: torch.device, runs: Sequence[Run]) -> 
     placed = list(placements(family, runs))
     plan = {"stores": [], "linears": [], "embeddings": [], "experts": [], "adapters": []}
     for owner, name, layer, factors in placed:
-        store = factors.store
-        stored = {"owner": owner, "name": name, "format": store.name, "settings": store.settings}
-        plan["stores"].append(stored)
+        plan["stores"].append({"owner": owner, "name": name, **factors.store.description})
         for index, module in enumerate(factors.modules):
             path = family.linear_path(layer, module)
             plan["linears"].append({"path": path, "parts": [[owner, name, index]], "heads": None})

@@ -46,11 +46,12 @@ class Spec(MethodSpec):
         return None if rounding_bits else "GPTQ"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
-        how = {"inner": "dense", "bits": self.bits, "group": self.group}
-        return [
-            Layout((module,), "rounded", {**sizes_of(shape), "settings": sizes_of(shape), **how})
-            for module, shape in layer.group(group).items()
-        ]
+        found = []
+        for module, shape in layer.group(group).items():
+            dense = {"format": "dense", "settings": sizes_of(shape)}
+            how = {"inner": dense, "bits": self.bits, "group": self.group}
+            found.append(Layout((module,), "rounded", how))
+        return found
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
