@@ -75,6 +75,6 @@ def ranks_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The ranks among a format's settings, also those of formats inside of it."""
     found = {name: value for name, value in settings.items() if "rank" in name}
     for value in settings.values():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             found |= ranks_of(value["settings"])
     return found

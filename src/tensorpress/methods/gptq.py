@@ -63,6 +63,9 @@ class Spec(MethodSpec):
         return Cost(stored, shape.numel, products, before)  # first the scales, of magnitudes
 
 
+EXAMPLE = Spec(method="gptq", bits=4)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

@@ -43,6 +43,9 @@ class Spec(TrainSpec):
         return self.train_cost(inner_settings(layout))
 
 
+EXAMPLE = Spec(method="tt_per_head", order=2, rank=3)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

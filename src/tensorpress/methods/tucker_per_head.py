@@ -98,6 +98,9 @@ class Spec(WhitenedSpec):
         return {"head_dim": rank, "hidden": rank}
 
 
+EXAMPLE = Spec(method="tucker_per_head", ranks=Ranks(hidden=6, head_dim=4))
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
