@@ -31,7 +31,7 @@ from torch import Tensor
 from tensorpress.architectures.layers import ModuleShape
 from tensorpress.linalg.tensor_train import tt_svd, tt_tensor
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
-from tensorpress.linalg.tucker import expand_modes, hosvd, partial_tucker
+from tensorpress.linalg.tucker import hosvd, multi_mode_dot, partial_tucker
 from tensorpress.methods import td_moe
 
 SIZES = {
@@ -225,8 +225,8 @@ def their_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]
 
 def tucker_error(core: Tensor, bases: dict[int, Tensor], tensor: Tensor) -> float:
     """Relative error of the full tensor, in float64."""
-    wide = {mode: basis.double() for mode, basis in bases.items()}
-    return relative(expand_modes(core.double(), wide), tensor)
+    wide = {mode: basis.double().mT for mode, basis in bases.items()}
+    return relative(multi_mode_dot(core.double(), wide), tensor)
 
 
 def relative(rebuilt: Tensor, tensor: Tensor) -> float:

@@ -15,7 +15,7 @@ from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, wr
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning.compression import Compression, compression
-from tensorpress.stages.decomposition import MadeBy
+from tensorpress.stages.decomposition import other_settings
 
 BASELINE = 20.0
 STDERR = 0.1
@@ -96,16 +96,16 @@ class Study:
 
     def decomposed(self, method_name: str, error: float, layer: int) -> None:
         """Q, K, V and O of a layer, each with the same error, by a method of ``method_spec``."""
-        made_by = MadeBy(self.model, method_name, method_spec(method_name), "attention")
+        spec = method_spec(method_name)
         for module in ("attention.q", "attention.k", "attention.v", "attention.o"):
             self.decompositions.append(
                 DecompositionRow(
                     model=self.model,
                     method_name=method_name,
-                    method=made_by.spec.method,
-                    approach=made_by.spec.approach,
-                    head_layout=made_by.spec.head_layout,
-                    settings=made_by.settings,
+                    method=spec.method,
+                    approach=spec.approach,
+                    head_layout=spec.head_layout,
+                    settings=other_settings(spec),
                     group="attention",
                     layer=layer,
                     module=module,

@@ -19,11 +19,10 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.advised import Choice, Spec
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.advice import advise, alternatives
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
-
-CPU = torch.device("cpu")
 
 
 def test_damage_is_half_the_mean_square_of_gradient_times_change() -> None:

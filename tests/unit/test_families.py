@@ -22,11 +22,11 @@ from tensorpress.commands.densify import densify
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.artifacts import Placement
+from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
 
-CPU = torch.device("cpu")
 LAYER = 1
 
 

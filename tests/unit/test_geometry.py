@@ -22,8 +22,8 @@ from tensorpress.config.tasks import Geometry
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
 from tensorpress.evaluation.tasks import geometry
+from tensorpress.running.oom import CPU
 
-CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)
 TOKENS = 5 * 32
 

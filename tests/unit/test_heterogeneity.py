@@ -30,8 +30,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks.heterogeneity import evaluate
 from tensorpress.linalg.tucker import hosvd
-
-CPU = torch.device("cpu")
+from tensorpress.running.oom import CPU
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ def test_tt_sparse_refuses_super_weights_outside_and_unknown_modules() -> None:
 
 
 def test_sizes_tell_layers_with_super_weights_apart(llama_directory: Path) -> None:
-    from tensorpress.commands.sizing import MetaModel
+    from tensorpress.commands.meta_model import MetaModel
 
     config = Checkpoint.open(llama_directory).config
     spec = load("tt_sparse").Spec(

@@ -14,9 +14,9 @@ from tensorpress.config.params import parse
 from tensorpress.methods.base import Factors
 from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.decomposition import decompose_layer, truncate
 
-CPU = torch.device("cpu")
 EXPERTS = {"experts.up": ModuleShape(24, 40, 4)}
 MATRIX = {"ffn.up": ModuleShape(24, 40)}
 CASES = {

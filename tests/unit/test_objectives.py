@@ -35,12 +35,12 @@ from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
 from tensorpress.objectives.masked_lm import STRIDE
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.sources.inputs import LocalModel
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.decomposition import decompose_layer
 from tensorpress.stages.fetching import fetch_model
 
-CPU = torch.device("cpu")
 MASKED = registry.load("masked_lm")
 WINDOW = 18
 """CLS, SEP, and sixteen tokens of text: two times seven are predicted, two are only read."""

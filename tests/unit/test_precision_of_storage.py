@@ -20,8 +20,8 @@ from tensorpress.config.params import Lora, Rounding
 from tensorpress.errors import TensorpressError
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
-from tensorpress.stages.recovered import write_recovered
 from tensorpress.stages.recovery import recover
+from tensorpress.stages.recovery_checkpoint import write_recovered
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 

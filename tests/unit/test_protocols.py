@@ -31,11 +31,11 @@ from tensorpress.planning.compression import compression
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
 from tensorpress.report.queries import run_query
+from tensorpress.running.oom import CPU
 from tensorpress.sources.corpora import fetch_corpus
 from tensorpress.sources.hub_datasets import HubDataset, require
 from tensorpress.sources.inputs import C4Corpus, FileCorpus, Wikitext2Corpus
 
-CPU = torch.device("cpu")
 PROTOCOL = Protocol("a" * 64, "one file", None, 64, None, False, "float32", "b" * 64)
 
 

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import Rounding, parse
 from tensorpress.running.oom import CPU
 

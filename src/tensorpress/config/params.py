@@ -1,6 +1,6 @@
 """``params.yaml``: what may stand in it, every default, and errors that name the place.
 
-Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked in ``plan``.
+Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked while planning.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Step(Section):
 class Lora(Section):
     """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
 
-    Defaults are the study's (methods.md section 2). A recipe is run once for every seed.
+    Defaults are those of the study (README). A recipe is run once for every seed.
     """
 
     rank: int = Field(16, ge=1)
@@ -282,7 +282,8 @@ def merged(config: Mapping[str, Any], files: Sequence[Path | str]) -> Params:
 def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = None) -> Params:
     """Check params already read; ``where`` begins every error.
 
-    ``texts``: what stands in the file at values that YAML made no text of.
+    ``texts``: what stands in the file at values that YAML made no text of. ``TensorpressError``
+    names the first value that is not allowed.
     """
     try:
         check_no_token(raw)

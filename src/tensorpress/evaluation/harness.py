@@ -72,7 +72,7 @@ def run_task(
         assert found is not None
         return found
 
-    result = job.run(name, job.model(job.run_directory), work, batch)
+    result = job.with_fallback(name, job.model(job.run_directory), work, batch)
     metrics = result["results"][name]
     version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
     protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))

@@ -12,16 +12,17 @@ from torch import Tensor
 from tensorpress.linalg.gram import eigenpairs
 
 CLIP = 1e-3
-"""Least eigenvalue over their mean."""
+"""Least eigenvalue that is kept as it is, relative to their mean."""
 BLOCK_ROWS = 512
-"""Of a moment, that stand in float64 at a time."""
+"""Rows of a moment that are in float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Root:
     """``S = directions diag(values)`` with ``S S^T`` the moment, in float64.
 
-    Not the symmetric root, which is ``S`` turned: a mode's truncation does not see the turn.
+    The symmetric root is ``S`` times a rotation. A truncation of the mode keeps the same subspace
+    with either, so the rotation is not computed.
     """
 
     directions: Float[Tensor, "n r"]
@@ -58,8 +59,9 @@ def root_of(moment: Float[Tensor, "n n"]) -> Root:
 def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], rank: int) -> Root:
     """The root that weighs ``matrix``, on no more directions than its rows span.
 
-    Where the rows are fewer than the columns, the eigenproblem is only as large as they are many:
-    with ``W = T Q^T`` the weighed matrix is ``T (Q^T S)``. A ``rank`` above them takes the whole.
+    Where ``matrix`` has m < n rows, ``W = T Q^T`` (QR) turns the whitened matrix into
+    ``T (Q^T S)``, so that the eigenproblem is of size m in place of n. A ``rank`` above m needs
+    directions outside of that span, and takes the root of the whole moment.
     """
     rows = matrix.flatten(0, -2)
     if not rank <= len(rows) < len(moment):
@@ -72,7 +74,7 @@ def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], ran
 def quadratic(
     matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"]
 ) -> Float[Tensor, "*batch m m"]:
-    """``A M A^T`` in float64, of which only some rows of the moment stand in it at a time."""
+    """``A M A^T`` in float64; of the moment only ``BLOCK_ROWS`` rows are in float64 at a time."""
     wide = matrix.double()
     total = wide.new_zeros(*wide.shape[:-1], wide.shape[-2])
     parts = zip(wide.split(BLOCK_ROWS, -1), moment.split(BLOCK_ROWS, -2), strict=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
 from tensorpress.files import paths
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec

@@ -16,7 +16,7 @@ NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """What the methods of a run are together; of the uncompressed model all is empty.
+    """What the methods of a run are together; the defaults are those of the uncompressed model.
 
     ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
     ``holds_tensor_format`` whether any module is so held (``methods.approach``). ``control`` is the

@@ -11,8 +11,8 @@ from typing import Any
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
+from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import BASELINE, Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
@@ -179,7 +179,10 @@ def run(
 def recovery(
     of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
 ) -> RecoveryArtifact:
-    """A recovered checkpoint: the compressed one, text, settings, seed."""
+    """A recovered checkpoint: text, settings, seed, and the compressed one.
+
+    The key of that covers the family and the code that travels in it.
+    """
     content = key(
         stage="recover",
         run=of.key,
@@ -189,8 +192,6 @@ def recovery(
         **_precision(dtype),
         code=code_fingerprint(
             _run("recover"),
-            *_BUNDLED,
-            _family(of.model.architecture),
             *[_ROUNDING] * bool(spec.rounding),
             _objective(of.model.architecture),
         ),
@@ -222,7 +223,7 @@ def evaluation(
         code=code_fingerprint(
             _run("evaluate"),
             f"{spec.entry}:evaluate",
-            *[_objective(of.model.architecture)] * spec.asks,
+            *[_objective(of.model.architecture)] * spec.follows_objective,
         ),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)

@@ -34,6 +34,8 @@ from tensorpress.planning.artifacts import (
     TransformedArtifact,
 )
 from tensorpress.planning.checks import (
+    check_apart,
+    check_group,
     check_method,
     check_modules,
     check_task,
@@ -42,7 +44,6 @@ from tensorpress.planning.checks import (
     layer_sets,
 )
 from tensorpress.planning.compression import compression_of
-from tensorpress.planning.leakage import shared_text
 from tensorpress.sources.contents import file_content
 from tensorpress.sources.hub_datasets import require
 from tensorpress.sources.inputs import HubCorpus
@@ -103,8 +104,8 @@ class Plan:
         return list(wanted.values())
 
     @cached_property
-    def _containers(self) -> dict[tuple[str, int], str]:
-        return nesting.containers(self.used_decompositions)
+    def _largest_holders(self) -> dict[tuple[str, int], str]:
+        return nesting.largest_holders(self.used_decompositions)
 
     def larger(self, identity: str, layer: int) -> list[Path]:
         """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
@@ -112,7 +113,7 @@ class Plan:
         One factorisation so serves all smaller ranks; which one is nobody's key, for the result
         is the same.
         """
-        largest = self._containers.get((identity, layer), identity)
+        largest = self._largest_holders.get((identity, layer), identity)
         return [] if largest == identity else [paths.factors(largest, layer)]
 
     @cached_property
@@ -212,31 +213,15 @@ class Plan:
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
         check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
-        self._check_apart(recipe_name, recipe, corpus)
+        tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
+        evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
+        check_apart(f"recipes.{recipe_name}.lora.corpus", corpus, evaluated)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
-
-    def _check_apart(self, recipe_name: str, recipe: Recipe, corpus: CorpusArtifact) -> None:
-        """Recovery and evaluation must not share text."""
-        for task in recipe.tasks:
-            for name in self.params.tasks[task].corpora.values():
-                shared = shared_text(self.corpora[name], corpus)
-                if name == corpus.name or self.corpora[name].key == corpus.key or shared:
-                    detail = f" (both hold: {shared[:60]!r})" if shared else ""
-                    raise TensorpressError(
-                        f"recipes.{recipe_name}.lora.corpus: {corpus.name!r} is not allowed: task "
-                        f"{task!r} evaluates on text of it{detail}; allowed: a corpus that shares "
-                        "nothing with those of the recipe's tasks"
-                    )
 
     def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         check_task(task, spec, model)
-        if spec.needs_experts and not model.architecture.expert_layers:
-            raise TensorpressError(
-                f"models.{model.name}: task {task!r} is not allowed; "
-                "allowed: tasks for models without experts"
-            )
         dense = self._run(model, ()) if spec.needs_dense else None
         moments = self._moments(model) if spec.needs_moments else None
         files = self.task_files[task]
@@ -315,11 +300,7 @@ class Plan:
                     decomposition = self._decomposition(model, step.method, group, layer)
                     if self.params.methods[step.method].needs_advice:
                         check_whole(where, step.modules, layers, model)
-                    if decomposition.spec.whole_groups and len(chosen) < len(present):
-                        raise TensorpressError(
-                            f"{where}.modules: {list(chosen)} is not allowed: method "
-                            f"{step.method!r} shares factors; allowed: all of {group}"
-                        )
+                    check_group(where, step.method, decomposition, chosen, present)
                     for module in chosen:
                         if taken.setdefault((layer, module), index) != index:
                             raise TensorpressError(

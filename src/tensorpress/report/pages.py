@@ -126,7 +126,7 @@ def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
         shown[column] = [
             _cell(value, digits, is_span and words, is_exact) for value in shown[column]
         ]
-    # underscores do not break, and wide heads must
+    # a browser breaks lines at spaces, not at underscores, and long column names must break
     heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
     rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
     return (

@@ -156,7 +156,7 @@ class _Build:
             store = self._read((module,), own) if own else self._dense_slices(layer, module)
             name = module.split(".")[1]
             entry[name] = store.description
-            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
+            self.writer.add_store(f"{path}.{name}", store, layer, replaced=module in replaced)
             del store  # before the next one is read
             self._count(module, shape, layer, replaced=module in replaced)
         if {"experts.gate", "experts.up"} <= replaced:
@@ -230,7 +230,7 @@ class _Build:
         self.plan["stores"].append({"owner": owner, "name": name, **store.description})
         prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
         outer = layer == self.architecture.outer
-        _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
+        self.writer.add_store(prefix, store, None if outer else layer, replaced=replaced)
 
     def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
         matrices = shape.modules[module]
@@ -281,11 +281,3 @@ def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:
         return 0.0
     error, norm = squared_errors(store, slices[0], map(exact.dense, slices))
     return (error / norm) ** 0.5 if norm else 0.0
-
-
-def _add_store(
-    writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
-) -> None:
-    entries = stored_tensors(store, layer, replaced=replaced)
-    for name, value in store.state_dict().items():
-        writer.add(f"{prefix}.{name}", value, entries[name])

@@ -16,7 +16,7 @@ def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
     """Effective experts (exponential of the assignment entropy) per layer, and the least."""
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
-    counts = job.run(
+    counts = job.with_fallback(
         "expert_balance",
         job.model(job.run_directory),
         lambda model, device, batch: effective_experts(model, windows, device, batch),

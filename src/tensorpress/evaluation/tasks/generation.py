@@ -28,7 +28,7 @@ def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
     """
     tokenizer = load_tokenizer(job.run_directory)
     check_room(job.run_directory, tokenizer, PROMPTS, spec.new_tokens)
-    continuations = job.run(
+    continuations = job.with_fallback(
         "generation",
         job.model(job.run_directory),
         lambda model, device, batch: greedy_continuations(

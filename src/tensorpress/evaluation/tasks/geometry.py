@@ -79,7 +79,7 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
                 stream_points(model, architecture, windows, batch, device, consume)  # noqa: B023
 
             # no name for the model: the first is gone before the second comes
-            job.run("geometry", job.model(directory), work, spec.batch)
+            job.with_fallback("geometry", job.model(directory), work, spec.batch)
     return measured
 
 

@@ -62,7 +62,10 @@ class Layer:
 
 
 def evaluate(job: EvaluationJob, spec: Heterogeneity) -> list[EvalRow]:
-    """Spectra, overlaps and sharing penalties of every layer of a plain model."""
+    """Spectra, overlaps and sharing penalties of every layer of a plain model.
+
+    ``TensorpressError`` for a compressed one.
+    """
     checkpoint = Checkpoint.open(job.run_directory)
     if STORES in checkpoint.config:
         raise TensorpressError(

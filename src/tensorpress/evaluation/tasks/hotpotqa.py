@@ -49,7 +49,9 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
         made = greedy_continuations(model, tokenizer, prompts, NEW_TOKENS, batch, device)
         return made, language_model(model, tokenizer, batch).loglikelihood(requests)
 
-    continuations, likelihoods = job.run("hotpotqa", job.model(job.run_directory), work, spec.batch)
+    continuations, likelihoods = job.with_fallback(
+        "hotpotqa", job.model(job.run_directory), work, spec.batch
+    )
     found = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
     measured = {
         "contains": [float(contains(*pair)) for pair in found],

@@ -53,9 +53,9 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
         return observe(model, architecture, windows, batch, device)
 
     # no name for the dense model: it is gone before the compressed one comes
-    dense = job.run("moe", job.model(job.dense), work, spec.batch, spill=False)
+    dense = job.with_fallback("moe", job.model(job.dense), work, spec.batch, spill=False)
     model = job.model(job.run_directory)
-    compressed = job.run("moe", model, work, spec.batch, spill=False)
+    compressed = job.with_fallback("moe", model, work, spec.batch, spill=False)
     protocol = text_protocol(
         job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )

@@ -37,7 +37,7 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
         objective.text(spec.window, spec.bos),
         objective.predicted(spec.window, spec.bos),
     )
-    result = job.run(
+    result = job.with_fallback(
         "perplexity",
         job.model(job.run_directory),
         lambda model, device, batch: perplexity(model, objective, rows, batch, device, counted),

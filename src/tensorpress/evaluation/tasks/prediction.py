@@ -22,7 +22,8 @@ from tensorpress.methods.base import stacked
 def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
     """``predicted_damage`` in nats per token: of every replaced module, and of the run.
 
-    Adapters of recovery are no part of it.
+    Adapters of recovery are no part of it. ``TensorpressError`` for a checkpoint without a
+    manifest: nothing was replaced.
     """
     manifest = job.run_directory / MANIFEST
     if not manifest.is_file():

@@ -98,7 +98,7 @@ def _places(
         tokenizer = load_tokenizer(job.dense)
         check_room(job.dense, tokenizer, [spec.prompt])
         ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
-        search = job.run(
+        search = job.with_fallback(
             "restoration",
             job.model(job.dense),
             lambda model, device, _: find_super_weights(

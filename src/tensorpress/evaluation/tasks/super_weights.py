@@ -40,7 +40,7 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     model = job.model(job.run_directory)
     architecture = Checkpoint.open(job.run_directory).architecture
     ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
-    search = job.run(
+    search = job.with_fallback(
         "super_weights",
         model,
         lambda model, device, _: find_super_weights(

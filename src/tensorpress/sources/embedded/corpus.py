@@ -85,7 +85,10 @@ def load(split: Split) -> Corpus:
 
 
 def select(library: Mapping[str, list[str]], record: Record, where: str) -> Corpus:
-    """The recorded paragraphs out of all of ``library``; one that moved to another file counts."""
+    """The recorded paragraphs out of all of ``library``; one that moved to another file counts.
+
+    ``TensorpressError`` if more than ``MAX_MISSING_SHARE`` of them are missing.
+    """
     known = {paragraph_hash(p): p for paragraphs in library.values() for p in paragraphs}
     recorded = [digest for digests in record.documents.values() for digest in digests]
     missing = sum(digest not in known for digest in recorded)

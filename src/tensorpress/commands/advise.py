@@ -28,6 +28,7 @@ def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
 
     ``model``: a name of ``params.models`` or the folder of a checkpoint. Corpora and calibration
     are those of ``params``. An ``advised`` method of equal settings finds the same artifact.
+    ``TensorpressError`` if a job fails.
     """
     study = _study(model, params, saved, quantise)
     plan = Plan(study)

@@ -17,7 +17,7 @@ from tensorpress.checkpoints.rows import StorageRow
 from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
 from tensorpress.config.params import Lora
-from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, stored_tensors
+from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits
 from tensorpress.formats.adapted import Adapted
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
@@ -59,10 +59,8 @@ def write_recovered(
         writer.add(_moved(name, inside), tensor, StoredTensor(tuple(tensor.shape), None))
     counts = _Counts(plan, family, VALUE_BITS[dtype])
     for path, store in kept.items():
-        entries = stored_tensors(store, family.layer_of(path), replaced=True)
-        for name, value in store.state_dict().items():
-            writer.add(f"{path}.{ADAPTER}.{name}", value, entries[name])
-        counts.add(path, list(entries.values()))
+        layer = family.layer_of(path)
+        counts.add(path, writer.add_store(f"{path}.{ADAPTER}", store, layer, replaced=True))
     checkpoint_bytes = writer.close()
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
