@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from scipy import stats
 
+from support.methods import EXAMPLES, written
 from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, write_rows
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import spec_class
@@ -22,25 +23,14 @@ WINDOWS = 9
 HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
 _EMPTY = {str: "", int: 1, float: 1.0, bool: False, tuple[int, ...]: ()}
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "drop": {},
-    "svd": {"rank": 1},
-    "svd-whitened": {"method": "svd", "rank": 1, "whiten": "input"},
-    "tt": {"rank": 1},
-    "tucker_ffn": {"ranks": {"out": 1, "in": 1}},
-    "tucker_qkvo": {},
-    "tucker_qkvo-published": {"method": "tucker_qkvo", "layout": "published"},
-    "td_moe": {"ratio": 0.5},
-    "gptq": {},
-    "advised": {"saved": 0.2},
-}
+_VARIANTS = {"whitened": {"whiten": "input"}, "published": {"layout": "published"}}
 
 
 def method_spec(name: str, **settings: Any) -> MethodSpec:
-    """A method as params would have it, by a name of ``_SETTINGS``."""
-    given = {"method": name, **_SETTINGS[name], **settings}
-    return spec_class(given["method"]).model_validate(given)
+    """A method's example, or a variant of it: ``svd-whitened``."""
+    method, _, variant = name.partition("-")
+    given = {**written(EXAMPLES[method]), **_VARIANTS.get(variant, {}), **settings}
+    return spec_class(method).model_validate(given)
 
 
 def result(**fields: Any) -> ResultRow:

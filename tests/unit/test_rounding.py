@@ -13,6 +13,7 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.formats import rounding
+from tensorpress.formats.build import build
 from tensorpress.formats.rounded import Rounded, rounded
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.plan import Plan
@@ -60,6 +61,9 @@ def test_every_format_rounds(name: str) -> None:
     store = filled(name)
     coarse, fine = (rounded(store, bits, 16, torch.float32).double() for bits in (4, 8))
     assert isinstance(coarse, Rounded)
+    again = build(**coarse.description).double()
+    again.load_state_dict(coarse.state_dict())
+    assert torch.equal(again.dense(0), coarse.dense(0))
     for index in range(store.slices):
         shape = store.matrix_shape(index)
         assert coarse.matrix_shape(index) == shape

@@ -18,7 +18,8 @@ from tensorpress.checkpoints.checkpoint import is_finite
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
-from tensorpress.formats.adapters import ADAPTER, Adapted
+from tensorpress.formats.adapted import Adapted
+from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.running.oom import CPU

@@ -21,7 +21,8 @@ class Format(nn.Module):
     """Factors of ``slices`` matrices of shape ``(out_features, in_features)``.
 
     The parameters are the stored factors: their shapes alone decide the bits, and ``settings``
-    (JSON values) is what a loader needs to build the module empty. A format is applied to
+    (JSON values) is what ``build`` needs to make the module empty. A format that holds others is
+    given them built, and has their descriptions among its settings. A format is applied to
     activations in factored form by ``project``; ``dense`` rebuilds one matrix.
     """
 
@@ -41,6 +42,11 @@ class Format(nn.Module):
             "in_features": in_features,
             **extra,
         }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """``{format, settings}``: how files and configs spell the format, for ``build``."""
+        return {"format": self.name, "settings": self.settings}
 
     def project(self, x: Tensor, index: int) -> Tensor:
         """``W_index x`` for activations ``(..., in)`` -> ``(..., out)``, without forming ``W``."""

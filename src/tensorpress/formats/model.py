@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import attach
 from .base import STORES, Format
+from .build import build
 from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of
-from .table import FORMATS
 
 
 class FactoredMixin:
@@ -89,7 +89,7 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
 
 
 def _store(entry: dict[str, Any]) -> Format:
-    return FORMATS[entry["format"]](**entry["settings"])
+    return build(entry["format"], entry["settings"])
 
 
 def factored_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -25,31 +26,13 @@ class Rounded(Format):
     name = "rounded"
     _calls: _Calls
 
-    def __init__(
-        self,
-        *,
-        slices: int,
-        out_features: int,
-        in_features: int,
-        inner: str,
-        settings: dict[str, Any],
-        bits: int,
-        group: int | None,
-    ) -> None:
-        from .table import FORMATS  # which lists this class
-
+    def __init__(self, *, inner: Format, bits: int, group: int | None) -> None:
         super().__init__(
-            slices=slices,
-            out_features=out_features,
-            in_features=in_features,
-            inner=inner,
-            settings=settings,
-            bits=bits,
-            group=group,
+            slices=inner.slices, out_features=inner.out_features, in_features=inner.in_features
         )
+        self.settings = {"inner": inner.description, "bits": bits, "group": group}
         self.bits, self.group = bits, group
-        with torch.device("meta"):
-            shapes = FORMATS[inner](**settings)
+        shapes = _without_values(inner)
         # not registered: its factors hold no values
         object.__setattr__(self, "_calls", _Calls(shapes))
         self.factors = factors_to_round(shapes)
@@ -140,8 +123,7 @@ def rounded(store: Format, bits: int, group: int | None, scales: torch.dtype) ->
     shapes = factors_to_round(store)
     if isinstance(store, Rounded) or not shapes:
         return store
-    sizes = {name: store.settings[name] for name in ("slices", "out_features", "in_features")}
-    result = Rounded(**sizes, inner=store.name, settings=store.settings, bits=bits, group=group)
+    result = Rounded(inner=store, bits=bits, group=group)
     values = {}
     for name, value in store.state_dict().items():
         if name not in shapes:
@@ -162,6 +144,16 @@ def factors_to_round(store: Format) -> dict[str, tuple[int, ...]]:
         for name, value in owner.named_parameters(recurse=False)
         if not name.startswith(owner.exact if isinstance(owner, Format) else ())
     }
+
+
+def _without_values(store: Format) -> Format:
+    """A copy on the meta device; ``store`` keeps its values, of which none is copied."""
+    empty: dict[int, Any] = {
+        id(factor): nn.Parameter(factor.to("meta"), requires_grad=False)
+        for factor in store.parameters()
+    }
+    empty |= {id(buffer): buffer.to("meta") for buffer in store.buffers()}
+    return copy.deepcopy(store, empty)
 
 
 def _own(name: str) -> str:

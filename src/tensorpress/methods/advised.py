@@ -130,6 +130,9 @@ class Spec(MethodSpec):
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
 
 
+EXAMPLE = Spec(method="advised", saved=0.2)
+
+
 def _approach(name: str) -> Approach:
     from tensorpress.methods.registry import spec_class
 

@@ -98,9 +98,14 @@ class Layout:
 
     def build(self) -> Format:
         """The empty factors; on the meta device they take no memory."""
-        from tensorpress.formats.table import FORMATS
+        from tensorpress.formats.build import build
 
-        return FORMATS[self.format](**self.settings)
+        return build(self.format, self.settings)
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Names of the format and of those inside of it."""
+        return frozenset(_formats(self.format, self.settings))
 
     @property
     def rank_sum(self) -> int:
@@ -129,6 +134,13 @@ class Layout:
             for name, value in own.state_dict().items()
         }
         return own.fill(**blocks)
+
+
+def _formats(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    yield name
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            yield from _formats(value["format"], value["settings"])
 
 
 class MethodSpec(BaseModel):

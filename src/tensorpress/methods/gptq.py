@@ -46,11 +46,12 @@ class Spec(MethodSpec):
         return None if rounding_bits else "GPTQ"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
-        how = {"inner": "dense", "bits": self.bits, "group": self.group}
-        return [
-            Layout((module,), "rounded", {**sizes_of(shape), "settings": sizes_of(shape), **how})
-            for module, shape in layer.group(group).items()
-        ]
+        found = []
+        for module, shape in layer.group(group).items():
+            dense = {"format": "dense", "settings": sizes_of(shape)}
+            how = {"inner": dense, "bits": self.bits, "group": self.group}
+            found.append(Layout((module,), "rounded", how))
+        return found
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
@@ -60,6 +61,9 @@ class Spec(MethodSpec):
         products = shape.slices * inner * (each + 2 * inner**2)
         before = inner**2 + each + 4 * BLOCK * inner + shape.numel // 2
         return Cost(stored, shape.numel, products, before)  # first the scales, of magnitudes
+
+
+EXAMPLE = Spec(method="gptq", bits=4)
 
 
 def decompose(

@@ -83,6 +83,9 @@ class Spec(WhitenedSpec):
         return Cost(shape.slices * rank * both, int(batch * held), products)
 
 
+EXAMPLE = Spec(method="svd", rank=5)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

@@ -124,6 +124,9 @@ class Spec(MethodSpec):
         return layout_of(module, shape, self, planned)
 
 
+EXAMPLE = Spec(method="td_moe", ratio=0.3)
+
+
 @dataclass(frozen=True)
 class TuckerRanks:
     """Ranks of the expert, output and input modes; ``expert == E`` means no expert factor."""

@@ -112,6 +112,9 @@ class Spec(TrainSpec):
         return cost if self.shape == "balanced" else replace(cost, products=100 * cost.products)
 
 
+EXAMPLE = Spec(method="tt", order=3, rank=4)
+
+
 def tt_settings(shape: ModuleShape, modes: TTShape, ranks: Sequence[int]) -> dict[str, Any]:
     """Settings of the ``TTMatrix`` of these modes and ranks."""
     return {

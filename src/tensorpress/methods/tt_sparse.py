@@ -87,6 +87,9 @@ class Spec(TrainSpec):
         return tuple(dict.fromkeys([*self.keep, *self.exact(layer, module)]))
 
 
+EXAMPLE = Spec(method="tt_sparse", order=3, rank=4, outliers=0.01)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

@@ -89,6 +89,9 @@ class Spec(WhitenedSpec):
         return Cost(stored + slices * math.prod(ranks), int(held), products)
 
 
+EXAMPLE = Spec(method="tucker_ffn", ranks=Ranks.model_validate({"out": 16, "in": 12}))
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

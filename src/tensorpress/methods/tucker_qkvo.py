@@ -142,6 +142,9 @@ class Spec(MethodSpec):
         return other if self.layout == "tensorllm" else heads_side
 
 
+EXAMPLE = Spec(method="tucker_qkvo", ranks=Ranks(hidden=12, head_dim=4, stack=2))
+
+
 def stacks(layer: LayerShape, gqa: GroupedQuery) -> list[tuple[str, ...]]:
     """Projections that are decomposed together: all four where they have equal shapes."""
     if layer.heads == layer.kv_heads:

@@ -106,6 +106,9 @@ class Spec(MethodSpec):
         )
 
 
+EXAMPLE = Spec(method="tucker_qkvo_separate", rank=7)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

@@ -135,8 +135,7 @@ def decomposition(
 ) -> DecompositionArtifact:
     """Factors: model, settings, group, the moments and the advice if they are read."""
     layouts = spec.layouts(shape, group)
-    formats = {layout.format for layout in layouts}
-    formats |= {layout.settings["inner"] for layout in layouts if "inner" in layout.settings}
+    formats = {name for layout in layouts for name in layout.formats}
     content = key(
         stage="decompose",
         model=of.key,
