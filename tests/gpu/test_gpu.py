@@ -38,7 +38,7 @@ LLAMA = [
     ("svd", {"rank": 8, "whiten": "input"}, "ffn"),
     ("tt", {"order": 3, "rank": 8}, "ffn"),
     ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
-    ("gptq", {"bits": 4, "group": 8}, "ffn"),
+    ("gptq", {"bits": 4, "group_size": 8}, "ffn"),
 ]
 MOE = [
     ("svd", {"rank": 5, "whiten": "input"}, "experts"),

@@ -84,7 +84,7 @@ SETTINGS = {
             "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
         },
         "bits": 5,
-        "group": 7,
+        "group_size": 7,
     },
     "adapted": {
         "inner": {

@@ -64,7 +64,7 @@ def option(
 ) -> Choice:
     return Choice(
         layer=layer, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
-        damage=damage, ranks=(), products=1, dense_products=1,
+        damage=damage, ranks=(), macs=1, dense_macs=1,
     )  # fmt: skip
 
 

@@ -43,8 +43,8 @@ def test_tensor_train_takes_the_cheaper_way() -> None:
     store = FORMATS["tt_matrix"](**sizes, **modes).double()
     store.fill(**{k: torch.randn_like(v) for k, v in store.named_parameters()})
     # by hand: cores of 32, 64 and 32 values
-    assert store.chain_products == 32 * 16 + 64 * 4 * 4 + 32 * 16
-    assert store.rebuild_products == 64 * 4 * 4 + 32 * 16 * 16
+    assert store.chain_macs == 32 * 16 + 64 * 4 * 4 + 32 * 16
+    assert store.rebuild_macs == 64 * 4 * 4 + 32 * 16 * 16
     used = []
     for name in ("contract", "dense"):
         own = getattr(store, name)

@@ -66,7 +66,7 @@ def test_gptq_rounds_experts_without_tokens_to_nearest() -> None:
     torch.manual_seed(0)
     weight, inputs = torch.randn(2, 10, 12), torch.randn(90, 12) @ torch.randn(12, 12)
     moment = torch.stack([torch.zeros(12, 12), inputs.mT @ inputs / 90])
-    spec = gptq.Spec(method="gptq", bits=4, group=12)
+    spec = gptq.Spec(method="gptq", bits=4, group_size=12)
     given = {"experts.up": moment}
     (factors,) = gptq.decompose({"experts.up": weight}, alone(weight), spec, given)
     sizes = {"slices": 2, "out_features": 10, "in_features": 12}

@@ -85,7 +85,7 @@ CASES = [
     ("td_moe", "experts", {"budget": {"saved": 0.5}}),
     ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
-    ("gptq", "experts", {"bits": 3, "group": None}),
+    ("gptq", "experts", {"bits": 3, "group_size": None}),
 ]
 
 

@@ -88,7 +88,7 @@ def test_a_few_small_values_are_no_loss() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e18, 1e-16])
-@pytest.mark.parametrize("rounding", [None, Rounding(bits=8), Rounding(bits=4, group=32)])
+@pytest.mark.parametrize("rounding", [None, Rounding(bits=8), Rounding(bits=4, group_size=32)])
 def test_factors_and_their_scales(copy: Path, tmp_path: Path, factor: float, rounding) -> None:
     scaled(copy, factor)
     with pytest.raises(TensorpressError, match=r"storage.dtype: float16 cannot hold .*up"):

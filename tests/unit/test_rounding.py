@@ -102,7 +102,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     params = tiny_params()
     exact = params["recipes"]["svd"]
     params["recipes"]["int4"] = {**exact, "rounding": {"bits": 4}}
-    params["recipes"]["grouped"] = {**exact, "rounding": {"bits": 4, "group": 64}}
+    params["recipes"]["grouped"] = {**exact, "rounding": {"bits": 4, "group_size": 64}}
     plan = Plan(parse(params))
     runs = {each.recipe: each.run for each in plan.recipe_runs}
     assert len({runs[name].id for name in ("svd", "int4", "grouped")}) == 3
@@ -117,7 +117,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     ("path", "value", "message"),
     [
         ("rounding", {"bits": 9}, r"recipes\.svd\.rounding\.bits: 9 is not allowed"),
-        ("rounding", {"group": 1}, r"recipes\.svd\.rounding\.group: 1 is not allowed"),
+        ("rounding", {"group_size": 1}, r"recipes\.svd\.rounding\.group_size: 1 is not allowed"),
         ("steps", [{"modules": ["embedding"], "method": "gptq"}],
          r"methods\.gptq\.method: 'gptq' does not decompose embedding; allowed: attention"),
     ],

@@ -52,7 +52,7 @@ def written_study() -> dict:
         },
         "td-moe": {"method": "td_moe", "ratio": 0.3, "whiten": "both"},
         "svd-4": {"method": "svd", "rank": 4, "whiten": "input"},
-        "advised": {"method": "advised", "saved": 0.2, "group": 16},
+        "advised": {"method": "advised", "saved": 0.2, "group_size": 16},
     }
     params["layer_sets"] |= {"each": "each", "all": "all"}
 
@@ -104,7 +104,7 @@ def written_study() -> dict:
             )
         },
         "rtn": recipe("tiny", [{"modules": ["all"], "method": "dense"}], ["one"], ["heldout"])
-        | {"rounding": {"bits": 4, "group": 16}},
+        | {"rounding": {"bits": 4, "group_size": 16}},
         "small": recipe(
             "tiny",
             [{"modules": ["ffn"], "method": "svd-4"}],

@@ -48,7 +48,7 @@ def rounded_as(name: str, store: Format, rounding: Rounding, dtype: torch.dtype)
     """``store`` rounded with scales of ``storage.dtype``, which are in its range."""
     values = store.state_dict()
     for factor in factors_to_round(store):
-        scales = scales_of(values[factor], rounding.bits, rounding.group)
+        scales = scales_of(values[factor], rounding.bits, rounding.group_size)
         stored_as(f"{name}.{factor} (its scales)", scales, dtype)
     return rounding.applied(store, dtype)
 

@@ -197,7 +197,7 @@ def _advise(options: argparse.Namespace) -> None:
         f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "
         f"predicted damage {advice.damage:.4g} nats per token"
     )
-    columns = ("layer", "modules", "use", "saved %", "nats", "products", "best factors", "nats")
+    columns = ("layer", "modules", "use", "saved %", "nats", "MACs", "best factors", "nats")
     _print_table(title, columns, rows(advice))
 
 

@@ -110,7 +110,7 @@ def _size(
     placed: dict[tuple[int, str], Format] = {}
     rebuilt = 0
     for layer, layout, store in _placed(model, params, name, recipe, layers):
-        rebuilt = max(rebuilt, store.rebuilt())
+        rebuilt = max(rebuilt, store.peak_rebuilt_values())
         inside = None if layout.modules == ("embedding",) else layer
         stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
@@ -249,4 +249,4 @@ class _Macs:
             return
         shape = self._architecture.shape(layer).modules[module]
         times = self.top_k if group_of(module) == "experts" else 1
-        self.stored += times * (store.products() - shape.out_features * shape.in_features)
+        self.stored += times * (store.macs() - shape.out_features * shape.in_features)

@@ -29,8 +29,8 @@ class Adapted(Format):
     def dense(self, index: int) -> Tensor:
         return self.inner.dense(index) + self.adapter.dense(index)
 
-    def products(self) -> int:
-        return self.inner.products() + self.adapter.products()
+    def macs(self) -> int:
+        return self.inner.macs() + self.adapter.macs()
 
-    def rebuilt(self) -> int:
-        return max(self.inner.rebuilt(), self.adapter.rebuilt())
+    def peak_rebuilt_values(self) -> int:
+        return max(self.inner.peak_rebuilt_values(), self.adapter.peak_rebuilt_values())

@@ -76,12 +76,12 @@ class Format(nn.Module):
         """Rows ``ids (n,)`` of matrix ``index``, shape ``(n, in)``: an embedding's lookup."""
         return self.dense(index)[ids]
 
-    def products(self) -> int:
-        """Multiplications that applying one matrix to one token takes, for planning."""
+    def macs(self) -> int:
+        """Multiply-accumulates (MACs) of applying one matrix to one token, for planning."""
         return sum(value.numel() for value in self.parameters()) // max(self.slices, 1)
 
-    def rebuilt(self) -> int:
-        """Values of the largest matrix that ``project`` may rebuild for a moment; mostly none."""
+    def peak_rebuilt_values(self) -> int:
+        """Values of the largest matrix that ``project`` may rebuild for a moment; mostly 0."""
         return 0
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
@@ -100,7 +100,8 @@ class Format(nn.Module):
     def fill(self, **values: Tensor) -> Format:
         """Set the values of all of ``state_dict`` (shape-checked) and return the module.
 
-        Tensors become the module's own; of a part of a larger one a copy does.
+        Tensors become the module's own; of a part of a larger one a copy does. ``ValueError`` if a
+        factor is missing, unknown or of another shape.
         """
         own = self.state_dict()
         if own.keys() != values.keys():

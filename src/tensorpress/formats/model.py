@@ -28,7 +28,7 @@ class FactoredMixin:
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As any model's, but a weight that the files lack is an error, not made up at random.
 
-        ``output_loading_info``: the caller reads the report.
+        ``output_loading_info``: the caller reads the report; else ``ValueError`` names the weight.
         """
         load = super().from_pretrained  # type: ignore[misc]
         model, report = load(*args, output_loading_info=True, **kwargs)

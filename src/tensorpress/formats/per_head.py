@@ -38,8 +38,8 @@ class PerHead(Format):
         blocks = [self.inner.dense(head) for head in range(self.inner.slices)]
         return torch.cat(blocks, dim=0 if self.side == "out" else 1)
 
-    def products(self) -> int:
-        return self.inner.slices * self.inner.products()
+    def macs(self) -> int:
+        return self.inner.slices * self.inner.macs()
 
-    def rebuilt(self) -> int:
-        return self.inner.rebuilt()
+    def peak_rebuilt_values(self) -> int:
+        return self.inner.peak_rebuilt_values()

@@ -18,20 +18,20 @@ class Rounded(Format):
     """``<factor>_codes`` (packed, uint8) and ``<factor>_scales`` for each factor of ``inner``.
 
     Tensors that the inner format calls exact, and its buffers, stand as they are. Each call
-    decodes the factors, runs the inner format with them and drops them, so that a layer's factors
-    take their full room for the length of one call only; the price is the time of decoding. Names
+    decodes the factors, runs the inner format with them and drops them, so that a layer's decoded
+    factors are in memory for the length of one call only; the price is the time of decoding. Names
     of factors in a format inside of the inner one have ``__`` for the point.
     """
 
     name = "rounded"
     _calls: _Calls
 
-    def __init__(self, *, inner: Format, bits: int, group: int | None) -> None:
+    def __init__(self, *, inner: Format, bits: int, group_size: int | None) -> None:
         super().__init__(
             slices=inner.slices, out_features=inner.out_features, in_features=inner.in_features
         )
-        self.settings = {"inner": inner.description, "bits": bits, "group": group}
-        self.bits, self.group = bits, group
+        self.settings = {"inner": inner.description, "bits": bits, "group_size": group_size}
+        self.bits, self.group_size = bits, group_size
         shapes = _without_values(inner)
         # not registered: its factors hold no values
         object.__setattr__(self, "_calls", _Calls(shapes))
@@ -40,7 +40,7 @@ class Rounded(Format):
             count = math.prod(shape)
             size = packed_bytes(count, bits)
             self.register_buffer(f"{_own(name)}_codes", torch.zeros(size, dtype=torch.uint8))
-            self.factor(f"{_own(name)}_scales", (-(-count // (group or count)),))
+            self.factor(f"{_own(name)}_scales", (-(-count // (group_size or count)),))
         for name, value in shapes.state_dict().items():
             if name not in self.factors and value.is_floating_point():
                 self.factor(_own(name), tuple(value.shape))
@@ -62,7 +62,7 @@ class Rounded(Format):
                 continue
             shape, scales = self.factors[name], getattr(self, f"{own}_scales")
             codes = unpack(getattr(self, f"{own}_codes"), self.bits, math.prod(shape))
-            values[name] = dequantise(codes, scales, self.bits, self.group).view(shape)
+            values[name] = dequantise(codes, scales, self.bits, self.group_size).view(shape)
         return values
 
     def project(self, x: Tensor, index: int) -> Tensor:
@@ -80,11 +80,11 @@ class Rounded(Format):
     def stacked(self) -> Tensor:
         return self._call("stacked")
 
-    def products(self) -> int:
-        return self.inner.products()
+    def macs(self) -> int:
+        return self.inner.macs()
 
-    def rebuilt(self) -> int:
-        return self.inner.rebuilt() + sum(map(math.prod, self.factors.values()))
+    def peak_rebuilt_values(self) -> int:
+        return self.inner.peak_rebuilt_values() + sum(map(math.prod, self.factors.values()))
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
         return self.inner.matrix_shape(index)
@@ -114,7 +114,7 @@ class _Calls(nn.Module):
         return result
 
 
-def rounded(store: Format, bits: int, group: int | None, scales: torch.dtype) -> Format:
+def rounded(store: Format, bits: int, group_size: int | None, scales: torch.dtype) -> Format:
     """``store`` with its factors rounded to nearest, its scales being values of that dtype.
 
     A store that is rounded already, or has nothing to round, is given back as it is. On the meta
@@ -123,15 +123,15 @@ def rounded(store: Format, bits: int, group: int | None, scales: torch.dtype) ->
     shapes = factors_to_round(store)
     if isinstance(store, Rounded) or not shapes:
         return store
-    result = Rounded(inner=store, bits=bits, group=group)
+    result = Rounded(inner=store, bits=bits, group_size=group_size)
     values = {}
     for name, value in store.state_dict().items():
         if name not in shapes:
             values[_own(name)] = value
             continue
         # codes are nearest under the scales as stored, so that storing them loses nothing more
-        scale = scales_of(value, bits, group).to(scales).to(value.dtype)
-        codes = quantise(value, scale, bits, group)
+        scale = scales_of(value, bits, group_size).to(scales).to(value.dtype)
+        codes = quantise(value, scale, bits, group_size)
         values |= {f"{_own(name)}_codes": pack(codes, bits), f"{_own(name)}_scales": scale}
     return result.fill(**values)
 

@@ -70,8 +70,8 @@ def mode_spectrum(tensor: Tensor, mode: int, kept: int | None = None) -> Tensor:
     blocks, size = row_blocks(tensor, mode), tensor.shape[mode]
     rows = blocks.shape[0] * blocks.shape[1]
     # eigenvalues alone: the vectors of a wide mode take several times the tensor's memory
-    products = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, tall=True)
-    squares = torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
+    smaller = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, tall=True)
+    squares = torch.linalg.eigvalsh(smaller).flip(-1).clamp_min(0.0)
     is_small = kept is not None and float(squares[kept:].sum()) < SAFE_TAIL * float(squares.sum())
     if is_small and tensor.dtype != torch.float64:
         return mode_spectrum(tensor.double(), mode)

@@ -33,13 +33,13 @@ class Root:
         """The root of the inverse moment."""
         return Root(self.directions, self.values.reciprocal())
 
-    def weigh(self, tensor: Tensor, mode: int = -1) -> Tensor:
+    def whiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
         """``tensor x_mode S^T``, float64: the mode's size becomes r."""
         moved = tensor.double().movedim(mode, -1)
         return (moved @ (self.directions * self.values)).movedim(-1, mode)
 
-    def undo(self, tensor: Tensor, mode: int = -1) -> Tensor:
-        """What ``weigh`` made this tensor of: the mode's size becomes n again."""
+    def unwhiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """What ``whiten`` made this tensor of: the mode's size becomes n again."""
         moved = tensor.double().movedim(mode, -1)
         return ((moved / self.values) @ self.directions.mT).movedim(-1, mode)
 
@@ -67,11 +67,11 @@ def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], ran
     if not rank <= len(rows) < len(moment):
         return root_of(moment)
     span, _ = torch.linalg.qr(rows.double().mT)
-    inner = root_of(quadratic(span.mT, moment))
+    inner = root_of(congruence(span.mT, moment))
     return Root(span @ inner.directions, inner.values)
 
 
-def quadratic(
+def congruence(
     matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"]
 ) -> Float[Tensor, "*batch m m"]:
     """``A M A^T`` in float64; of the moment only ``BLOCK_ROWS`` rows are in float64 at a time."""

@@ -22,10 +22,10 @@ TRIED_METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
 
 
 class Choice(BaseModel):
-    """One option for some modules of a layer: its settings, bits, damage (nats) and products.
+    """One option for some modules of a layer: its settings, bits, damage (nats per token) and MACs.
 
-    ``ranks`` has one entry a factor set; ``products`` are multiplications of one token, over all
-    modules. ``method`` is a method's name, or ``rounding`` with ``bits`` and ``group`` for the
+    ``ranks`` has one entry a factor set; ``macs`` are multiply-accumulates of one token, over all
+    modules. ``method`` is a method's name, or ``rounding`` with ``bits`` and ``group_size`` for the
     weight itself.
     """
 
@@ -39,8 +39,8 @@ class Choice(BaseModel):
     dense_bits: int
     damage: float
     ranks: tuple[dict[str, Any], ...]
-    products: int
-    dense_products: int
+    macs: int
+    dense_macs: int
 
 
 class Advised(BaseModel):
@@ -86,7 +86,7 @@ class Spec(MethodSpec):
     saved: float = Field(gt=0, lt=1, description="share of the whole model's bits to save")
     methods: tuple[str, ...] = Field(TRIED_METHODS, description="methods that take a budget")
     quantise: bool = Field(True, description="rounding weights to nearest is an option too")
-    group: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
+    group_size: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
     choices: tuple[Choice, ...] = Field((), description="filled in from the advice, leave it out")
 
     @field_validator("methods")

@@ -20,7 +20,7 @@ from tensorpress.methods.base import (
     sizes_of,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products, root_side, tucker_held
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.heads import (
     head_moments,
     head_shape,
@@ -72,12 +72,12 @@ class Spec(WhitenedSpec):
         stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
         each = math.prod(sides)
         held = tucker_held(max(sides), min(sides), each) + 2 * heads * each
-        products = heads * 2 * (eigen_products(min(sides)) + each * max(sides))
+        macs = heads * 2 * (eigen_macs(min(sides)) + each * max(sides))
         if self.needs_moments:
             rooted = root_side(*sides, ranks[1])
             held += VECTORS * rooted**2 + sides[1] * rooted
-            products += heads * (eigen_products(rooted) + sides[1] ** 2 * rooted)
-        return Cost(heads * (stored + math.prod(ranks)), int(held), products)
+            macs += heads * (eigen_macs(rooted) + sides[1] ** 2 * rooted)
+        return Cost(heads * (stored + math.prod(ranks)), int(held), macs)
 
     def _ranks(self, heads: ModuleShape, module: str, shape: ModuleShape) -> dict[str, int]:
         out_size, in_size = heads.out_features, heads.in_features
@@ -127,8 +127,8 @@ def decompose(
                 right = bases[1]
             else:
                 root = root_for(matrix, each_moment[index], ranks[1])
-                core, bases = partial_tucker(root.weigh(matrix), ranks)
-                right = root.undo(bases[1], 0)
+                core, bases = partial_tucker(root.whiten(matrix), ranks)
+                right = root.unwhiten(bases[1], 0)
             lefts.append(bases[0].float())
             cores.append(core.float())
             rights.append(right.float())

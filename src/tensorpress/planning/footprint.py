@@ -118,7 +118,7 @@ def advise(made: AdviceArtifact) -> Footprint:
         weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
         held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
         peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
-        macs += len(made.spec.methods) * sum(cost.products for cost in costs)
+        macs += len(made.spec.methods) * sum(cost.macs for cost in costs)
     return Footprint(PROCESS + peak, macs / MACS)
 
 
@@ -157,7 +157,7 @@ def group_footprint(spec: MethodSpec, shape: LayerShape, group: str, stored: int
             working = max(working, moment + DOUBLE * cost.before)
         peak = max(peak, done + last + weights + max(reading, working))
         done, before, last = done + factors, weights, factors
-        largest, macs = max(largest, cost.stored), macs + cost.products
+        largest, macs = max(largest, cost.stored), macs + cost.macs
     # then the errors: one module's weights, and one of its matrices rebuilt
     most_values = max(each.numel for each in modules.values())
     matrix = max(each.out_features * each.in_features for each in modules.values())

@@ -45,6 +45,8 @@ def _largest(
     }
     largest_first = sorted(peers, key=lambda made: (size[made.id], made.id), reverse=True)
     return {
-        made.id: next(o.id for o in largest_first if o.spec.serves(made.spec, shape, group))
+        made.id: next(
+            o.id for o in largest_first if o.spec.contains_factors_of(made.spec, shape, group)
+        )
         for made in peers
     }

@@ -94,7 +94,7 @@ def options(
 
     def choice(method: str, settings: dict[str, Any], factors: Sequence[Factors]) -> Choice:
         modules = tuple(module for each in factors for module in each.modules)
-        damage = products = 0.0
+        damage = macs = 0.0
         stored = 0
         for each in factors:
             stored += bits(stored_tensors(each.store, layer, replaced=True).values(), value_bits)
@@ -103,7 +103,7 @@ def options(
                 alone = len(each.modules) == 1
                 rebuilt = each.store.stacked() if alone else each.store.dense(index)[None]
                 damage += damage_nats(rebuilt.to(stack) - stack, known[module])
-                products += each.store.products()
+                macs += each.store.macs()
         return Choice(
             layer=layer,
             modules=modules,
@@ -113,8 +113,8 @@ def options(
             dense_bits=value_bits * sum(shape.modules[m].numel for m in modules),
             damage=damage,
             ranks=tuple(ranks_of(each.store.settings) for each in factors),
-            products=int(products),
-            dense_products=sum(
+            macs=int(macs),
+            dense_macs=sum(
                 shape.modules[m].out_features * shape.modules[m].in_features for m in modules
             ),
         )
@@ -123,7 +123,7 @@ def options(
         whole = dense_store(weights[module])
         yield choice("dense", {}, [Factors((module,), whole)])
         for width in BITS if spec.quantise else ():
-            rounding = Rounding(bits=width, group=spec.group)
+            rounding = Rounding(bits=width, group_size=spec.group_size)
             store = rounding.applied(whole, torch.bfloat16)
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for method, settings, within in _attempts(weights, shape, spec):

@@ -52,7 +52,10 @@ def decompose_layer(
 
 
 def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> list[Factors]:
-    """The factors of ``spec`` out of those of a spec that serves it (``MethodSpec.serves``)."""
+    """The factors of ``spec``: leading blocks of factors in the file ``larger``, which has its own.
+
+    ``MethodSpec.contains_factors_of`` says of which settings these may be.
+    """
     factors = []
     for layout in spec.layouts(shape, group):
         (source,) = load_factors(larger, layout.modules)
