@@ -121,8 +121,8 @@ def reason_against(method: str) -> str | None:
 def settings_of(method: str) -> list[dict[str, Any]]:
     """The settings with which a method is measured."""
     example = load(method).EXAMPLE
-    usual = HALF if "budget" in example.sized_by else example.model_dump(exclude={"method"})
-    return SETTINGS.get(method, [usual])
+    settings = example.model_dump(exclude={"method"}, exclude_unset=True)
+    return SETTINGS.get(method, [HALF if "budget" in example.sized_by else settings])
 
 
 HEADER = """\

@@ -14,7 +14,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.moments import save_moments
-from tensorpress.config.tasks import Perplexity
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity
 from tensorpress.files import paths

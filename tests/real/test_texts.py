@@ -12,7 +12,10 @@ import torch
 from support.workspace import SHARED
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
-from tensorpress.config.tasks import Generation, HotpotQA, Perplexity, ZeroShot
+from tensorpress.config.tasks.generation import Spec as Generation
+from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import generation, hotpotqa, perplexity, zero_shot
 from tensorpress.running.oom import CPU

@@ -16,7 +16,7 @@ from tensorpress.checkpoints.manifest import MANIFEST, write_manifest
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.checkpoints.rows import DecompositionRow, read_rows, write_rows
 from tensorpress.config.params import Calibration
-from tensorpress.config.tasks import Prediction
+from tensorpress.config.tasks.prediction import Spec as Prediction
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import prediction
 from tensorpress.files import paths

@@ -69,7 +69,10 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 CASES = [
-    *((name, spec.groups[0], spec.model_dump(exclude={"method"})) for name, spec in ALONE.items()),
+    *(
+        (name, spec.groups[0], spec.model_dump(exclude={"method"}, exclude_unset=True))
+        for name, spec in ALONE.items()
+    ),
     ("svd", "experts", {"rank": 7}),
     ("tt", "experts", {"order": 2, "rank": 6}),
     ("svd", "ffn", {"budget": {"saved": 0.5}}),

@@ -30,7 +30,7 @@ from tensorpress.analysis.moe import (
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import MoeDiagnostics
+from tensorpress.config.tasks.moe import Spec as MoeDiagnostics
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.mixture import expert_matrices, observe, router_of
 from tensorpress.evaluation.tasks import moe

@@ -26,7 +26,7 @@ from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Perplexity
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity as task

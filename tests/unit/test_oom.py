@@ -13,7 +13,9 @@ from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.params import Lora
-from tensorpress.config.tasks import Cloze, Geometry, Perplexity
+from tensorpress.config.tasks.cloze import Spec as Cloze
+from tensorpress.config.tasks.geometry import Spec as Geometry
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import cloze, geometry, perplexity

@@ -20,7 +20,8 @@ from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.rows import ResultRow, write_rows
 from tensorpress.config import tasks
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Ngram, Perplexity
+from tensorpress.config.tasks.ngram import Spec as Ngram
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, tokenizer_sha256

@@ -13,6 +13,7 @@ from support.workspace import Workspace, save_tiny, tiny_moe, tiny_params
 from transformers import Qwen3MoeForCausalLM
 
 from tensorpress.checkpoints.rows import DecompositionRow, ResultRow, schema
+from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.base import MethodSpec
 
@@ -152,17 +153,13 @@ def written_study() -> dict:
         "samples": {"kind": "generation", "new_tokens": 4},
         "prediction": {"kind": "prediction"},
     }
+    shown = {spec["kind"]: name for name, spec in params["tasks"].items()}
     params["reports"] = {
-        f"{notebook}-{model}": {"notebook": notebook, "model": model, "task": "heldout"}
-        for notebook in ("pareto", "layers", "cost", "verdict")
-        for model in ("tiny", "moe")
+        name: {"notebook": name, "model": "moe" if name == "moe" else "tiny", "task": shown[n.kind]}
+        for name, n in NOTEBOOKS.items()
     }
-    for notebook, task in {
-        "mismatch": "mismatch", "super_weights": "restoration", "geometry": "geometry",
-        "recovery": "heldout", "head_axis": "heldout",
-    }.items():  # fmt: skip
-        params["reports"][notebook] = {"notebook": notebook, "model": "tiny", "task": task}
-    params["reports"]["moe"] = {"notebook": "moe", "model": "moe", "task": "routing"}
+    for name in ("pareto", "layers", "cost", "verdict"):
+        params["reports"][f"{name}-moe"] = {**params["reports"][name], "model": "moe"}
     return params
 
 
@@ -334,7 +331,7 @@ def test_pareto_marks_exactly_the_undominated_runs(finished: Workspace) -> None:
 
 def test_reports_are_whole_pages(finished: Workspace) -> None:
     pages = list((finished.folder / "results/reports").glob("*.html"))
-    assert len(pages) == 4 * 2 + 6
+    assert len(pages) == len(NOTEBOOKS) + 4
     for page in pages:
         html = page.read_text()
         assert "image/png" in html or "data:image" in html

@@ -20,6 +20,7 @@ class BaseTask(BaseModel):
         kind: str
 
     entry: ClassVar[str]
+    """The module whose ``evaluate`` does the work."""
     needs_dense: ClassVar[bool] = False
     """Whether the uncompressed model is measured beside the compressed one, in the same job."""
     measures_time: ClassVar[bool] = False

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import Calibration, Lora, Report
+from tensorpress.config.params import Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec

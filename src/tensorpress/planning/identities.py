@@ -12,7 +12,8 @@ from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import BASELINE, Calibration, Lora, Report
+from tensorpress.config.params import BASELINE, Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
