@@ -80,7 +80,10 @@ def prune() -> int:
 
 
 def commit() -> None:
-    """Hand what is in the stages' folders over to DVC; what it says where it fails is repeated."""
+    """Hand what is in the stages' folders over to DVC.
+
+    ``TensorpressError`` repeats what DVC says where it fails.
+    """
     # not --quiet, which hides its errors too
     command = [sys.executable, "-m", "dvc", "commit", "--force"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -148,7 +148,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class RunArtifact:
+class CheckpointArtifact:
     """A compressed checkpoint: a model with some modules replaced by factors."""
 
     model: ModelArtifact
@@ -171,7 +171,7 @@ class RunArtifact:
         return paths.storage_rows(self.id)
 
     @property
-    def assembled(self) -> RunArtifact:
+    def assembled(self) -> CheckpointArtifact:
         return self
 
 
@@ -179,7 +179,7 @@ class RunArtifact:
 class RecoveryArtifact:
     """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
 
-    assembled: RunArtifact
+    assembled: CheckpointArtifact
     spec: Lora
     seed: int
     corpus: CorpusArtifact
@@ -208,15 +208,15 @@ class RecoveryArtifact:
         return paths.recovery_rows(self.id)
 
 
-AnyRun = RunArtifact | RecoveryArtifact
+AnyCheckpoint = CheckpointArtifact | RecoveryArtifact
 
 
 @dataclass(frozen=True)
 class EvaluationArtifact:
     """Metrics of one task on one run."""
 
-    run: AnyRun
-    dense: RunArtifact | None
+    run: AnyCheckpoint
+    dense: CheckpointArtifact | None
     task_name: str
     spec: BaseTask
     corpora: dict[str, CorpusArtifact] = field(repr=False)
@@ -254,7 +254,7 @@ class RecipeRun:
     """Another recipe that this one varies."""
     layer_set: str
     layers: tuple[int, ...]
-    run: AnyRun
+    run: AnyCheckpoint
     seed: int | None
     """Where chance enters: in recovery."""
     evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)

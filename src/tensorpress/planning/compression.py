@@ -9,7 +9,7 @@ from types import MappingProxyType
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import AnyRun
+from tensorpress.planning.artifacts import AnyCheckpoint
 
 NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
@@ -34,7 +34,7 @@ class Compression:
     head_layout: str | None = None
 
 
-def compression_of(run: AnyRun, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+def compression_of(run: AnyCheckpoint, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
     """What was done to the model of a checkpoint.
 
     ``advices`` by id say what was chosen; before that is known, it is what ``advised`` may come to.

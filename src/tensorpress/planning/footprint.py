@@ -22,11 +22,11 @@ from tensorpress.methods.cost import most
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     CalibrationArtifact,
+    CheckpointArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
     RecoveryArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.inputs import EmbeddedModel
@@ -180,7 +180,7 @@ def step_footprints(
                 yield group_footprint(spec, shape, group, stored)
 
 
-def assemble(run: RunArtifact) -> Footprint:
+def assemble(run: CheckpointArtifact) -> Footprint:
     """A compressed checkpoint."""
     sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
     architecture = run.model.architecture

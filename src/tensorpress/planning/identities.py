@@ -24,8 +24,9 @@ from tensorpress.methods.rounding import Rounding
 from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
-    AnyRun,
+    AnyCheckpoint,
     CalibrationArtifact,
+    CheckpointArtifact,
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
@@ -33,7 +34,6 @@ from tensorpress.planning.artifacts import (
     Placement,
     RecoveryArtifact,
     ReportArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.contents import (
@@ -154,12 +154,12 @@ def decomposition(
     return DecompositionArtifact(of, method_name, spec, group, moments, advised, content)
 
 
-def run(
+def checkpoint(
     of: ModelArtifact,
     placements: tuple[Placement, ...],
     dtype: str,
     rounding: Rounding | None = None,
-) -> RunArtifact:
+) -> CheckpointArtifact:
     """A compressed checkpoint: model, factors, how they are stored."""
     content = key(
         stage="assemble",
@@ -174,11 +174,13 @@ def run(
             *[_ROUNDING] * bool(rounding),
         ),
     )
-    return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
+    return CheckpointArtifact(
+        of, placements, dtype, _label(placements, rounding), content, rounding
+    )
 
 
 def recovery(
-    of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+    of: CheckpointArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
 ) -> RecoveryArtifact:
     """A recovered checkpoint: text, settings, seed, and the compressed one.
 
@@ -201,8 +203,8 @@ def recovery(
 
 
 def evaluation(
-    of: AnyRun,
-    dense: RunArtifact | None,
+    of: AnyCheckpoint,
+    dense: CheckpointArtifact | None,
     task_name: str,
     spec: BaseTask,
     corpora: dict[str, CorpusArtifact],

@@ -20,8 +20,9 @@ from tensorpress.methods.rounding import Rounding
 from tensorpress.planning import identities, nesting
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
-    AnyRun,
+    AnyCheckpoint,
     CalibrationArtifact,
+    CheckpointArtifact,
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
@@ -30,7 +31,6 @@ from tensorpress.planning.artifacts import (
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.planning.checks import (
@@ -76,7 +76,7 @@ class Plan:
         return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
 
     @cached_property
-    def runs(self) -> dict[str, RunArtifact]:
+    def runs(self) -> dict[str, CheckpointArtifact]:
         """Assembled checkpoints by id; equal ones of several recipes are one."""
         return {each.run.assembled.id: each.run.assembled for each in self.recipe_runs}
 
@@ -87,7 +87,7 @@ class Plan:
         return {run.id: run for run in runs if isinstance(run, RecoveryArtifact)}
 
     @cached_property
-    def checkpoints(self) -> dict[str, AnyRun]:
+    def checkpoints(self) -> dict[str, AnyCheckpoint]:
         """Checkpoints that are evaluated, assembled or recovered, by id."""
         return {each.run.id: each.run for each in self.recipe_runs}
 
@@ -206,7 +206,7 @@ class Plan:
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
-        self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
+        self, recipe_name: str, recipe: Recipe, spec: Lora, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
         check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
@@ -215,7 +215,7 @@ class Plan:
         check_apart(f"recipes.{recipe_name}.lora.corpus", corpus, evaluated)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
-    def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
+    def _evaluation(self, run: AnyCheckpoint, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         check_task(task, spec, model)
@@ -233,8 +233,8 @@ class Plan:
         model: ModelArtifact,
         placements: tuple[Placement, ...],
         rounding: Rounding | None = None,
-    ) -> RunArtifact:
-        return identities.run(model, placements, self.params.storage.dtype, rounding)
+    ) -> CheckpointArtifact:
+        return identities.checkpoint(model, placements, self.params.storage.dtype, rounding)
 
     def _baselines(self) -> Iterator[RecipeRun]:
         for model in self.models.values():
@@ -269,8 +269,8 @@ class Plan:
                             )
 
     def _final_runs(
-        self, name: str, recipe: Recipe, run: RunArtifact
-    ) -> Iterator[tuple[AnyRun, int | None]]:
+        self, name: str, recipe: Recipe, run: CheckpointArtifact
+    ) -> Iterator[tuple[AnyCheckpoint, int | None]]:
         """The compressed checkpoint, or one recovered from it for every seed."""
         if recipe.lora is None:
             yield run, None
