@@ -15,3 +15,8 @@ ALONE = {name: spec for name, spec in EXAMPLES.items() if not spec.needs_advice}
 def written(spec: MethodSpec) -> dict[str, Any]:
     """A method as params would have it."""
     return spec.model_dump(mode="json", exclude_unset=True)
+
+
+def settings_of(spec: MethodSpec) -> dict[str, Any]:
+    """What is written beside the method's name."""
+    return spec.model_dump(mode="json", exclude_unset=True, exclude={"method"})

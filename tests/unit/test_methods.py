@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
-from support.methods import ALONE, EXAMPLES
+from support.methods import ALONE, EXAMPLES, settings_of
 from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
@@ -69,10 +69,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 CASES = [
-    *(
-        (name, spec.groups[0], spec.model_dump(exclude={"method"}, exclude_unset=True))
-        for name, spec in ALONE.items()
-    ),
+    *((name, spec.groups[0], settings_of(spec)) for name, spec in ALONE.items()),
     ("svd", "experts", {"rank": 7}),
     ("tt", "experts", {"order": 2, "rank": 6}),
     ("svd", "ffn", {"budget": {"saved": 0.5}}),

@@ -112,7 +112,7 @@ def write_metrics(plan: Plan) -> None:
         saved = row["bits_saved_with_embeddings_percent"]
         values["bits_saved_percent"] = round(saved, 3)
         of_the_model = row["layer"] is None and row["prompt"] is None
-        if of_the_model and row["kind"] != "speed":
+        if of_the_model and not plan.params.tasks[row["task"]].measures_time:
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:
         temporary.write_text(strict_json(metrics, sort_keys=True) + "\n")
