@@ -25,7 +25,7 @@ def every_stage() -> dict:
     params = tiny_params()
     methods = {
         "svd": params["methods"]["svd"],
-        "advised": {"method": "advised", "saved": 0.1, "group": 16, "methods": ["svd"]},
+        "advised": {"method": "advised", "saved": 0.1, "group_size": 16, "methods": ["svd"]},
     }
     recipe = {"models": ["tiny"], "layers": ["all"], "tasks": ["heldout"]}
     lora = {

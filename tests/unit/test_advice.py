@@ -22,12 +22,11 @@ from tensorpress.methods import svd
 from tensorpress.methods.advised import Choice, Spec
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.advise import advise, alternatives
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
 from tensorpress.stages.options import attempts, of_sizes, options
-
-CPU = torch.device("cpu")
 
 
 def test_damage_is_half_the_mean_square_of_gradient_times_change() -> None:
@@ -69,7 +68,7 @@ def option(
 ) -> Choice:
     return Choice(
         layer=layer, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
-        damage=damage, ranks=(), products=1, dense_products=1,
+        damage=damage, ranks=(), macs=1, dense_macs=1,
     )  # fmt: skip
 
 

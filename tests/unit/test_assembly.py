@@ -17,9 +17,9 @@ from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.planning.artifacts import Placement
+from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 
-CPU = torch.device("cpu")
 LLAMA_CASES = [
     ("dense", {}, "ffn"),
     ("drop", {}, "attention"),

@@ -9,7 +9,7 @@ import pytest
 from support.untrusted import REVISION, fetch, local
 from support.workspace import broken, tiny_params
 
-from tensorpress.commands import preflight
+from tensorpress.commands import advise
 from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
 
@@ -97,9 +97,9 @@ def test_a_folder_on_the_command_line_needs_no_declaration(
         assert study.models["model"].path == str(copy)
         raise TensorpressError("planned")
 
-    monkeypatch.setattr(preflight, "Plan", plan)
+    monkeypatch.setattr(advise, "Plan", plan)
     with pytest.raises(TensorpressError, match=r"^planned$"):
-        preflight.advise(str(copy), parse(tiny_params()), 0.2, quantise=True)
+        advise.advise(str(copy), parse(tiny_params()), 0.2, quantise=True)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "", "-", "a\n"])

@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.config.tasks import Geometry
+from tensorpress.config.tasks.geometry import Spec as Geometry
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
 from tensorpress.evaluation.tasks import geometry
+from tensorpress.running.oom import CPU
 
-CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)
 TOKENS = 5 * 32
 

@@ -158,7 +158,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a docstring": (replaced("linalg/tensor_train.py", '"""', '"""Otherwise: '), set()),
     "what an error says": (replaced(TT, "is above the limit at", "exceeds that of"), set()),
     "a type": (replaced(TT, "weights: Mapping[str, Tensor]", "weights: dict[str, object]"), set()),
-    "a cost estimate": (replaced(TT, "20 * cost.products", "30 * cost.products"), set()),
+    "a cost estimate": (replaced(TT, "20 * cost.macs", "30 * cost.macs"), set()),
     "a shared cost estimate": (replaced("methods/cost.py", "VECTORS = 3.5", "VECTORS = 4"), set()),
     "a bound on memory": (replaced("planning/footprint.py", "START = 300", "START = 400"), set()),
     "planning": (replaced("architectures/layers.py", "layers // 2", "layers // 3"), set()),

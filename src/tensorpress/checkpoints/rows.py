@@ -168,9 +168,9 @@ class JobRow:
 
     ``made`` says when: in ``this run`` of a driver, the one that wrote the table, in an
     ``earlier run``, or ``elsewhere``, of which nothing is known. ``attempts`` counts those since it
-    last succeeded. ``devices`` are comma-separated ids, ``gpus`` is how many of them are no CPU.
-    ``started_seconds`` are since the first job of its run that is in the table. ``name`` is that of
-    the log.
+    last succeeded; ``driver`` names the run. ``devices`` are comma-separated ids, ``gpus`` is how
+    many of them are no CPU. ``started_seconds`` are since the first job of its run that is in the
+    table. ``name`` is that of the log.
     """
 
     model: str
@@ -178,7 +178,7 @@ class JobRow:
     rule: str
     name: str
     made: str
-    run: str | None = None
+    driver: str | None = None
     attempts: int | None = None
     host: str | None = None
     devices: str | None = None

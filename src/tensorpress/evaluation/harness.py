@@ -28,7 +28,9 @@ from tensorpress.sources.hub_datasets import explained
 from tensorpress.sources.local_tasks import STANDARD
 
 BATCH = 32
+"""Requests of one forward pass."""
 BOOTSTRAP_DRAWS = 1000
+"""Resamples by which lm-eval takes the standard error of what is no mean."""
 TASKS = Path(lm_eval.tasks.__file__).parent
 
 
@@ -72,7 +74,7 @@ def run_task(
         assert found is not None
         return found
 
-    result = job.run(name, job.model(job.run_directory), work, batch)
+    result = job.with_fallback(name, job.model(job.run_directory), work, batch)
     metrics = result["results"][name]
     version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
     protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))

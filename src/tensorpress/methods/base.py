@@ -40,7 +40,10 @@ class Budget(BaseModel):
         return math.floor((1.0 - self.saved) * values)
 
     def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
-        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow."""
+        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
+
+        ``TensorpressError`` if not even rank 1 fits; ``where`` names the module in it.
+        """
         allowed, low, high = self.allowed(dense), 0, limit
         while low < high:
             middle = (low + high + 1) // 2
@@ -98,9 +101,14 @@ class Layout:
 
     def build(self) -> Format:
         """The empty factors; on the meta device they take no memory."""
-        from tensorpress.formats.table import FORMATS
+        from tensorpress.formats.build import build
 
-        return FORMATS[self.format](**self.settings)
+        return build(self.format, self.settings)
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """Names of the format and of those inside of it."""
+        return frozenset(_formats(self.format, self.settings))
 
     @property
     def rank_sum(self) -> int:
@@ -110,7 +118,8 @@ class Layout:
     def contains(self, other: Layout) -> bool:
         """Whether every rank of ``other`` is at most that of this one and all else is equal.
 
-        A mode that keeps its size has no order, so leading blocks of it are good for nothing.
+        Of a mode that keeps its size the basis is the identity, which orders nothing: its leading
+        blocks are no basis of a smaller rank.
         """
         for name, value in self.settings.items():
             theirs = other.settings[name]
@@ -129,6 +138,13 @@ class Layout:
             for name, value in own.state_dict().items()
         }
         return own.fill(**blocks)
+
+
+def _formats(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    yield name
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            yield from _formats(value["format"], value["settings"])
 
 
 class MethodSpec(BaseModel):
@@ -211,8 +227,8 @@ class MethodSpec(BaseModel):
         return self
 
     @property
-    def needs_number(self) -> bool:
-        """Whether layers of equal shape may differ in what is stored: by their numbers."""
+    def depends_on_layer_index(self) -> bool:
+        """Whether what is stored of a layer depends on which layer it is, beside its shape."""
         return False
 
     @property
@@ -223,7 +239,7 @@ class MethodSpec(BaseModel):
         """
         return False
 
-    def serves(self, other: MethodSpec, layer: LayerShape, group: str) -> bool:
+    def contains_factors_of(self, other: MethodSpec, layer: LayerShape, group: str) -> bool:
         """Whether leading blocks of the factors of these settings are those of ``other``."""
         if not (self.nested and other.nested):
             return False
@@ -261,7 +277,7 @@ class MethodSpec(BaseModel):
 
 
 class WhitenedSpec(MethodSpec):
-    """Settings of a method that can weigh errors by the moments of the modules' inputs."""
+    """Settings of a method that can weigh errors by the second moments of the modules' inputs."""
 
     whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
 

@@ -37,6 +37,9 @@ class Spec(MethodSpec):
         return Cost(values, -values)  # the weights themselves become the factors
 
 
+EXAMPLE = Spec(method="dense")
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

@@ -33,6 +33,9 @@ class Spec(MethodSpec):
         return Cost(0)
 
 
+EXAMPLE = Spec(method="drop")
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,

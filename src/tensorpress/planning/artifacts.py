@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.config.params import Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.params import Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
@@ -89,7 +90,7 @@ class OptionsArtifact:
 
     calibration: CalibrationArtifact
     methods: tuple[str, ...]
-    group: int | None
+    group_size: int | None
     """Weights that share a scale where they are rounded."""
     dtype: str
     key: str
@@ -175,7 +176,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class RunArtifact:
+class CheckpointArtifact:
     """A compressed checkpoint: a model with some modules replaced by factors."""
 
     model: ModelArtifact
@@ -198,7 +199,7 @@ class RunArtifact:
         return paths.storage_rows(self.id)
 
     @property
-    def assembled(self) -> RunArtifact:
+    def assembled(self) -> CheckpointArtifact:
         return self
 
 
@@ -206,7 +207,7 @@ class RunArtifact:
 class RecoveryArtifact:
     """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
 
-    assembled: RunArtifact
+    assembled: CheckpointArtifact
     spec: Lora
     seed: int
     corpus: CorpusArtifact
@@ -235,15 +236,15 @@ class RecoveryArtifact:
         return paths.recovery_rows(self.id)
 
 
-AnyRun = RunArtifact | RecoveryArtifact
+AnyCheckpoint = CheckpointArtifact | RecoveryArtifact
 
 
 @dataclass(frozen=True)
 class EvaluationArtifact:
     """Metrics of one task on one run."""
 
-    run: AnyRun
-    dense: RunArtifact | None
+    run: AnyCheckpoint
+    dense: CheckpointArtifact | None
     task_name: str
     spec: BaseTask
     corpora: dict[str, CorpusArtifact] = field(repr=False)
@@ -281,7 +282,7 @@ class RecipeRun:
     """Another recipe that this one varies."""
     layer_set: str
     layers: tuple[int, ...]
-    run: AnyRun
+    run: AnyCheckpoint
     seed: int | None
     """Where chance enters: in recovery."""
     evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)

@@ -11,8 +11,9 @@ from typing import Any
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.config.params import BASELINE, Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.params import BASELINE, Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
@@ -23,8 +24,9 @@ from tensorpress.methods.rounding import Rounding
 from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
-    AnyRun,
+    AnyCheckpoint,
     CalibrationArtifact,
+    CheckpointArtifact,
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
@@ -33,7 +35,6 @@ from tensorpress.planning.artifacts import (
     Placement,
     RecoveryArtifact,
     ReportArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.contents import (
@@ -114,7 +115,7 @@ def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsA
         stage="options",
         moments=moments.key,
         methods=spec.methods,
-        group=spec.group,
+        group_size=spec.group_size,
         dtype=dtype,
         code=code_fingerprint(
             _run("options"),
@@ -123,7 +124,7 @@ def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsA
             _family(moments.model.architecture),
         ),
     )
-    return OptionsArtifact(moments, spec.methods, spec.group, dtype, content)
+    return OptionsArtifact(moments, spec.methods, spec.group_size, dtype, content)
 
 
 def advice(of: OptionsArtifact, spec: Advised) -> AdviceArtifact:
@@ -148,8 +149,7 @@ def decomposition(
 ) -> DecompositionArtifact:
     """Factors: model, settings, group, the moments and the advice if they are read."""
     layouts = spec.layouts(shape, group)
-    formats = {layout.format for layout in layouts}
-    formats |= {layout.settings["inner"] for layout in layouts if "inner" in layout.settings}
+    formats = {name for layout in layouts for name in layout.formats}
     content = key(
         stage="decompose",
         model=of.key,
@@ -167,12 +167,12 @@ def decomposition(
     return DecompositionArtifact(of, method_name, spec, group, moments, advised, content)
 
 
-def run(
+def checkpoint(
     of: ModelArtifact,
     placements: tuple[Placement, ...],
     dtype: str,
     rounding: Rounding | None = None,
-) -> RunArtifact:
+) -> CheckpointArtifact:
     """A compressed checkpoint: model, factors, how they are stored."""
     content = key(
         stage="assemble",
@@ -187,13 +187,18 @@ def run(
             *[_ROUNDING] * bool(rounding),
         ),
     )
-    return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
+    return CheckpointArtifact(
+        of, placements, dtype, _label(placements, rounding), content, rounding
+    )
 
 
 def recovery(
-    of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+    of: CheckpointArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
 ) -> RecoveryArtifact:
-    """A recovered checkpoint: the compressed one, text, settings, seed."""
+    """A recovered checkpoint: text, settings, seed, and the compressed one.
+
+    The key of that covers the family and the code that travels in it.
+    """
     content = key(
         stage="recover",
         run=of.key,
@@ -203,8 +208,6 @@ def recovery(
         **_precision(dtype),
         code=code_fingerprint(
             _run("recover"),
-            *_BUNDLED,
-            _family(of.model.architecture),
             *[_ROUNDING] * bool(spec.rounding),
             _objective(of.model.architecture),
         ),
@@ -213,8 +216,8 @@ def recovery(
 
 
 def evaluation(
-    of: AnyRun,
-    dense: RunArtifact | None,
+    of: AnyCheckpoint,
+    dense: CheckpointArtifact | None,
     task_name: str,
     spec: BaseTask,
     corpora: dict[str, CorpusArtifact],
@@ -236,7 +239,7 @@ def evaluation(
         code=code_fingerprint(
             _run("evaluate"),
             f"{spec.entry}:evaluate",
-            *[_objective(of.model.architecture)] * spec.asks,
+            *[_objective(of.model.architecture)] * spec.follows_objective,
         ),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)

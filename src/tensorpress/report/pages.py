@@ -17,6 +17,7 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
+from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.files import numbers
 from tensorpress.files.numbers import number
 from tensorpress.report.queries import run_query
@@ -91,6 +92,12 @@ class Page:
         text = "".join(f"<li>{item}</li>" for item in items)
         display(HTML(f'<div class="page"><ul>{text}</ul></div>'))
 
+    def others(self, name: str) -> None:
+        """A list of what the notebooks but ``name`` are about."""
+        self.items(
+            *(f"<b>{other}</b>: {each.about}" for other, each in NOTEBOOKS.items() if other != name)
+        )
+
     def show(self, frame: pd.DataFrame, digits: int = 3) -> None:
         """A table that sorts by a click on a column's head; missing values are empty."""
         if frame.empty:
@@ -126,7 +133,7 @@ def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
         shown[column] = [
             _cell(value, digits, is_span and words, is_exact) for value in shown[column]
         ]
-    # underscores do not break, and wide heads must
+    # a browser breaks lines at spaces, not at underscores, and long column names must break
     heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
     rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
     return (

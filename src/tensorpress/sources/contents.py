@@ -145,7 +145,10 @@ def check_local(name: str, model: LocalModel) -> None:
 
 
 def vocabulary_size(config: dict[str, Any], where: str) -> int:
-    """Rows of the embedding by ``config.json``."""
+    """Rows of the embedding by ``config.json``.
+
+    ``TensorpressError`` if that is no whole number.
+    """
     rows = config.get("vocab_size")
     if not isinstance(rows, int):
         raise TensorpressError(
@@ -173,7 +176,10 @@ def _directory(name: str, model: LocalModel) -> Path:
 
 
 def read_config(path: Path, where: str) -> dict[str, Any]:
-    """A ``config.json``; ``where`` begins every error."""
+    """A ``config.json``; ``where`` begins every error.
+
+    ``TensorpressError`` if it is missing or no JSON object.
+    """
     if not path.is_file():
         raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
     try:

@@ -43,7 +43,10 @@ def column(dataset: HubDataset, split: str, name: str, where: str) -> list[str]:
 
 @contextmanager
 def explained(dataset: HubDataset, where: str) -> Iterator[None]:
-    """Turn what ``datasets`` raises without a cache or a hub into one line that says what to do."""
+    """Turn what ``datasets`` raises without a cache or a hub into one line that says what to do.
+
+    That is a ``TensorpressError``; ``where`` begins it.
+    """
     try:
         yield
     # a hub out of reach, a refusal and an unknown dataset are OSErrors; a cache that lacks the

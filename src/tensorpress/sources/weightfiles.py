@@ -52,7 +52,10 @@ def has_weights(directory: Path) -> bool:
 
 
 def held_tensors(directory: Path, where: str) -> dict[str, Stored]:
-    """The tensors of a folder's one set of weights, which ``check_weights`` let pass."""
+    """The tensors of a folder's one set of weights, which ``check_weights`` let pass.
+
+    ``TensorpressError`` if the folder has no weights in safetensors.
+    """
     if (directory / INDEX).is_file():
         files = indexed_shards(directory / INDEX, where)
         return check_index(directory / INDEX, [directory / file for file in files], where)

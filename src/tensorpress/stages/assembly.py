@@ -155,8 +155,8 @@ class _Build:
             own = sets.get((module,))
             store = self._read((module,), own) if own else self._dense_slices(layer, module)
             name = module.split(".")[1]
-            entry[name] = _description(store)
-            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
+            entry[name] = store.description
+            self.writer.add_store(f"{path}.{name}", store, layer, replaced=module in replaced)
             del store  # before the next one is read
             self._count(module, shape, layer, replaced=module in replaced)
         if {"experts.gate", "experts.up"} <= replaced:
@@ -227,10 +227,10 @@ class _Build:
     def _add_owned(
         self, owner: str, name: str, store: Format, layer: int, *, replaced: bool
     ) -> None:
-        self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
+        self.plan["stores"].append({"owner": owner, "name": name, **store.description})
         prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
         outer = layer == self.architecture.outer
-        _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
+        self.writer.add_store(prefix, store, None if outer else layer, replaced=replaced)
 
     def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
         matrices = shape.modules[module]
@@ -281,15 +281,3 @@ def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:
         return 0.0
     error, norm = squared_errors(store, slices[0], map(exact.dense, slices))
     return (error / norm) ** 0.5 if norm else 0.0
-
-
-def _add_store(
-    writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
-) -> None:
-    entries = stored_tensors(store, layer, replaced=replaced)
-    for name, value in store.state_dict().items():
-        writer.add(f"{prefix}.{name}", value, entries[name])
-
-
-def _description(store: Format) -> dict[str, Any]:
-    return {"format": store.name, "settings": store.settings}

@@ -34,7 +34,9 @@ from tensorpress.stages.decomposition import leading
 
 ADVISED_GROUPS = ("attention", "ffn", "experts")
 SAVED = tuple(step / 10 for step in range(1, 10))
+"""Budgets that each method is tried at: shares of the values that are saved."""
 BITS = (8, 6, 5, 4, 3, 2)
+"""Widths of codes that rounding is tried with."""
 
 
 def run(
@@ -53,7 +55,7 @@ def run(
         shape = checkpoint.architecture.shape(layer)
         weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), where))
         sites, bits_of = load_moments(file, where), VALUE_BITS[made.dtype]
-        tokens, asked = tokens_of(file), (made.methods, made.group)
+        tokens, asked = tokens_of(file), (made.methods, made.group_size)
         return list(options(weights, layer, shape, sites, tokens, bits_of, *asked))
 
     found = with_fallback("options", work, device)
@@ -69,19 +71,19 @@ def options(
     tokens: int,
     value_bits: int,
     methods: Sequence[str],
-    group: int | None,
+    group_size: int | None,
 ) -> Iterator[Choice]:
     """Every option of a layer's modules; ``weights`` by module, float32, ``(out, in)`` or experts.
 
-    Options of several modules are of a whole group. ``group``: weights that share a scale where
-    they are rounded.
+    Options of several modules are of a whole group. ``group_size``: weights that share a scale
+    where they are rounded.
     """
     known = {module: sensitivity(sites, module, tokens) for module in weights}
     moments = expand_sites(dict(sites), weights)
 
     def choice(method: str, settings: dict[str, Any], factors: Sequence[Factors]) -> Choice:
         modules = tuple(module for each in factors for module in each.modules)
-        damage = products = 0.0
+        damage = macs = 0.0
         stored = 0
         for each in factors:
             stored += bits(stored_tensors(each.store, layer, replaced=True).values(), value_bits)
@@ -90,7 +92,7 @@ def options(
                 alone = len(each.modules) == 1
                 rebuilt = each.store.stacked() if alone else each.store.dense(index)[None]
                 damage += damage_nats(rebuilt.to(stack) - stack, known[module])
-                products += each.store.products()
+                macs += each.store.macs()
         return Choice(
             layer=layer,
             modules=modules,
@@ -100,8 +102,8 @@ def options(
             dense_bits=value_bits * sum(shape.modules[m].numel for m in modules),
             damage=damage,
             ranks=tuple(ranks_of(each.store.settings) for each in factors),
-            products=int(products),
-            dense_products=sum(
+            macs=int(macs),
+            dense_macs=sum(
                 shape.modules[m].out_features * shape.modules[m].in_features for m in modules
             ),
         )
@@ -110,7 +112,7 @@ def options(
         whole = dense_store(weights[module])
         yield choice("dense", {}, [Factors((module,), whole)])
         for width in BITS:
-            rounding = Rounding(bits=width, group=group)
+            rounding = Rounding(bits=width, group_size=group_size)
             store = rounding.applied(whole, torch.bfloat16)
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for attempt in attempts(shape, methods):
@@ -150,7 +152,7 @@ def of_sizes(
     """Factors of every size, where the method nests them out of one factorisation."""
     largest: tuple[MethodSpec, dict[tuple[str, ...], Factors]] | None = None
     for spec in attempt.specs:
-        if largest and largest[0].serves(spec, attempt.shape, attempt.group):
+        if largest and largest[0].contains_factors_of(spec, attempt.shape, attempt.group):
             layouts = spec.layouts(attempt.shape, attempt.group)
             yield [leading(each, largest[1][each.modules], spec) for each in layouts]
             continue
