@@ -104,17 +104,9 @@ def test_codes_are_not_taken_for_weights(tmp_path: Path, dtype: torch.dtype) -> 
     assert message.endswith("allowed: BF16, F16, F32, F64")
 
 
-@pytest.mark.parametrize("source", [lambda copy, _: local(copy), lambda *a: hub(a[0], "a/b", a[1])])
-def test_quantised_checkpoints_are_refused_while_planning(copy: Path, source, monkeypatch) -> None:
-    update(copy / "config.json", quantization_config={"quant_method": "fp8"})
-    message = refusal(source(copy, monkeypatch))
-    assert message.startswith("models.m: config.json: quantization_config: weights quantised with")
-    assert "'fp8' are not read; allowed: weights of 16 or 32 bits" in message
-
-
 @pytest.mark.parametrize("said", [{}, [], False, "gptq"])
 def test_any_quantisation_that_a_config_says_is_refused(copy: Path, said: object) -> None:
-    """transformers fails at every one but null when it loads the model."""
+    """Unless it is one that is read; transformers fails at all but null."""
     update(copy / "config.json", quantization_config=said)
     assert f"quantization_config: weights quantised with {said!r} are not read" in refusal(
         local(copy)

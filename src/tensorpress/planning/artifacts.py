@@ -36,6 +36,8 @@ class ModelArtifact:
     name: str
     spec: Model
     key: str
+    is_quantised: bool
+    """Whether its source holds codes, which the fetch turns into plain weights."""
     architecture: Architecture = field(repr=False)
 
     @property

@@ -41,10 +41,12 @@ from tensorpress.sources.contents import (
     FETCHERS,
     READERS,
     corpus_source,
+    fetched_config,
     model_config,
     model_source,
 )
 from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
+from tensorpress.sources.quantised import quantisation
 from tensorpress.transforms import registry as transforms
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
@@ -60,20 +62,25 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
     return CorpusArtifact(name, spec, content)
 
 
-def model(name: str, spec: Model) -> ModelArtifact:
+def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
 
     What others call their weights is found by their family; an embedded one is saved by the class
-    that runs it.
+    that runs it. Quantised weights are stored in ``dtype``, others as they are.
     """
-    architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    architecture = architecture_of(fetched_config(name, spec, dtype), f"models.{name}")
     entries = [_run("fetch_model")]
+    source = model_source(name, spec)
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
     if not isinstance(spec, EmbeddedModel):
         entries.append(_family(architecture))
-    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, architecture)
+    codes = quantisation(model_config(name, spec), f"models.{name}")
+    if codes is not None:
+        entries.append(codes.reader)
+        source = {**source, "dtype": dtype}
+    content = key(stage="fetch", source=source, code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, codes is not None, architecture)
 
 
 def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
@@ -89,7 +96,9 @@ def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
             _family(of.architecture),
         ),
     )
-    return TransformedArtifact(of.name, of.spec, content, architecture, of, transform)
+    return TransformedArtifact(
+        of.name, of.spec, content, of.is_quantised, architecture, of, transform
+    )
 
 
 def calibration(

@@ -164,7 +164,7 @@ class Plan:
 
     def _model(self, name: str) -> ModelArtifact:
         spec = self.params.models[name]
-        artifact = identities.model(name, spec)
+        artifact = identities.model(name, spec, self.params.storage.dtype)
         for transform in spec.transform:
             artifact = identities.transformed(artifact, transform)
         artifact.architecture.shape(0)  # the config has every size

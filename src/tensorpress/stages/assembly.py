@@ -27,6 +27,7 @@ from tensorpress.methods.base import dense_store
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import Placement
 from tensorpress.sources.custom_code import base_class
+from tensorpress.sources.quantised import Origin
 
 
 def assemble(
@@ -63,7 +64,7 @@ def assemble(
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
-    return StorageRow.of(saved, checkpoint_bytes), build.sets
+    return StorageRow.of(saved, checkpoint_bytes, Origin.of(model_directory)), build.sets
 
 
 class _Build:
