@@ -38,7 +38,7 @@ def test_schema_is_in_step() -> None:
         ("methods.svd.method", "svdd", ["methods.svd.method: 'svdd'", "tucker_qkvo"]),
         ("methods.svd.order", 3, ["methods.svd.order: unknown key"]),
         ("tasks.heldout.kind", "ppl", ["tasks.heldout.kind: 'ppl'", "perplexity"]),
-        ("tasks.heldout.corpus", "x", ["tasks.heldout.text: 'x'", "corpora", "text"]),
+        ("tasks.heldout.corpus", "x", ["tasks.heldout.corpus: 'x'", "corpora", "text"]),
         ("models.tiny.source", "web", ["models.tiny.source: 'web'", "embedded"]),
         ("recipes.svd.models", ["big"], ["recipes.svd.models: 'big'", "models: tiny"]),
         ("recipes.svd.steps.0.method", "tt", ["recipes.svd.steps.0.method: 'tt'", "svd, drop"]),
@@ -54,6 +54,18 @@ def test_schema_is_in_step() -> None:
         ("layer_sets.one", "some", ["layer_sets.one: 'some'", "all"]),
         ("layer_sets.one", {"left": 1}, ["layer_sets.one", "middle_out: K"]),
         ("calibration.corpus", "x", ["calibration.corpus: 'x'"]),
+        (
+            "methods.svd.rank",
+            None,
+            ["methods.svd: {'method': 'svd', 'rank': None", "exactly one of"],
+        ),
+        ("models.tiny.path", "", ["models.tiny.path: '' is not allowed; allowed: a path"]),
+        (
+            "models.tiny.path",
+            "a\0b",
+            [r"models.tiny.path: 'a\x00b' is not allowed; allowed: a path"],
+        ),
+        ("models.tiny", list(range(99)), ["models.tiny: [0, 1, ", "… (384) is not allowed: Input"]),
     ],
 )
 def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) -> None:
@@ -93,6 +105,13 @@ def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) 
          'methods.svd.rank: 010 is read by YAML as 8; allowed: 8, or a quoted text ("010")'),
         ("tokens: 256", "tokens: 1:30",
          'calibration.tokens: 1:30 is read by YAML as 90; allowed: 90, or a quoted text ("1:30")'),
+        # words that pydantic takes for 1
+        ("rank: 8", "rank: on",
+         "methods.svd.rank: on is read by YAML as true; allowed: a number"),
+        ("middle: 1", "middle: Yes",
+         "layer_sets.one.middle: Yes is read by YAML as true; allowed: a number"),
+        ("one:\n    middle: 1", "one: [0, true]",
+         "layer_sets.one.1: true is read by YAML as true; allowed: a number"),
         # keys that stand twice: YAML takes the last
         ("  drop:\n    method: drop", "  svd:\n    method: drop",
          "methods: the key 'svd' stands in line 17 and again in line 21; allowed: each key once"),

@@ -85,17 +85,45 @@ class CalibrationArtifact:
 
 
 @dataclass(frozen=True)
-class AdviceArtifact:
-    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+class OptionsArtifact:
+    """What may be chosen for every module of a model, whatever the budget; one job a layer."""
 
     calibration: CalibrationArtifact
-    spec: Advised
+    methods: tuple[str, ...]
+    group_size: int | None
+    """Weights that share a scale where they are rounded."""
     dtype: str
     key: str
 
     @property
     def id(self) -> str:
         return f"{self.calibration.model.name}-{self.key}"
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of all layers."""
+        return [paths.options(self.id, layer) for layer in self.layers]
+
+    @property
+    def layers(self) -> range:
+        return range(self.calibration.model.architecture.layers)
+
+    def job_name(self, layer: int) -> str:
+        """What the job of a layer is called."""
+        return f"{self.id}-{layer:03d}"
+
+
+@dataclass(frozen=True)
+class AdviceArtifact:
+    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+
+    options: OptionsArtifact
+    spec: Advised
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.options.calibration.model.name}-{self.key}"
 
 
 @dataclass(frozen=True)

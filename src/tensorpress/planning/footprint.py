@@ -26,6 +26,7 @@ from tensorpress.planning.artifacts import (
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
+    OptionsArtifact,
     RecoveryArtifact,
     TransformedArtifact,
 )
@@ -110,16 +111,20 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     return Footprint(peak, weights / READ + macs / MODEL_MACS)
 
 
-def advise(made: AdviceArtifact) -> Footprint:
+def options(made: OptionsArtifact, layer: int) -> Footprint:
     """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
-    peak = macs = 0
-    for shape in made.calibration.model.architecture.shapes[:-1]:
-        costs = [most([module]) for module in shape.modules.values()]
-        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
-        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
-        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
-        macs += len(made.spec.methods) * sum(cost.macs for cost in costs)
+    shape = made.calibration.model.architecture.shape(layer)
+    costs = [most([module]) for module in shape.modules.values()]
+    weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+    held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
+    macs = len(made.methods) * sum(cost.macs for cost in costs)
+    peak = weights + 2 * FLOAT * moment_values(shape) + held
     return Footprint(PROCESS + peak, macs / MACS)
+
+
+def advise(made: AdviceArtifact) -> Footprint:
+    """The options of all layers, which are small."""
+    return Footprint(PROCESS, WAIT)
 
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:

@@ -32,6 +32,7 @@ from tensorpress.planning.artifacts import (
     EvaluationArtifact,
     FactorPlacement,
     ModelArtifact,
+    OptionsArtifact,
     RecoveryArtifact,
     ReportArtifact,
     TransformedArtifact,
@@ -108,21 +109,33 @@ def calibration(
     return CalibrationArtifact(of, text, settings, dtype, content)
 
 
-def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
-    """Pre-flight choices: moments, settings, and all that may be chosen."""
+def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsArtifact:
+    """What may be chosen: moments, methods, and how weights are rounded; no budget."""
     content = key(
-        stage="advise",
+        stage="options",
         moments=moments.key,
-        spec=spec.model_dump(),
+        methods=spec.methods,
+        group_size=spec.group_size,
         dtype=dtype,
         code=code_fingerprint(
-            _run("advise"),
+            _run("options"),
             *(entry for name in spec.methods for entry in _method(name)),
             *all_modules("tensorpress.formats"),
             _family(moments.model.architecture),
         ),
     )
-    return AdviceArtifact(moments, spec, dtype, content)
+    return OptionsArtifact(moments, spec.methods, spec.group_size, dtype, content)
+
+
+def advice(of: OptionsArtifact, spec: Advised) -> AdviceArtifact:
+    """Pre-flight choices: what there is to choose, and the budget."""
+    content = key(
+        stage="advise",
+        options=of.key,
+        spec=spec.model_dump(),
+        code=code_fingerprint(_run("advise"), _family(of.calibration.model.architecture)),
+    )
+    return AdviceArtifact(of, spec, content)
 
 
 def decomposition(

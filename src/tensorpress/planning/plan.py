@@ -28,6 +28,7 @@ from tensorpress.planning.artifacts import (
     EvaluationArtifact,
     FactorPlacement,
     ModelArtifact,
+    OptionsArtifact,
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
@@ -61,6 +62,7 @@ class Plan:
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self.options: dict[str, OptionsArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
@@ -202,7 +204,9 @@ class Plan:
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
         moments = self._moments(model)
         check_gradients(moments.settings)
-        made = identities.advice(moments, spec, self.params.storage.dtype)
+        options = identities.options(moments, spec, self.params.storage.dtype)
+        options = self.options.setdefault(options.id, options)
+        made = identities.advice(options, spec)
         return self.advices.setdefault(made.id, made)
 
     def _recovery(

@@ -119,8 +119,9 @@ def check_index(index: Path, shards: Iterable[Path], where: str) -> dict[str, St
 def check_quantised(config: Mapping[str, Any], where: str) -> None:
     """Refuse a model whose config says that its weights are codes."""
     declared = config.get("quantization_config")
-    if declared:
-        method = declared.get("quant_method") if isinstance(declared, Mapping) else None
+    if declared is not None:  # of {} transformers fails as of any other
+        known = isinstance(declared, Mapping) and declared.get("quant_method")
+        method = known or declared
         raise TensorpressError(
             f"{where}: config.json: quantization_config: weights quantised with {method!r} are "
             "not read; allowed: weights of 16 or 32 bits, which transformers writes after "
