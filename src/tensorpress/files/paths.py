@@ -108,7 +108,7 @@ def decomposition_rows(identity: str, layer: int | str) -> Path:
     return stage("decompose") / identity / f"{_layer(layer)}{ROWS}"
 
 
-def run(identity: str) -> Path:
+def assembled(identity: str) -> Path:
     """A compressed checkpoint that transformers loads."""
     return stage("assemble") / identity
 

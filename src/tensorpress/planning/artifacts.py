@@ -149,10 +149,10 @@ class DecompositionArtifact:
         """The advice that completes the method's settings, if it takes any."""
         return [paths.advice(self.advised.id)] if self.advised else []
 
-    def placed(self, layer: int, modules: tuple[str, ...]) -> Placement:
+    def placed(self, layer: int, modules: tuple[str, ...]) -> FactorPlacement:
         """Some modules of a layer with the factors of this decomposition."""
         factors, rows = paths.factors(self.id, layer), paths.decomposition_rows(self.id, layer)
-        return Placement(layer, modules, self, factors, rows)
+        return FactorPlacement(layer, modules, self, factors, rows)
 
     @property
     def moments(self) -> list[Path]:
@@ -161,7 +161,7 @@ class DecompositionArtifact:
 
 
 @dataclass(frozen=True)
-class Placement:
+class FactorPlacement:
     """Which modules of a layer take their weights from a decomposition, and where that lies."""
 
     layer: int
@@ -182,7 +182,7 @@ class CheckpointArtifact:
     """A compressed checkpoint: a model with some modules replaced by factors."""
 
     model: ModelArtifact
-    placements: tuple[Placement, ...] = field(repr=False)
+    placements: tuple[FactorPlacement, ...] = field(repr=False)
     dtype: str
     label: str
     key: str
@@ -194,7 +194,7 @@ class CheckpointArtifact:
 
     @property
     def checkpoint(self) -> Path:
-        return paths.run(self.id)
+        return paths.assembled(self.id)
 
     @property
     def storage(self) -> Path:

@@ -30,9 +30,9 @@ from tensorpress.planning.artifacts import (
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
     OptionsArtifact,
-    Placement,
     RecoveryArtifact,
     ReportArtifact,
     TransformedArtifact,
@@ -178,7 +178,7 @@ def decomposition(
 
 def checkpoint(
     of: ModelArtifact,
-    placements: tuple[Placement, ...],
+    placements: tuple[FactorPlacement, ...],
     dtype: str,
     rounding: Rounding | None = None,
 ) -> CheckpointArtifact:
@@ -295,7 +295,7 @@ def _objective(of: Architecture) -> str:
     return f"{OBJECTIVES[of.family.objective]}:OBJECTIVE"
 
 
-def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:
+def _label(placements: tuple[FactorPlacement, ...], rounding: Rounding | None) -> str:
     """Readable part of a run's name: methods, rounding, layers; the key tells equal ones apart."""
     if not placements:
         return BASELINE

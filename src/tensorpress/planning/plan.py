@@ -26,9 +26,9 @@ from tensorpress.planning.artifacts import (
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
     OptionsArtifact,
-    Placement,
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
@@ -99,7 +99,7 @@ class Plan:
         return {e.id: e for each in self.recipe_runs for e in each.evaluations}
 
     @cached_property
-    def used_decompositions(self) -> list[Placement]:
+    def used_decompositions(self) -> list[FactorPlacement]:
         """One placement per (decomposition, layer) that some run needs."""
         wanted = {
             (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
@@ -235,7 +235,7 @@ class Plan:
     def _run(
         self,
         model: ModelArtifact,
-        placements: tuple[Placement, ...],
+        placements: tuple[FactorPlacement, ...],
         rounding: Rounding | None = None,
     ) -> CheckpointArtifact:
         return identities.checkpoint(model, placements, self.params.storage.dtype, rounding)
@@ -284,9 +284,9 @@ class Plan:
 
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
-    ) -> tuple[Placement, ...]:
+    ) -> tuple[FactorPlacement, ...]:
         architecture = model.architecture
-        placements: list[Placement] = []
+        placements: list[FactorPlacement] = []
         taken: dict[tuple[int, str], int] = {}
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"
