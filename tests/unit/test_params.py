@@ -54,6 +54,8 @@ def test_schema_is_in_step() -> None:
         ("layer_sets.one", "some", ["layer_sets.one: 'some'", "all"]),
         ("layer_sets.one", {"left": 1}, ["layer_sets.one", "middle_out: K"]),
         ("calibration.corpus", "x", ["calibration.corpus: 'x'"]),
+        ("reports.pareto.notebook", "x", ["reports.pareto.notebook: 'x'", "verdict"]),
+        ("reports.pareto.notebook", "moe", ["reports.pareto.task: 'heldout'", "of kind moe: none"]),
     ],
 )
 def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) -> None:
