@@ -14,7 +14,6 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     bounded,
     require_rank,
@@ -23,6 +22,7 @@ from tensorpress.methods.base import (
     with_layouts,
 )
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,6 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     MethodSpec,
     bounded,
     require_rank,
@@ -25,6 +24,7 @@ from tensorpress.methods.base import (
     with_layouts,
 )
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

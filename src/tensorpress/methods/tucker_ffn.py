@@ -14,13 +14,13 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     require_rank,
     sizes_of,
     with_layouts,
 )
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor

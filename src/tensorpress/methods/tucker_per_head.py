@@ -14,7 +14,6 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     require_rank,
     sizes_of,
@@ -29,6 +28,7 @@ from tensorpress.methods.heads import (
     per_head,
     side_of,
 )
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
