@@ -68,8 +68,8 @@ def test_damaged_factors_moments_and_checkpoints(done: Workspace, reference: Pat
     said = one_line(done.snakemake("--keep-going", "--", *targets, check=False))
     for rule, file in damaged.items():
         named = file.relative_to(done.folder)
-        (line,) = (line for line in said.splitlines() if line.startswith(f"tensorpress: {rule}:"))
-        assert line.startswith(f"tensorpress: {rule}: {named}: damaged")
+        (line,) = (line for line in said.splitlines() if line.startswith(f"tensorpress: {rule} "))
+        assert f": {named}: damaged" in line
         assert not file.exists()
     made = Counter(decompose=1, assemble=2, calibrate=1, options=1, evaluate=1)
     assert_completes(done, reference, made, *targets)
