@@ -13,7 +13,7 @@ from support.workspace import ROOT, tiny_params, tiny_text
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.config.params import load, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.methods.base import Layout
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.registry import METHODS
 from tensorpress.methods.svd import Spec as Svd
 from tensorpress.planning.jobs import live_paths, slow_imports

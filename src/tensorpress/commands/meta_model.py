@@ -15,7 +15,8 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.completeness import contents
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
-from tensorpress.methods.base import Layout, MethodSpec
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.weightfiles import has_weights, held_tensors
 

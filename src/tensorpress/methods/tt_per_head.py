@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, with_layouts
+from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.heads import (
     head_moments,
@@ -17,6 +17,7 @@ from tensorpress.methods.heads import (
     inner_settings,
     per_head,
 )
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
 if TYPE_CHECKING:

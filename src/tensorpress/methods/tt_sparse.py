@@ -17,8 +17,9 @@ from tensorpress.architectures.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
+from tensorpress.methods.base import Factors, stacked, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
 if TYPE_CHECKING:
