@@ -51,7 +51,7 @@ def test_moments_of_few_tokens_can_be_undone(moment: Tensor) -> None:
         torch.testing.assert_close(root.unwhiten(root.whiten(matrix)), matrix.double())
 
 
-def test_quadratic_takes_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_congruence_takes_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     moment, matrices = moment_of(30).expand(2, 30, 30), torch.randn(2, 7, 30)
     expected = matrices.double() @ moment.double() @ matrices.double().mT
     for rows in (30, 8):

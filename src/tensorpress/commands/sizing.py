@@ -23,8 +23,7 @@ from tensorpress.files.storage import (
 )
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
-from tensorpress.methods.base import sizes_of
-from tensorpress.methods.layout import Layout
+from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import assembly_footprint, step_footprints
 

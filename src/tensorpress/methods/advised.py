@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, dense_store, sizes_of
-from tensorpress.methods.layout import Layout
+from tensorpress.methods.base import Factors, MethodSpec, dense_store
+from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,15 +5,14 @@ Planning imports method files, so nothing here or at the top of one imports torc
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, group_of
+from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.keying.keys import unkeyed
@@ -27,60 +26,6 @@ if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
 Whitening = Literal["none", "input"]
-
-
-class Budget(BaseModel):
-    """How small the result must be, in place of ranks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
-
-    def allowed(self, values: int) -> int:
-        """Values that may be stored in place of ``values``."""
-        return math.floor((1.0 - self.saved) * values)
-
-    def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
-        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
-
-        ``TensorpressError`` if not even rank 1 fits; ``where`` names the module in it.
-        """
-        allowed, low, high = self.allowed(dense), 0, limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if values(middle) <= allowed else (low, middle - 1)
-        if not low:
-            raise TensorpressError(
-                f"budget.saved: {self.saved} leaves no room for rank 1 at {where}; "
-                f"allowed: up to {1 - values(1) / dense:.4f}"
-            )
-        return low
-
-    def proportional(
-        self,
-        limits: Mapping[str, int],
-        values: Callable[[Mapping[str, int]], int],
-        dense: int,
-        where: str,
-    ) -> dict[str, int]:
-        """Ranks that fit: all the same share of their limits, then filled up one by one.
-
-        The widest mode is filled up first. ``values(ranks)`` must grow with every rank.
-        """
-        widest = max(limits.values())
-
-        def shared(step: int) -> dict[str, int]:
-            return {name: max(1, limit * step // widest) for name, limit in limits.items()}
-
-        step = self.largest(widest, lambda s: values(shared(s)), dense, where)
-        ranks, allowed = shared(step), self.allowed(dense)
-        for name in sorted(limits, key=lambda n: -limits[n]):
-            while ranks[name] < limits[name]:
-                more = {**ranks, name: ranks[name] + 1}
-                if values(more) > allowed:
-                    break
-                ranks = more
-        return ranks
 
 
 class MethodSpec(BaseModel):
@@ -256,23 +201,6 @@ def bounded(
     lower, upper = of_spectra(spectra, store.settings)
     upper_bound = None if spec.needs_moments else upper
     return Factors(modules, store, lower, upper_bound, spectra=spectra)
-
-
-def sizes_of(shape: ModuleShape) -> dict[str, int]:
-    """The sizes that every format takes."""
-    return {
-        "slices": shape.slices,
-        "out_features": shape.out_features,
-        "in_features": shape.in_features,
-    }
-
-
-def require_rank(field: str, rank: int, limit: int, where: str) -> None:
-    """Raise ``TensorpressError`` if ``rank`` is above ``limit`` (``where`` names the module)."""
-    if rank > limit:
-        raise TensorpressError(
-            f"{field}: {rank} is above the limit at {where}; allowed: 1 to {limit}"
-        )
 
 
 def stacked(matrices: Tensor) -> Tensor:

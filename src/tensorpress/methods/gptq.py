@@ -15,9 +15,9 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, stacked, with_layouts
 from tensorpress.methods.cost import Cost
-from tensorpress.methods.layout import Layout
+from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,10 +1,12 @@
-"""What a method will store, known from shapes alone. Torch-free until it is built."""
+"""What a method stores for some modules, from shapes alone: a format and its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tensorpress.architectures.layers import ModuleShape
 
 if TYPE_CHECKING:
     from tensorpress.formats.base import Format
@@ -72,3 +74,12 @@ def _formats(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
     for value in settings.values():
         if isinstance(value, Mapping):
             yield from _formats(value["format"], value["settings"])
+
+
+def sizes_of(shape: ModuleShape) -> dict[str, int]:
+    """The sizes that every format takes."""
+    return {
+        "slices": shape.slices,
+        "out_features": shape.out_features,
+        "in_features": shape.in_features,
+    }

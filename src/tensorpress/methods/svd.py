@@ -11,18 +11,10 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Budget,
-    Factors,
-    WhitenedSpec,
-    bounded,
-    require_rank,
-    sizes_of,
-    stacked,
-    with_layouts,
-)
+from tensorpress.methods.base import Factors, WhitenedSpec, bounded, stacked, with_layouts
+from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
-from tensorpress.methods.layout import Layout
+from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor

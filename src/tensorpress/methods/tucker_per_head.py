@@ -11,14 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Budget,
-    Factors,
-    WhitenedSpec,
-    require_rank,
-    sizes_of,
-    with_layouts,
-)
+from tensorpress.methods.base import Factors, WhitenedSpec, with_layouts
+from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.heads import (
     head_moments,
@@ -28,7 +22,7 @@ from tensorpress.methods.heads import (
     per_head,
     side_of,
 )
-from tensorpress.methods.layout import Layout
+from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:
     from torch import Tensor

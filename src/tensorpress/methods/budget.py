@@ -1,0 +1,72 @@
+"""How large ranks may be: those given, or the largest that a budget of values allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tensorpress.errors import TensorpressError
+
+
+class Budget(BaseModel):
+    """How small the result must be, in place of ranks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
+
+    def allowed(self, values: int) -> int:
+        """Values that may be stored in place of ``values``."""
+        return math.floor((1.0 - self.saved) * values)
+
+    def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
+        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
+
+        ``TensorpressError`` if not even rank 1 fits; ``where`` names the module in it.
+        """
+        allowed, low, high = self.allowed(dense), 0, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if values(middle) <= allowed else (low, middle - 1)
+        if not low:
+            raise TensorpressError(
+                f"budget.saved: {self.saved} leaves no room for rank 1 at {where}; "
+                f"allowed: up to {1 - values(1) / dense:.4f}"
+            )
+        return low
+
+    def proportional(
+        self,
+        limits: Mapping[str, int],
+        values: Callable[[Mapping[str, int]], int],
+        dense: int,
+        where: str,
+    ) -> dict[str, int]:
+        """Ranks that fit: all the same share of their limits, then filled up one by one.
+
+        The widest mode is filled up first. ``values(ranks)`` must grow with every rank.
+        """
+        widest = max(limits.values())
+
+        def shared(step: int) -> dict[str, int]:
+            return {name: max(1, limit * step // widest) for name, limit in limits.items()}
+
+        step = self.largest(widest, lambda s: values(shared(s)), dense, where)
+        ranks, allowed = shared(step), self.allowed(dense)
+        for name in sorted(limits, key=lambda n: -limits[n]):
+            while ranks[name] < limits[name]:
+                more = {**ranks, name: ranks[name] + 1}
+                if values(more) > allowed:
+                    break
+                ranks = more
+        return ranks
+
+
+def require_rank(field: str, rank: int, limit: int, where: str) -> None:
+    """Raise ``TensorpressError`` if ``rank`` is above ``limit`` (``where`` names the module)."""
+    if rank > limit:
+        raise TensorpressError(
+            f"{field}: {rank} is above the limit at {where}; allowed: 1 to {limit}"
+        )
