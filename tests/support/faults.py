@@ -50,6 +50,7 @@ JOBS = Counter(
     fetch_model=1,
     fetch_corpus=2,
     calibrate=1,
+    options=1,
     advise=1,
     decompose=3,
     assemble=3,

@@ -21,7 +21,7 @@ from tensorpress.config.params import Rounding
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import load
-from tensorpress.planning.artifacts import DecompositionArtifact, ModelArtifact, Placement
+from tensorpress.planning.artifacts import DecompositionArtifact, FactorPlacement, ModelArtifact
 from tensorpress.report.queries import run_query
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
@@ -58,9 +58,9 @@ def decomposition(spec: MethodSpec, group: str) -> DecompositionArtifact:
 
 def placed(
     layer: int, modules: tuple[str, ...], spec: MethodSpec, factors: Path, rows: Path | None = None
-) -> Placement:
+) -> FactorPlacement:
     """Modules with factors that lie anywhere."""
-    return Placement(layer, modules, decomposition(spec, group_of(modules[0])), factors, rows)
+    return FactorPlacement(layer, modules, decomposition(spec, group_of(modules[0])), factors, rows)
 
 
 def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
@@ -80,7 +80,7 @@ class Made:
     """A compressed checkpoint and what it was made from."""
 
     target: Path
-    placement: Placement
+    placement: FactorPlacement
     storage: StorageRow
     manifest: dict
 

@@ -16,7 +16,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 
@@ -39,7 +39,7 @@ MOE_CASES = [
 ]
 
 
-def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
+def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
     family = Checkpoint.open(model).architecture.family
     twin = AutoModelForCausalLM.from_pretrained(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -103,12 +104,13 @@ def test_codes_are_not_taken_for_weights(tmp_path: Path, dtype: torch.dtype) -> 
     assert message.endswith("allowed: BF16, F16, F32, F64")
 
 
-@pytest.mark.parametrize("source", [lambda copy, _: local(copy), lambda *a: hub(a[0], "a/b", a[1])])
-def test_quantised_checkpoints_are_refused_while_planning(copy: Path, source, monkeypatch) -> None:
-    update(copy / "config.json", quantization_config={"quant_method": "fp8"})
-    message = refusal(source(copy, monkeypatch))
-    assert message.startswith("models.m: config.json: quantization_config: weights quantised with")
-    assert "'fp8' are not read; allowed: weights of 16 or 32 bits" in message
+@pytest.mark.parametrize("said", [{}, [], False, "gptq"])
+def test_any_quantisation_that_a_config_says_is_refused(copy: Path, said: object) -> None:
+    """Unless it is one that is read; transformers fails at all but null."""
+    update(copy / "config.json", quantization_config=said)
+    assert f"quantization_config: weights quantised with {said!r} are not read" in refusal(
+        local(copy)
+    )
 
 
 def test_two_sets_of_weights(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +162,12 @@ def test_nan_is_reported_of_the_users_file(copy: Path, tmp_path: Path) -> None:
     assert refused(copy, tmp_path) == f"{copy}: tensor {name} has NaN or infinite values"
 
 
+def test_a_bias_named_like_a_mask_is_a_weight(copy: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.attention.bias"
+    change(copy, lambda tensors: {**tensors, name: torch.randn(32)})
+    assert f"models.m: tensor {name} has no place in LlamaForCausalLM" in refused(copy, tmp_path)
+
+
 def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny_llama()
     trained = (network, tiny_tokenizer(), {})
@@ -188,6 +196,14 @@ def test_a_config_that_no_model_can_be_built_from(copy: Path, tmp_path: Path) ->
     update(copy / "config.json", hidden_act="no such thing")
     message = refused(copy, tmp_path)
     assert message.startswith("models.m: LlamaForCausalLM cannot be built from config.json (")
+
+
+def test_a_value_of_a_config_is_not_put_down_to_the_tokenizer(copy: Path, tmp_path: Path) -> None:
+    """The tokenizer is read first, and transformers reads the config for it."""
+    update(copy / "config.json", rms_norm_eps=None)
+    said = r"models\.m: config\.json is not allowed \(.*'rms_norm_eps' expected float, got None.*"
+    message = refused(copy, tmp_path)
+    assert re.fullmatch(rf"{said}\); allowed: values that transformers reads", message)
 
 
 def test_every_load_reads_the_report(copy: Path, tmp_path: Path) -> None:

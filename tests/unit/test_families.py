@@ -21,7 +21,7 @@ from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate
@@ -126,7 +126,7 @@ def watch(model: torch.nn.Module) -> list[str]:
     return used
 
 
-def compress(model: Path, spec: MethodSpec, group: str, folder: Path) -> Placement:
+def compress(model: Path, spec: MethodSpec, group: str, folder: Path) -> FactorPlacement:
     architecture = Checkpoint.open(model).architecture
     layer = architecture.outer if group == "embedding" else LAYER
     spec.check(architecture.shape(layer), group)
@@ -142,7 +142,7 @@ def compress(model: Path, spec: MethodSpec, group: str, folder: Path) -> Placeme
     return placement
 
 
-def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
+def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
     twin = loaded(model).eval()
     architecture = Checkpoint.open(model).architecture

@@ -107,7 +107,7 @@ def test_points_of_every_family_add_up(name: str, extra: dict) -> None:
         assert all(points[point].shape == (48, 32) for point in POINTS)
         deltas = with_deltas(points)
         attention, ffn = points["attention_output"], points["ffn_output"]
-        if name == "gemma2":  # norms stand between its blocks and the residual stream
+        if name in ("gemma2", "gemma3_text"):  # norms stand between blocks and residual stream
             block = model.model.layers[index]
             attention = block.post_attention_layernorm(attention).detach()
             ffn = block.post_feedforward_layernorm(ffn).detach()

@@ -51,7 +51,7 @@ import torch
 torch.set_num_threads(1)
 from tensorpress.files import paths
 from tensorpress.checkpoints import shards
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.stages.assembly import assemble
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.stages.decomposition import decompose_layer, measure
@@ -76,7 +76,7 @@ if job == "decompose":
 else:
     modules, factors = tuple(shape.group(group)), folder / "factors"
     made = SimpleNamespace(spec=spec_class(settings["method"]).model_validate(settings))
-    placements = [Placement(layer, modules, made, factors, None)
+    placements = [FactorPlacement(layer, modules, made, factors, None)
                   for layer in range(architecture.layers)]
     assemble(model, placements, "float32", folder / "out")
 print(json.dumps([start, peak_resident_bytes()]))

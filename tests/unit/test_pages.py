@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -113,6 +114,26 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
     monkeypatch.setattr(pages, "display", lambda output: texts.append(output.data))
     return texts
+
+
+def test_pages_say_what_the_baseline_was_dequantised_from(tmp_path: Path, shown: list[str]) -> None:
+    study = Study()
+    study.baseline()
+    plain = {name: str(path) for name, path in study.written(tmp_path).items()}
+    queries = str(ROOT / "queries")
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page")
+    assert BeautifulSoup(shown[-1], "html.parser").text == "A pageModel dense"
+    study.results = [
+        replace(row, source_quantisation="GPTQ, 4 bits", source_bits=450, dense_bits=1600)
+        for row in study.results
+    ]
+    study.written(tmp_path)
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page")
+    text = BeautifulSoup(shown[-1], "html.parser").text
+    assert "Model dense, whose uncompressed weights were dequantised from GPTQ, 4 bits." in text
+    assert "28.1 % of the bits that savings are counted against" in text
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page", of="All models")
+    assert "dequantised" not in shown[-1]
 
 
 @pytest.mark.parametrize(

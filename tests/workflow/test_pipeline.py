@@ -252,7 +252,7 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
     seeds = [r["seed"] for r in perplexities if r["recipe"] == "small_lora"]
     assert sorted(seeds) == [0, 1]
     made = {r["recipe"]: r for r in rows}
-    (advice,) = (finished.folder / "results/advise").iterdir()
+    (advice,) = (finished.folder / "results/advise").glob("*.json")
     choices = Advice.model_validate_json(advice.read_text()).modules
     chosen = {OF_CHOICES[each.chosen.method] for each in choices} - {"control"}
     advised = "mixture" if len(chosen) > 1 else chosen.pop()

@@ -54,7 +54,7 @@ def contents(
     unknown = []
     for given, tensor in stored.items():
         place = places.of(given)
-        if place is None and (BUFFERS.search(given) or architecture.family.leaves_out(given)):
+        if place is None and (_is_buffer(given, tensor) or architecture.family.leaves_out(given)):
             continue
         if tensor.dtype not in FLOATING and places.wants_floating(place):
             raise TensorpressError(
@@ -107,6 +107,13 @@ def differ(found: Mapping[str, Stored], tied: Iterable[str]) -> bool:
     """
     first, second = (found.get(name) for name in tied)
     return first is not None and second is not None and not same_bytes(first, second)
+
+
+def _is_buffer(name: str, tensor: Stored) -> bool:
+    """Whether it is no weight; a mask is square, and a vector of its name is some linear's bias."""
+    return BUFFERS.search(name) is not None and not (
+        name.endswith(".bias") and len(tensor.shape) == 1
+    )
 
 
 def _listed(names: Iterable[str], one: str = "has", more: str = "have") -> str:

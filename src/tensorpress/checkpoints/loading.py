@@ -12,7 +12,7 @@ import transformers
 from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
@@ -74,7 +74,7 @@ def empty_model(directory: Path) -> PreTrainedModel:
     Its own code runs where the params trusted it, as it does whenever the model is loaded.
     """
     own_code = _register(directory)
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=own_code)
+    config = _read_config(directory, str(directory), own_code)
     with torch.device("meta"):
         model: PreTrainedModel = _auto_class(directory).from_config(
             config, trust_remote_code=own_code
@@ -96,6 +96,18 @@ def _config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def _read_config(directory: Path, at: str, own_code: bool) -> PretrainedConfig:
+    """The config as transformers reads it; ``at`` begins the error of values that it refuses."""
+    try:
+        read: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=own_code)
+    except Exception as error:  # its checks of values raise many kinds
+        said = one_line(error).replace(str(directory), "the folder")[:200]
+        raise TensorpressError(
+            f"{at}: config.json is not allowed ({said}); allowed: values that transformers reads"
+        ) from error
+    return read
+
+
 def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model; ``where`` begins errors in place of the folder's name.
 
@@ -105,9 +117,12 @@ def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedToken
     """
     at = where or str(directory)
     own_code = _register(directory)
+    read = _read_config(directory, at, own_code)
     try:
         with spent_on(LOAD):
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=own_code)
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, config=read, trust_remote_code=own_code
+            )
     # the tokenizers library raises nothing more special
     except Exception as error:
         said = one_line(error).replace(str(directory), "the folder")[:200]

@@ -18,7 +18,7 @@ from tensorpress.config.reports import NOTEBOOKS, Report
 from tensorpress.config.tasks import registry as tasks
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import check_no_token
-from tensorpress.errors.refusals import Place, explain, line, listed
+from tensorpress.errors.refusals import Place, explain, line, listed, truth_for_number
 from tensorpress.files import paths
 from tensorpress.files.storage import ComputeDtype, Dtype
 from tensorpress.files.yamlfile import read
@@ -47,6 +47,8 @@ BASELINE = "baseline"
 """Recipe name of the uncompressed model; every model has it."""
 NO_LAYERS = "none"
 """Layer set of the uncompressed model."""
+_CORPUS_FIELD = {"text": "corpus"}
+"""Role of a task's corpus -> the field that names it, where they are not called the same."""
 
 
 class Storage(Section):
@@ -100,7 +102,8 @@ def _layer_set_form(value: Any) -> str | None:
     if isinstance(value, list | tuple):
         return "<list>"
     forms = {("middle",): "<middle>", ("middle_out",): "<middle_out>"}
-    return forms.get(tuple(value)) if isinstance(value, dict) else None
+    # a section where params are written out again
+    return forms.get(tuple(dict(value))) if isinstance(value, dict | Section) else None
 
 
 LayerSet = Annotated[
@@ -252,7 +255,8 @@ class Params(Section):
             for index, step in enumerate(recipe.steps):
                 found.append((f"{at}.steps.{index}.method", step.method, "methods"))
         for name, task in self.tasks.items():
-            found += [(f"tasks.{name}.{role}", c, "corpora") for role, c in task.corpora.items()]
+            fields = ((_CORPUS_FIELD.get(role, role), c) for role, c in task.corpora.items())
+            found += [(f"tasks.{name}.{field}", c, "corpora") for field, c in fields]
         for name, model in self.models.items():
             found += [(f"models.{name}.baseline_tasks", t, "tasks") for t in model.baseline_tasks]
         for name, report in self.reports.items():
@@ -287,7 +291,10 @@ def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = N
     """
     try:
         check_no_token(raw)
-        return Params.model_validate(raw)
+        checked = Params.model_validate(raw)
+        if refusal := truth_for_number(raw, checked.model_dump(by_alias=True), texts or {}):
+            raise TensorpressError(refusal)
+        return checked
     except ValidationError as error:
         raise TensorpressError(f"{where}: {explain(error, raw, texts or {})}") from error
     except TensorpressError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any
 
@@ -28,11 +28,11 @@ def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str
     ``texts``: what stands in the file at values that YAML made no text of.
     """
     first, *others = error.errors()
-    place = _place_in_file(first["loc"], raw)
+    place = _place_in_file(first["loc"], raw, first["type"] == "missing")
     path, value, context = dotted(place), first["input"], first.get("ctx", {})
     is_key = first["loc"][-1:] == ("[key]",)
     if is_key:
-        path = f"{dotted(_place_in_file(first['loc'][:-2], raw))}: the name"
+        place, path = (), f"{dotted(_place_in_file(first['loc'][:-2], raw))}: the name"
     if first["type"] == "extra_forbidden":
         text = f"{path}: unknown key"
     elif first["type"] == "missing":
@@ -46,12 +46,32 @@ def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str
         text = f"{path if is_key else path + ':'} {_cut(value)} is not allowed"
         text += f"; allowed: {ALLOWED_NAMES}"
     else:
-        text = f"{path}: {value!r} is not allowed: {first['msg']}"
+        text = f"{path}: {_cut(value)} is not allowed: {first['msg']}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _place_in_file(loc: Place, raw: Any) -> Place:
-    """Pydantic's location without the union tags, which are not in the file."""
+def truth_for_number(
+    raw: Any, used: Any, texts: Mapping[Place, str], place: Place = ()
+) -> str | None:
+    """Refusal of the first ``yes``, ``on`` or ``true`` that pydantic took for a number.
+
+    ``used``: the values that it made of ``raw``, with their defaults.
+    """
+    if isinstance(raw, bool) and not isinstance(used, bool):
+        text = texts.get(place, json.dumps(raw))
+        return f"{dotted(place)}: {text} is read by YAML as {json.dumps(raw)}; allowed: a number"
+    if isinstance(raw, Mapping):
+        inside: Iterable[tuple[int | str, Any, Any]] = ((k, v, used[k]) for k, v in raw.items())
+    elif isinstance(raw, list | tuple):
+        inside = ((i, v, u) for i, (v, u) in enumerate(zip(raw, used, strict=True)))
+    else:
+        return None
+    found = (truth_for_number(value, made, texts, (*place, part)) for part, value, made in inside)
+    return next(filter(None, found), None)
+
+
+def _place_in_file(loc: Place, raw: Any, lacks_last: bool = False) -> Place:
+    """Pydantic's location in the file, which has no union tags; but what it lacks is named."""
     place: list[int | str] = []
     for index, part in enumerate(loc):
         inside = (isinstance(raw, dict) and part in raw) or (
@@ -59,8 +79,7 @@ def _place_in_file(loc: Place, raw: Any) -> Place:
         )
         if inside:
             raw = raw[part]
-        is_tag = isinstance(part, str) and part.startswith("<")
-        if inside or (index == len(loc) - 1 and not is_tag):
+        if inside or (lacks_last and index == len(loc) - 1):
             place.append(part)
     return tuple(place)
 

@@ -44,6 +44,14 @@ class Choice(BaseModel):
     dense_macs: int
 
 
+class Options(BaseModel):
+    """What may be chosen for the modules of one layer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: tuple[Choice, ...]
+
+
 class Advised(BaseModel):
     """What was chosen for some modules, and the best of every method in no more bits."""
 

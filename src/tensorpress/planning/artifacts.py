@@ -36,6 +36,8 @@ class ModelArtifact:
     name: str
     spec: Model
     key: str
+    is_quantised: bool
+    """Whether its source holds codes, which the fetch turns into plain weights."""
     architecture: Architecture = field(repr=False)
 
     @property
@@ -85,17 +87,45 @@ class CalibrationArtifact:
 
 
 @dataclass(frozen=True)
-class AdviceArtifact:
-    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+class OptionsArtifact:
+    """What may be chosen for every module of a model, whatever the budget; one job a layer."""
 
     calibration: CalibrationArtifact
-    spec: Advised
+    methods: tuple[str, ...]
+    group_size: int | None
+    """Weights that share a scale where they are rounded."""
     dtype: str
     key: str
 
     @property
     def id(self) -> str:
         return f"{self.calibration.model.name}-{self.key}"
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of all layers."""
+        return [paths.options(self.id, layer) for layer in self.layers]
+
+    @property
+    def layers(self) -> range:
+        return range(self.calibration.model.architecture.layers)
+
+    def job_name(self, layer: int) -> str:
+        """What the job of a layer is called."""
+        return f"{self.id}-{layer:03d}"
+
+
+@dataclass(frozen=True)
+class AdviceArtifact:
+    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+
+    options: OptionsArtifact
+    spec: Advised
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.options.calibration.model.name}-{self.key}"
 
 
 @dataclass(frozen=True)
@@ -119,10 +149,10 @@ class DecompositionArtifact:
         """The advice that completes the method's settings, if it takes any."""
         return [paths.advice(self.advised.id)] if self.advised else []
 
-    def placed(self, layer: int, modules: tuple[str, ...]) -> Placement:
+    def placed(self, layer: int, modules: tuple[str, ...]) -> FactorPlacement:
         """Some modules of a layer with the factors of this decomposition."""
         factors, rows = paths.factors(self.id, layer), paths.decomposition_rows(self.id, layer)
-        return Placement(layer, modules, self, factors, rows)
+        return FactorPlacement(layer, modules, self, factors, rows)
 
     @property
     def moments(self) -> list[Path]:
@@ -131,7 +161,7 @@ class DecompositionArtifact:
 
 
 @dataclass(frozen=True)
-class Placement:
+class FactorPlacement:
     """Which modules of a layer take their weights from a decomposition, and where that lies."""
 
     layer: int
@@ -152,7 +182,7 @@ class CheckpointArtifact:
     """A compressed checkpoint: a model with some modules replaced by factors."""
 
     model: ModelArtifact
-    placements: tuple[Placement, ...] = field(repr=False)
+    placements: tuple[FactorPlacement, ...] = field(repr=False)
     dtype: str
     label: str
     key: str
@@ -164,7 +194,7 @@ class CheckpointArtifact:
 
     @property
     def checkpoint(self) -> Path:
-        return paths.run(self.id)
+        return paths.assembled(self.id)
 
     @property
     def storage(self) -> Path:

@@ -26,6 +26,7 @@ from tensorpress.planning.artifacts import (
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
+    OptionsArtifact,
     RecoveryArtifact,
     TransformedArtifact,
 )
@@ -37,6 +38,8 @@ RUNNING = 900 * 10**6
 """Resident bytes of a process that runs and measures models, without the models."""
 SUMS = 150 * 10**6
 """Bytes of float64 blocks while errors are summed (``frobenius.SUMMED_VALUES``)."""
+DEQUANTISED = 200 * 10**6
+"""Bytes of codes, indices and values of a block while it is dequantised (``quantised.base``)."""
 TRAINING = 4 * 10**9
 """Bytes of an embedded model's training."""
 ENGINE = 500 * 10**6
@@ -76,12 +79,17 @@ class Footprint:
 
 
 def fetch(model: ModelArtifact) -> Footprint:
-    """A copy and a check tensor by tensor, or the training of a small model."""
+    """A copy and a check tensor by tensor, or the training of a small model.
+
+    Of codes also the shard that is being written, and a block of values in the making.
+    """
     if isinstance(model.spec, EmbeddedModel):
         return Footprint(TRAINING, 3600)
-    stored = value_bytes(model.architecture.config)
+    stored, values = value_bytes(model.architecture.config), values_of(model.architecture)
     peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
-    return Footprint(peak, 4 * stored * values_of(model.architecture) / READ)
+    if model.is_quantised:
+        peak += min(SHARD_BYTES, stored * values) + DEQUANTISED
+    return Footprint(peak, (8 if model.is_quantised else 4) * stored * values / READ)
 
 
 def transform(made: TransformedArtifact) -> Footprint:
@@ -110,16 +118,20 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     return Footprint(peak, weights / READ + macs / MODEL_MACS)
 
 
-def advise(made: AdviceArtifact) -> Footprint:
+def options(made: OptionsArtifact, layer: int) -> Footprint:
     """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
-    peak = macs = 0
-    for shape in made.calibration.model.architecture.shapes[:-1]:
-        costs = [most([module]) for module in shape.modules.values()]
-        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
-        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
-        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
-        macs += len(made.spec.methods) * sum(cost.macs for cost in costs)
+    shape = made.calibration.model.architecture.shape(layer)
+    costs = [most([module]) for module in shape.modules.values()]
+    weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+    held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
+    macs = len(made.methods) * sum(cost.macs for cost in costs)
+    peak = weights + 2 * FLOAT * moment_values(shape) + held
     return Footprint(PROCESS + peak, macs / MACS)
+
+
+def advise(made: AdviceArtifact) -> Footprint:
+    """The options of all layers, which are small."""
+    return Footprint(PROCESS, WAIT)
 
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:

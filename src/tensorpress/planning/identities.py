@@ -30,8 +30,9 @@ from tensorpress.planning.artifacts import (
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
-    Placement,
+    OptionsArtifact,
     RecoveryArtifact,
     ReportArtifact,
     TransformedArtifact,
@@ -40,10 +41,12 @@ from tensorpress.sources.contents import (
     FETCHERS,
     READERS,
     corpus_source,
+    fetched_config,
     model_config,
     model_source,
 )
 from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
+from tensorpress.sources.quantised import quantisation
 from tensorpress.transforms import registry as transforms
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
@@ -59,20 +62,25 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
     return CorpusArtifact(name, spec, content)
 
 
-def model(name: str, spec: Model) -> ModelArtifact:
+def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
 
     What others call their weights is found by their family; an embedded one is saved by the class
-    that runs it.
+    that runs it. Quantised weights are stored in ``dtype``, others as they are.
     """
-    architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    architecture = architecture_of(fetched_config(name, spec, dtype), f"models.{name}")
     entries = [_run("fetch_model")]
+    source = model_source(name, spec)
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
     if not isinstance(spec, EmbeddedModel):
         entries.append(_family(architecture))
-    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, architecture)
+    codes = quantisation(model_config(name, spec), f"models.{name}")
+    if codes is not None:
+        entries.append(codes.reader)
+        source = {**source, "dtype": dtype}
+    content = key(stage="fetch", source=source, code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, codes is not None, architecture)
 
 
 def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
@@ -88,7 +96,9 @@ def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
             _family(of.architecture),
         ),
     )
-    return TransformedArtifact(of.name, of.spec, content, architecture, of, transform)
+    return TransformedArtifact(
+        of.name, of.spec, content, of.is_quantised, architecture, of, transform
+    )
 
 
 def calibration(
@@ -108,21 +118,33 @@ def calibration(
     return CalibrationArtifact(of, text, settings, dtype, content)
 
 
-def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
-    """Pre-flight choices: moments, settings, and all that may be chosen."""
+def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsArtifact:
+    """What may be chosen: moments, methods, and how weights are rounded; no budget."""
     content = key(
-        stage="advise",
+        stage="options",
         moments=moments.key,
-        spec=spec.model_dump(),
+        methods=spec.methods,
+        group_size=spec.group_size,
         dtype=dtype,
         code=code_fingerprint(
-            _run("advise"),
+            _run("options"),
             *(entry for name in spec.methods for entry in _method(name)),
             *all_modules("tensorpress.formats"),
             _family(moments.model.architecture),
         ),
     )
-    return AdviceArtifact(moments, spec, dtype, content)
+    return OptionsArtifact(moments, spec.methods, spec.group_size, dtype, content)
+
+
+def advice(of: OptionsArtifact, spec: Advised) -> AdviceArtifact:
+    """Pre-flight choices: what there is to choose, and the budget."""
+    content = key(
+        stage="advise",
+        options=of.key,
+        spec=spec.model_dump(),
+        code=code_fingerprint(_run("advise"), _family(of.calibration.model.architecture)),
+    )
+    return AdviceArtifact(of, spec, content)
 
 
 def decomposition(
@@ -156,7 +178,7 @@ def decomposition(
 
 def checkpoint(
     of: ModelArtifact,
-    placements: tuple[Placement, ...],
+    placements: tuple[FactorPlacement, ...],
     dtype: str,
     rounding: Rounding | None = None,
 ) -> CheckpointArtifact:
@@ -273,7 +295,7 @@ def _objective(of: Architecture) -> str:
     return f"{OBJECTIVES[of.family.objective]}:OBJECTIVE"
 
 
-def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:
+def _label(placements: tuple[FactorPlacement, ...], rounding: Rounding | None) -> str:
     """Readable part of a run's name: methods, rounding, layers; the key tells equal ones apart."""
     if not placements:
         return BASELINE

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.planning.artifacts import DecompositionArtifact, Placement
+from tensorpress.planning.artifacts import DecompositionArtifact, FactorPlacement
 
 
-def largest_holders(placements: Iterable[Placement]) -> dict[tuple[str, int], str]:
+def largest_holders(placements: Iterable[FactorPlacement]) -> dict[tuple[str, int], str]:
     """(id, layer) of each nested decomposition -> id of the largest one there that holds it.
 
     One that no other holds has its own id.

@@ -26,8 +26,9 @@ from tensorpress.planning.artifacts import (
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
-    Placement,
+    OptionsArtifact,
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
@@ -61,6 +62,7 @@ class Plan:
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self.options: dict[str, OptionsArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
@@ -97,7 +99,7 @@ class Plan:
         return {e.id: e for each in self.recipe_runs for e in each.evaluations}
 
     @cached_property
-    def used_decompositions(self) -> list[Placement]:
+    def used_decompositions(self) -> list[FactorPlacement]:
         """One placement per (decomposition, layer) that some run needs."""
         wanted = {
             (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
@@ -162,7 +164,7 @@ class Plan:
 
     def _model(self, name: str) -> ModelArtifact:
         spec = self.params.models[name]
-        artifact = identities.model(name, spec)
+        artifact = identities.model(name, spec, self.params.storage.dtype)
         for transform in spec.transform:
             artifact = identities.transformed(artifact, transform)
         artifact.architecture.shape(0)  # the config has every size
@@ -202,7 +204,9 @@ class Plan:
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
         moments = self._moments(model)
         check_gradients(moments.settings)
-        made = identities.advice(moments, spec, self.params.storage.dtype)
+        options = identities.options(moments, spec, self.params.storage.dtype)
+        options = self.options.setdefault(options.id, options)
+        made = identities.advice(options, spec)
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
@@ -231,7 +235,7 @@ class Plan:
     def _run(
         self,
         model: ModelArtifact,
-        placements: tuple[Placement, ...],
+        placements: tuple[FactorPlacement, ...],
         rounding: Rounding | None = None,
     ) -> CheckpointArtifact:
         return identities.checkpoint(model, placements, self.params.storage.dtype, rounding)
@@ -280,9 +284,9 @@ class Plan:
 
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
-    ) -> tuple[Placement, ...]:
+    ) -> tuple[FactorPlacement, ...]:
         architecture = model.architecture
-        placements: list[Placement] = []
+        placements: list[FactorPlacement] = []
         taken: dict[tuple[int, str], int] = {}
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"

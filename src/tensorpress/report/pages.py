@@ -74,9 +74,23 @@ class Page:
         return run_query(name, self._tables, self._queries).df()
 
     def title(self, words: str, of: str | None = None) -> None:
-        """The page's heading, and what it is of: the model, if nothing else is said."""
-        of = of or f"Model <b>{html.escape(self.model)}</b>"
+        """The page's heading, and what it is of: the model, if nothing else is said.
+
+        Of a model it is said if its weights had been quantised before.
+        """
+        of = of or f"Model <b>{html.escape(self.model)}</b>{self._origin()}"
         display(HTML(f'<div class="page"><h1>{words}</h1><p>{of}</p></div>'))
+
+    def _origin(self) -> str:
+        """What the uncompressed weights were dequantised from; nothing of plain ones."""
+        rows = self.query("sources").dropna(subset="source_quantisation")
+        return "".join(
+            f", whose uncompressed weights were dequantised from {html.escape(row[0])}. These "
+            f"files hold {100 * row.source_bits / row.dense_bits:.1f} % of the bits that savings "
+            "are counted against. What was rounded once loses little when it is rounded again: "
+            "rounding looks better here than on weights that never were."
+            for row in rows.itertuples(index=False)
+        )
 
     def lead(self, words: str) -> None:
         """What a reader in a hurry should take along; HTML."""

@@ -44,8 +44,8 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
     Yields what the job was granted: ``device`` for rules that ask for a GPU (the CPU where there
     is none), ``dtype`` where models run. Others are spared the import of torch.
 
-    A ``TensorpressError`` ends the process with that one line; any other failure with one line
-    that names the log, which holds the traceback.
+    A ``TensorpressError`` ends the process with that one line, begun with the rule and what it
+    should have made; any other failure with one line that names the log, which holds the traceback.
     """
     log, inputs = request.log, request.inputs
     for name, value in forkserver.ENVIRONMENT.items():
@@ -75,7 +75,7 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
         _append(log, redacted(traceback.format_exc()))
         if not isinstance(error, Exception):
             raise
-        print(f"tensorpress: {request.rule}: {message}", file=sys.stderr)
+        print(f"tensorpress: {request.rule} {log.stem}: {message}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -22,6 +22,8 @@ def check_inside(value: str, where: str, external: Sequence[str]) -> None:
     ``where`` begins the error. Links are followed: a folder of links (DVC, a hub cache) is as good
     as what they lead to, so the repository that a hub snapshot belongs to counts as its folder.
     """
+    if not value or "\0" in value:
+        raise TensorpressError(f"{where}: {value!r} is not allowed; allowed: a path")
     path = Path(value)
     roots = [_real(Path.cwd()), *(_real(Path(folder)) for folder in external)]
     _check(path, roots, f"{where}: {value!r}", external)

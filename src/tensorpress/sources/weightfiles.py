@@ -1,7 +1,6 @@
 """Which files hold a model's weights: safetensors in the model's own folder, and no pickles.
 
-One set of weights, whose index says what its shards hold, and no numbers that stand for others.
-Torch-free.
+One set of weights, whose index says what its shards hold. Torch-free.
 """
 
 from __future__ import annotations
@@ -114,19 +113,6 @@ def check_index(index: Path, shards: Iterable[Path], where: str) -> dict[str, St
             "allowed: an index of tensors that its shards hold"
         )
     return held
-
-
-def check_quantised(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a model whose config says that its weights are codes."""
-    declared = config.get("quantization_config")
-    if declared:
-        method = declared.get("quant_method") if isinstance(declared, Mapping) else None
-        raise TensorpressError(
-            f"{where}: config.json: quantization_config: weights quantised with {method!r} are "
-            "not read; allowed: weights of 16 or 32 bits, which transformers writes after "
-            "loading them so (from_pretrained with a quantization_config of dequantize=True, or "
-            "model.dequantize(); then save_pretrained)"
-        )
 
 
 def check_shards(shards: Iterable[Any], where: str) -> None:

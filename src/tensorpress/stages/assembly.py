@@ -25,13 +25,14 @@ from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved
 from tensorpress.formats.base import STORES, Format
 from tensorpress.methods.base import dense_store
 from tensorpress.methods.rounding import Rounding
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.sources.custom_code import base_class
+from tensorpress.sources.quantised import Origin
 
 
 def assemble(
     model_directory: Path,
-    placements: Sequence[Placement],
+    placements: Sequence[FactorPlacement],
     dtype: str,
     target: Path,
     rounding: Rounding | None = None,
@@ -63,7 +64,7 @@ def assemble(
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
-    return StorageRow.of(saved, checkpoint_bytes), build.sets
+    return StorageRow.of(saved, checkpoint_bytes, Origin.of(model_directory)), build.sets
 
 
 class _Build:
@@ -96,7 +97,7 @@ class _Build:
         self._compressed: set[str] = set()
         """Tensors beside replaced weights that belong to compressed modules: biases."""
 
-    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], FactorPlacement]) -> None:
         """Store the factors of a layer's linear modules, or of the embedding."""
         if not sets:
             return
@@ -138,7 +139,7 @@ class _Build:
                     }
                 )
 
-    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], FactorPlacement]) -> None:
         """Store a layer's experts if one projection is compressed; the others stay dense."""
         if not sets:
             return
@@ -244,7 +245,7 @@ class _Build:
             )
         )
 
-    def _read(self, modules: tuple[str, ...], placement: Placement) -> Format:
+    def _read(self, modules: tuple[str, ...], placement: FactorPlacement) -> Format:
         """A factor set as it is stored: rounded, if the recipe rounds."""
         (stored,) = load_factors(placement.factors, modules)
         store = exact = stored.store

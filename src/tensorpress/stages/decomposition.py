@@ -13,11 +13,11 @@ from torch import Tensor
 from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
-from tensorpress.checkpoints.factorfile import load_factors
+from tensorpress.checkpoints.factorfile import StoredFactors, load_factors
 from tensorpress.checkpoints.moments import InputMoments, tokens_of
 from tensorpress.checkpoints.rows import DecompositionRow
 from tensorpress.methods import registry
-from tensorpress.methods.base import Factors, MethodSpec, bounded
+from tensorpress.methods.base import Factors, Layout, MethodSpec, bounded
 from tensorpress.planning.artifacts import DecompositionArtifact
 
 
@@ -59,8 +59,13 @@ def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> l
     factors = []
     for layout in spec.layouts(shape, group):
         (source,) = load_factors(larger, layout.modules)
-        factors.append(bounded(layout.modules, layout.leading(source.store), source.spectra, spec))
+        factors.append(leading(layout, source, spec))
     return factors
+
+
+def leading(layout: Layout, source: Factors | StoredFactors, spec: MethodSpec) -> Factors:
+    """The leading blocks of factors, as many as ``layout`` of ``spec`` has."""
+    return bounded(layout.modules, layout.leading(source.store), source.spectra, spec)
 
 
 def measure(

@@ -65,7 +65,7 @@ def write_recovered(
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
     saved = compressed.saved.plus(counts.modules, counts.blocks, counts.model)
-    return StorageRow.of(saved, checkpoint_bytes)
+    return StorageRow.of(saved, checkpoint_bytes, compressed.origin)
 
 
 class _Counts:

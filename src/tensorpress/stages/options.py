@@ -1,36 +1,36 @@
-"""Pre-flight: which method and size for each module, from weights and moments alone.
+"""Rule options: what may be chosen for the modules of one layer, from weights and moments alone.
 
 Every module, or group of modules that a method decomposes together, has options: to stay dense,
 one of the methods at one of several sizes, or to be rounded. Each takes bits and has a predicted
-damage (``analysis.damage``); damages add up. The choice of least damage under a budget of bits
-is a knapsack (``analysis.knapsack``).
+damage (``analysis.damage``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tensorpress.analysis.damage import damage_nats, sensitivity
-from tensorpress.analysis.knapsack import choose
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.manifest import ranks_of
 from tensorpress.checkpoints.moments import expand_sites, load_moments, tokens_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
+from tensorpress.files.atomic import replacing
 from tensorpress.files.storage import VALUE_BITS, bits, stored_tensors
-from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Spec
+from tensorpress.methods.advised import ROUNDING, Choice, Options
 from tensorpress.methods.base import Factors, MethodSpec, dense_store, stacked
 from tensorpress.methods.registry import load, spec_class
 from tensorpress.methods.rounding import Rounding
+from tensorpress.planning.artifacts import OptionsArtifact
+from tensorpress.running.oom import with_fallback
+from tensorpress.stages.decomposition import leading
 
 ADVISED_GROUPS = ("attention", "ffn", "experts")
 SAVED = tuple(step / 10 for step in range(1, 10))
@@ -39,41 +39,28 @@ BITS = (8, 6, 5, 4, 3, 2)
 """Widths of codes that rounding is tried with."""
 
 
-def advise(
-    model_directory: Path,
-    moments_directory: Path,
-    spec: Spec,
-    dtype: str,
+def run(
+    made: OptionsArtifact,
+    layer: int,
+    model: Path,
+    moments: Path,
+    target: Path,
     device: torch.device,
-) -> Advice:
-    """The advice for a model, layer by layer: memory is bounded by a layer."""
-    checkpoint = Checkpoint.open(model_directory)
-    value_bits = VALUE_BITS[dtype]
-    found: list[Choice] = []
-    for layer in tqdm(range(checkpoint.architecture.layers), desc="advise", unit="layer"):
+) -> None:
+    """Write the options as JSON; memory is bounded by a layer."""
+    file = paths.moments(moments, layer)
+
+    def work(where: torch.device, _: int) -> list[Choice]:
+        checkpoint = Checkpoint.open(model)
         shape = checkpoint.architecture.shape(layer)
-        weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), device))
-        file = paths.moments(moments_directory, layer)
-        sites = load_moments(file, device)
-        found += options(weights, layer, shape, sites, tokens_of(file), spec, value_bits)
-    dense_bits = value_bits * _values(checkpoint)
-    to_save = math.ceil(spec.saved * dense_bits)
-    compressible = sum(c.dense_bits for c in found if c.method == "dense")
-    chosen = choose(found, compressible - to_save)
-    return Advice(
-        saved=spec.saved,
-        dense_bits=dense_bits,
-        stored_bits=dense_bits - compressible + sum(c.bits for c in chosen),
-        damage=sum(c.damage for c in chosen),
-        modules=tuple(
-            Advised(chosen=c, alternatives=tuple(alternatives(found, c))) for c in chosen
-        ),
-    )
+        weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), where))
+        sites, bits_of = load_moments(file, where), VALUE_BITS[made.dtype]
+        tokens, asked = tokens_of(file), (made.methods, made.group_size)
+        return list(options(weights, layer, shape, sites, tokens, bits_of, *asked))
 
-
-def _values(checkpoint: Checkpoint) -> int:
-    """Values of a model; files hold a tied matrix once."""
-    return sum(math.prod(shape) for shape in checkpoint.shapes().values())
+    found = with_fallback("options", work, device)
+    with replacing(target) as temporary:
+        temporary.write_text(Options(choices=tuple(found)).model_dump_json(), encoding="utf-8")
 
 
 def options(
@@ -82,12 +69,14 @@ def options(
     shape: LayerShape,
     sites: Mapping[str, Tensor],
     tokens: int,
-    spec: Spec,
     value_bits: int,
+    methods: Sequence[str],
+    group_size: int | None,
 ) -> Iterator[Choice]:
     """Every option of a layer's modules; ``weights`` by module, float32, ``(out, in)`` or experts.
 
-    Options of several modules are of a whole group.
+    Options of several modules are of a whole group. ``group_size``: weights that share a scale
+    where they are rounded.
     """
     known = {module: sensitivity(sites, module, tokens) for module in weights}
     moments = expand_sites(dict(sites), weights)
@@ -122,45 +111,65 @@ def options(
     for module in weights:
         whole = dense_store(weights[module])
         yield choice("dense", {}, [Factors((module,), whole)])
-        for width in BITS if spec.quantise else ():
-            rounding = Rounding(bits=width, group_size=spec.group_size)
+        for width in BITS:
+            rounding = Rounding(bits=width, group_size=group_size)
             store = rounding.applied(whole, torch.bfloat16)
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
-    for method, settings, within in _attempts(weights, shape, spec):
-        sub = spec_class(method)(method=method, **settings)
-        own = {module: weights[module] for module in within.modules}
-        held = {m: moments[m] for m in own} if sub.needs_moments else None
-        yield choice(method, settings, load(method).decompose(own, within, sub, held))
+    for attempt in attempts(shape, methods):
+        own = {module: weights[module] for module in attempt.shape.modules}
+        held = {m: moments[m] for m in own} if attempt.specs[0].needs_moments else None
+        for spec, factors in zip(attempt.specs, of_sizes(attempt, own, held), strict=True):
+            settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
+            yield choice(spec.method, settings, factors)
 
 
-def _attempts(
-    weights: Mapping[str, Tensor], shape: LayerShape, spec: Spec
-) -> Iterator[tuple[str, dict[str, Any], LayerShape]]:
-    """Methods with settings and the modules to try them on, sizes that do not fit left out."""
-    for method in spec.methods:
+@dataclass(frozen=True)
+class Attempt:
+    """One method on the modules of ``shape``, of one group: settings of every size, large first."""
+
+    group: str
+    shape: LayerShape
+    specs: tuple[MethodSpec, ...]
+
+
+def attempts(shape: LayerShape, methods: Sequence[str]) -> Iterator[Attempt]:
+    """What is tried on the modules of a layer; sizes that do not fit are left out."""
+    for method in methods:
         sort = spec_class(method)
         for group in (g for g in ADVISED_GROUPS if g in sort.groups):
-            members = [m for m in shape.group(group) if m in weights]
+            members = list(shape.group(group))
             together = [members] if sort.whole_groups and members else [[m] for m in members]
             for modules in together:
                 within = replace(shape, modules={m: shape.modules[m] for m in modules})
-                for saved in SAVED:
-                    settings = _settings(sort, saved)
-                    try:
-                        sort(method=method, **settings).check(within, group)
-                    except TensorpressError:
-                        continue  # no room for rank 1, or more heads than the method allows
-                    yield method, settings, within
+                specs = (sort(method=method, **_settings(sort, saved)) for saved in SAVED)
+                if fitting := tuple(spec for spec in specs if _fits(spec, within, group)):
+                    yield Attempt(group, within, fitting)
+
+
+def of_sizes(
+    attempt: Attempt, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None
+) -> Iterator[list[Factors]]:
+    """Factors of every size, where the method nests them out of one factorisation."""
+    largest: tuple[MethodSpec, dict[tuple[str, ...], Factors]] | None = None
+    for spec in attempt.specs:
+        if largest and largest[0].contains_factors_of(spec, attempt.shape, attempt.group):
+            layouts = spec.layouts(attempt.shape, attempt.group)
+            yield [leading(each, largest[1][each.modules], spec) for each in layouts]
+            continue
+        made = load(spec.method).decompose(weights, attempt.shape, spec, moments)
+        largest = spec, {each.modules: each for each in made}
+        yield made
+
+
+def _fits(spec: MethodSpec, shape: LayerShape, group: str) -> bool:
+    """Whether there is room for rank 1, and no more heads than the method allows."""
+    try:
+        spec.check(shape, group)
+    except TensorpressError:
+        return False
+    return True
 
 
 def _settings(sort: type[MethodSpec], saved: float) -> dict[str, Any]:
     whitened = {"whiten": "input"} if "whiten" in sort.model_fields else {}
     return {"budget": {"saved": saved}, **whitened}
-
-
-def alternatives(found: Sequence[Choice], chosen: Choice) -> list[Choice]:
-    """The best option of each method on the same modules that takes no more bits."""
-    same = [c for c in found if c.layer == chosen.layer and c.modules == chosen.modules]
-    fitting = [c for c in same if c.bits <= chosen.bits]
-    best = {c.method: c for c in sorted(fitting, key=lambda c: -c.damage)}
-    return sorted(best.values(), key=lambda c: c.damage)
