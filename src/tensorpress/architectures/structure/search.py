@@ -19,7 +19,14 @@ from tensorpress.architectures.families.found import Structure
 from tensorpress.architectures.layers import MODULES, LayerShape, ModuleShape
 from tensorpress.architectures.structure import experts as fused_experts
 from tensorpress.architectures.structure.roles import Place, Roles, feed_forward, mixer
-from tensorpress.architectures.structure.small import HEADS, HIDDEN, VOCABULARY, small
+from tensorpress.architectures.structure.small import (
+    HEADS,
+    HIDDEN,
+    MOST_VALUES,
+    VOCABULARY,
+    WIDEST,
+    small,
+)
 from tensorpress.architectures.structure.watching import TOKENS, Call, randomised, watched
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
@@ -62,13 +69,14 @@ def find(config: Mapping[str, Any], where: str) -> Structure:
 
 def _found(config: Mapping[str, Any]) -> Structure:
     settings = _config(config)
+    reduced = _config(small(settings.to_dict()))
     with torch.device("meta"):
         large = AutoModelForCausalLM.from_config(settings)
-    tiny = randomised(
-        AutoModelForCausalLM.from_config(
-            _config(small(settings.to_dict())), attn_implementation="eager"
-        )
-    )
+        values = sum(p.numel() for p in AutoModelForCausalLM.from_config(reduced).parameters())
+    if values > MOST_VALUES:
+        raise NotUnderstood("its matrices do not follow the sizes of its config")
+    tiny = randomised(AutoModelForCausalLM.from_config(reduced, attn_implementation="eager"))
+    _check_causal(tiny)
     layers = _layers_path(tiny)
     embedding, head = _ends(tiny)
     kinds = _kinds(tiny, layers)
@@ -80,6 +88,19 @@ def _config(config: Mapping[str, Any]) -> PreTrainedConfig:
     if type(settings) not in AutoModelForCausalLM._model_mapping:
         raise NotUnderstood("transformers has no causal language model of this type")
     return settings
+
+
+def _check_causal(model: PreTrainedModel) -> None:
+    """Refuse a model in which a token sees later ones: that predicts what it was given."""
+    ids = torch.arange(1, TOKENS + 1)[None]
+    other = ids.clone()
+    other[0, -1] = 0
+    with torch.no_grad():
+        found, changed = (model(input_ids=each, use_cache=False).logits[0] for each in (ids, other))
+    if not torch.allclose(found[:-1], changed[:-1], atol=1e-4, rtol=1e-3):
+        raise NotUnderstood("its tokens see later ones")
+    if torch.allclose(found[-1], changed[-1], atol=1e-4, rtol=1e-3):
+        raise NotUnderstood("its last token changes nothing")
 
 
 def _layers_path(model: PreTrainedModel) -> str:
@@ -127,6 +148,8 @@ def _kinds(model: PreTrainedModel, path: str) -> list[_Kind]:
     ids = torch.arange(1, TOKENS + 1)[None]
     found = {}
     for signature, index in first.items():
+        if any(side > WIDEST for _, shape in signature for side in shape):
+            raise NotUnderstood("its matrices do not follow the sizes of its config")
         with torch.enable_grad(), watched(blocks[index]) as calls:
             model(input_ids=ids, use_cache=False)
         found[signature] = _kind(model, blocks[index], calls)

@@ -10,15 +10,35 @@ HIDDEN = HEADS * HEAD_DIM
 POSITIONS = 64
 VOCABULARY = 96
 SIZES: dict[str, int] = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), HEADS),
+    **dict.fromkeys(
+        ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "attention_hidden_size"), HIDDEN
+    ),
+    **dict.fromkeys(
+        (
+            "num_attention_heads",
+            "n_head",
+            "n_heads",
+            "num_heads",
+            "decoder_attention_heads",
+            "encoder_attention_heads",
+        ),
+        HEADS,
+    ),
     **dict.fromkeys(
         ("head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "global_head_dim"),
         HEAD_DIM,
     ),
     "qk_head_dim": 2 * HEAD_DIM,
     **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "dense_intermediate_size"),
+        (
+            "intermediate_size",
+            "ffn_dim",
+            "n_inner",
+            "ffn_hidden_size",
+            "dense_intermediate_size",
+            "decoder_ffn_dim",
+            "encoder_ffn_dim",
+        ),
         80,
     ),
     "intermediate_size_mlp": 88,
@@ -44,6 +64,9 @@ SIZES: dict[str, int] = {
     "hidden_size_per_layer_input": 10,
 }
 """Widths by what configs call them: no two that a matrix has are equal."""
+WIDEST = 16 * HIDDEN
+MOST_VALUES = 3 * 10**7
+"""Of a matrix's side, and of a model: above these it is not small, and is not looked at."""
 _KV = ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads")
 _ROTARY = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 _LEFT_OUT = ("rope_scaling", "dtype", "torch_dtype", "quantization_config", "auto_map")
