@@ -52,7 +52,7 @@ def calibrated(
 
 def decomposition(spec: MethodSpec, group: str) -> DecompositionArtifact:
     """Factors of a group, without the plan that they are a part of."""
-    model = ModelArtifact("m", None, "key", None)
+    model = ModelArtifact("m", None, "key", False, None)
     return DecompositionArtifact(model, spec.method, spec, group, None, None, "key")
 
 

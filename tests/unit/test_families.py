@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from support.families import SIZES, auto_class, loaded
+from support.families import FOUND, SIZES, auto_class, loaded
 from support.methods import ALONE
 from support.stages import placed
 from transformers import AutoConfig
 
+from tensorpress.architectures.families.found import FoundFamily
 from tensorpress.architectures.families.table import FAMILIES
 from tensorpress.architectures.layers import group_of
 from tensorpress.architectures.sites import site_of
@@ -19,28 +21,34 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import load_factors, save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
+from tensorpress.commands.meta_model import MetaModel
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.artifacts import FactorPlacement
+from tensorpress.planning.footprint import values_of
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
 
 LAYER = 1
+RENAMED = ("gemma3",)
+"""Types whose tensors have other names on the hub."""
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=[*sorted(FAMILIES), *sorted(FOUND)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of every family, as transformers saves it."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, vocab_size=96, **SIZES[request.param])
+    sizes = {**SIZES, **FOUND}[request.param]
+    config = AutoConfig.for_model(request.param, vocab_size=96, **sizes)
     network = auto_class(request.param).from_config(config)
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):  # zero at first, and then a lost bias would not show
             torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp(request.param)
-    network.save_pretrained(folder)
+    # what a checkpoint calls its tensors, the fetch calls as the running model does
+    network.save_pretrained(folder, save_original_format=request.param not in RENAMED)
     return folder
 
 
@@ -54,6 +62,23 @@ def test_shapes_come_from_the_config_alone(model: Path) -> None:
             assert weight.ndim == 2 or weight.shape[0] == expected.slices
 
 
+def test_a_found_family_counts_all_values(model: Path) -> None:
+    architecture = Checkpoint.open(model).architecture
+    if not isinstance(architecture.family, FoundFamily):
+        return
+    network = loaded(model)
+    table = network.get_input_embeddings().weight.numel()
+    assert values_of(architecture) == values_in(network) + table * architecture.tied
+    sizes = MetaModel("m", architecture.config).tensors.values()
+    assert sum(map(math.prod, sizes)) == values_in(network)
+
+
+def values_in(network: torch.nn.Module) -> int:
+    """Values of what a checkpoint of a model holds; tied ones once."""
+    held = {value.data_ptr(): value.numel() for value in network.state_dict().values()}
+    return sum(held.values())
+
+
 def cases(model: Path) -> list[tuple[MethodSpec, str]]:
     """The example of every method, with each group that it is made for."""
     architecture = Checkpoint.open(model).architecture
@@ -61,7 +86,13 @@ def cases(model: Path) -> list[tuple[MethodSpec, str]]:
         architecture.shape(LAYER).modules, architecture.shape(architecture.outer).modules
     )
     groups = dict.fromkeys(map(group_of, modules))
-    return [(spec, group) for spec in ALONE.values() for group in groups if group in spec.groups]
+    in_heads = architecture.shape(LAYER).in_heads
+    return [
+        (spec, group)
+        for spec in ALONE.values()
+        for group in groups
+        if group in spec.groups and (in_heads or not spec.by_heads)
+    ]
 
 
 def test_every_method_runs_factored_and_equals_the_dense_rebuild(
@@ -136,8 +167,7 @@ def compress(model: Path, spec: MethodSpec, group: str, folder: Path) -> FactorP
     modules = tuple(architecture.shape(layer).group(group))
     placement = placed(layer, modules, spec, folder / "factors.safetensors")
     storage, _ = assemble(model, [placement], "float32", folder / "out")
-    whole = loaded(model)
-    assert storage.dense_bits == 32 * sum(p.numel() for p in whole.parameters())
+    assert storage.dense_bits == 32 * values_in(loaded(model))
     assert 0 < storage.checkpoint_bytes - storage.stored_bits / 8 < 40_000
     return placement
 

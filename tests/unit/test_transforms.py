@@ -119,8 +119,8 @@ def test_each_value_of_bfloat16_is_rounded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model_type", "settings", "said"),
     [
-        ("bert", {}, "no norm of it is read by matrices alone"),
-        ("opt", {"do_layer_norm_before": False}, "no norm of it is read by matrices alone"),
+        ("bert", {}, "no norm of it is known to be read by matrices"),
+        ("opt", {"do_layer_norm_before": False}, "no norm of it is known to be read by matrices"),
         ("gptj", {}, "the bias of ln_1 has no place in attention.q"),
         ("gpt_neo", {}, "the bias of ln_1 has no place in attention.q"),
     ],

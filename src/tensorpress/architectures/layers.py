@@ -9,11 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "attention": ("attention.q", "attention.k", "attention.v", "attention.o"),
+    "attention": (
+        "attention.q", "attention.k", "attention.v", "attention.o",
+        # of low-rank attention (DeepSeek-V2), in place of q, k and v
+        "attention.q_down", "attention.q_up", "attention.kv_down", "attention.kv_up",
+    ),
     "ffn": ("ffn.gate", "ffn.up", "ffn.down"),
     "experts": ("experts.gate", "experts.up", "experts.down"),
     "embedding": ("embedding",),
-}
+}  # fmt: skip
 MODULES: tuple[str, ...] = tuple(module for group in GROUPS.values() for module in group)
 
 
@@ -53,6 +57,21 @@ class LayerShape:
         """Number of experts, 0 in a layer without."""
         up = self.modules.get("experts.up")
         return up.slices if up else 0
+
+    @property
+    def in_heads(self) -> bool:
+        """Whether attention's matrices are heads of equal size, side by side, and nothing else."""
+        sides = {
+            "attention.q": (self.heads, "out_features"),
+            "attention.k": (self.kv_heads, "out_features"),
+            "attention.v": (self.kv_heads, "out_features"),
+            "attention.o": (self.heads, "in_features"),
+        }
+        for module, shape in self.group("attention").items():
+            heads, side = sides.get(module, (0, "out_features"))
+            if getattr(shape, side) != heads * self.head_dim:
+                return False
+        return True
 
     def group(self, group: str) -> dict[str, ModuleShape]:
         """The modules of ``group`` that this layer has, in canonical order."""

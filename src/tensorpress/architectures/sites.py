@@ -13,6 +13,9 @@ from tensorpress.architectures.layers import LayerShape
 SITES = {
     "attention.q": ("attention.q", "attention.k", "attention.v"),
     "attention.o": ("attention.o",),
+    "attention.q_down": ("attention.q_down", "attention.kv_down"),
+    "attention.q_up": ("attention.q_up",),
+    "attention.kv_up": ("attention.kv_up",),
     "ffn.gate": ("ffn.gate", "ffn.up"),
     "ffn.down": ("ffn.down",),
     "experts.gate": ("experts.gate", "experts.up"),

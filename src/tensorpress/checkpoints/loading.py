@@ -18,7 +18,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import HF_MODULES_CACHE
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.architectures.families.base import Slot
 from tensorpress.architectures.families.table import plain_architecture
 from tensorpress.architectures.layers import group_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -31,6 +30,7 @@ from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.objectives.base import Objective
 from tensorpress.running.placement import place
 from tensorpress.sources.companions import check_rows
+from tensorpress.sources.contents import vocabulary_size
 from tensorpress.sources.custom_code import REFERENCES, SEAL, sealed_files
 
 
@@ -137,8 +137,7 @@ def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedToken
             f"{at}: no usable tokenizer ({type(tokenizer).__name__} with special tokens only); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         )
-    config = _config(directory)
-    rows = int(config["vocab_size"])
+    rows = vocabulary_size(_config(directory), at)
     check_rows(max(ids), rows, at)
     for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES:
         token = getattr(tokenizer, f"{name}_id")
@@ -193,7 +192,7 @@ def matrices(
         store: Format = getattr(experts, module.split(".")[1])
         return store.stacked()
     holder: Any = model.get_submodule(family.linear_path(layer, module))
-    slot = family.linears.get(module, Slot(family.embedding))
+    slot = family.slot(module)
     if isinstance(holder, FactoredLinear):  # always (out, in)
         slot = dataclasses.replace(slot, transposed=False)
     return slot.take(holder.weight.detach(), architecture.shape(layer).heads)[None]

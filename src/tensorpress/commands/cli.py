@@ -40,6 +40,12 @@ def _schema(options: argparse.Namespace) -> None:
     print(strict_json(params.Params.model_json_schema(), sort_keys=True))
 
 
+def _families(options: argparse.Namespace) -> None:
+    from tensorpress.commands import families
+
+    print(families.page(families.rows(options.types or families.all_types())))
+
+
 def _query(options: argparse.Namespace) -> None:
     from tensorpress.report.queries import run_query
 
@@ -236,6 +242,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add("check", _check, "validate params.yaml against the models' shapes")
     add("schema", _schema, "print the JSON schema of params.yaml")
+    families = add(
+        "families", _families, "look which model types are understood (docs/families.md)"
+    )
+    families.add_argument("types", nargs="*", help="model types; none: all that transformers has")
     query = add("query", _query, "print the result of queries/NAME.sql")
     query.add_argument("name", help="a file of queries/ without .sql")
     query.add_argument("--json", action="store_true", help="records as JSON instead of a table")

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.architectures.families.base import Family
-from tensorpress.architectures.families.table import FAMILIES
+from tensorpress.architectures.families.table import plain_architecture
 from tensorpress.checkpoints.bundle import copy_tokenizer
 from tensorpress.checkpoints.checkpoint import is_finite
 from tensorpress.checkpoints.loading import load_model
@@ -52,7 +52,7 @@ def densify(source: Path, target: Path) -> None:
     compressed = load_model(source, CPU, dtype)
     base = getattr(transformers, base_class)
     plain = base(base.config_class(**_plain(config))).to(dtype)
-    family = FAMILIES[base.config_class.model_type]
+    family = plain_architecture(config, str(source)).family
     values = plain.state_dict()
     with torch.no_grad():
         for name, value in compressed.state_dict().items():

@@ -37,7 +37,9 @@ class MetaModel:
             if contents(name, network, self.architecture, stored).untied:
                 self.architecture = architecture_of({**config, "tie_word_embeddings": False}, name)
                 network = _built(self.architecture)
-        self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
+        held = network.state_dict()
+        beside = ((n, b) for n, b in network.named_buffers() if n in held)  # what a router adds
+        self.tensors = {n: tuple(p.shape) for n, p in (*network.named_parameters(), *beside)}
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
 
     def home(self, layer: int, module: str) -> str:

@@ -29,6 +29,8 @@ class BaseTask(BaseModel):
     """Whether the model's calibration is read, with gradients."""
     needs_experts: ClassVar[bool] = False
     """Whether only mixture-of-experts models can run it."""
+    follows_stream: ClassVar[bool] = False
+    """Whether it asks what attention and FFN add to the residual stream."""
     keeps_logits: ClassVar[bool] = True
     """Whether the logits of a whole batch exist together."""
     objectives: ClassVar[Collection[str]] = ("causal_lm",)

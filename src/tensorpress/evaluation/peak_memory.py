@@ -22,7 +22,9 @@ from tensorpress.running import forkserver
 def random_prompt(model: PreTrainedModel, batch: int, tokens: int, device: torch.device) -> Tensor:
     """The same random token ids ``(batch, tokens)`` for every model of one vocabulary."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.config.vocab_size, (batch, tokens), generator=generator)
+    ids = torch.randint(
+        model.config.get_text_config().vocab_size, (batch, tokens), generator=generator
+    )
     return ids.to(device)
 
 

@@ -173,8 +173,19 @@ class FactoredExperts(Rebuildable):
     def stores(self) -> Iterable[Format]:
         return [self.gate, self.up, self.down]
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Weighted sum of each token's experts: ``(T, hidden)``, ``(T, K)``, ``(T, K)``."""
+    def forward(
+        self,
+        hidden_states: Tensor,
+        top_k_index: Tensor | None = None,
+        top_k_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted sum of each token's experts: ``(T, hidden)``, ``(T, K)``, ``(T, K)``.
+
+        Without a choice, as Llama 4 calls its experts: their outputs of ``(E * T, hidden)``, all
+        tokens for one expert after the other, zeros where a token is not for it.
+        """
+        if top_k_index is None or top_k_weights is None:
+            return self._in_turn(hidden_states)
         top_k = top_k_index.shape[1]
         # pairs of token and expert, sorted by expert, so that each projection is grouped products
         expert, order = top_k_index.flatten().sort(stable=True)
@@ -184,6 +195,14 @@ class FactoredExperts(Rebuildable):
         y = y * top_k_weights.flatten()[order, None]
         by_token = y[order.argsort()].unflatten(0, top_k_index.shape)
         return by_token.sum(1).to(hidden_states.dtype)
+
+    def _in_turn(self, x: Tensor) -> Tensor:
+        experts = torch.arange(self.gate.slices, device=x.device)
+        expert, chosen = experts.repeat_interleave(len(x) // self.gate.slices), x.any(-1)
+        ends = torch.searchsorted(expert[chosen], experts, right=True, out_int32=True)
+        y = torch.zeros_like(x)
+        y[chosen] = self._sorted(x[chosen], expert[chosen], ends).to(x.dtype)
+        return y
 
     def _sorted(self, x: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
         """Rows ``x (n, hidden)`` through the experts ``(n,)`` they belong to, sorted by these."""

@@ -42,6 +42,9 @@ class MethodSpec(BaseModel):
     whole_groups: ClassVar[bool] = False
     """True where a module shares factors with others, so that a group is compressed or not."""
 
+    by_heads: ClassVar[bool] = False
+    """True where attention is split into its heads."""
+
     sized_by: ClassVar[tuple[str, ...]] = ()
     """Fields that say how small the result is, of which exactly one is given."""
 
@@ -133,6 +136,11 @@ class MethodSpec(BaseModel):
     def check(self, layer: LayerShape, group: str) -> None:
         """Raise ``TensorpressError`` where these settings do not fit the shapes of ``group``."""
         self.check_group(group)
+        if self.by_heads and not layer.in_heads:
+            raise TensorpressError(
+                f"method: {self.method!r} splits attention into heads, and matrices of layer "
+                f"{layer.number} are not heads of {layer.head_dim}; allowed: methods that do not"
+            )
         self.layouts(layer, group)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:

@@ -29,6 +29,7 @@ class Spec(TrainSpec):
 
     approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
+    by_heads: ClassVar[bool] = True
 
     method: Literal["tt_per_head"]
 

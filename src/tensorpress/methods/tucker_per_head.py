@@ -42,6 +42,7 @@ class Spec(WhitenedSpec):
 
     approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
+    by_heads: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
 
     method: Literal["tucker_per_head"]

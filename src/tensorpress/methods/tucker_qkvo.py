@@ -46,6 +46,7 @@ class Spec(MethodSpec):
 
     approach: ClassVar[Approach] = "tensor format"
     groups: ClassVar[tuple[str, ...]] = ("attention",)
+    by_heads: ClassVar[bool] = True
     whole_groups: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("ranks", "budget")
 

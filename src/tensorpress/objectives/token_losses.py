@@ -40,7 +40,7 @@ def token_losses(
     time, in place of those that ``logits.LOSS_BYTES`` allows.
     """
     wanted, found, gradients = targets.flatten(), [], []
-    chunk = chunk or tokens_at_once(model.config.vocab_size)
+    chunk = chunk or tokens_at_once(model.config.get_text_config().vocab_size)
     with _after_the_decoder(model, ids) as (states, rest):
         rows = states[:, asked].flatten(0, 1)
         for row, target in zip(rows.split(chunk), wanted.split(chunk), strict=True):
@@ -67,6 +67,8 @@ def _after_the_decoder(
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Any]]]:
     """The decoder's states ``(windows, window, hidden)``, and what the model makes of others."""
     decoder: Any = model.get_decoder()
+    if decoder is model:  # Llama 4's class looks for it under a name that it does not have
+        decoder = model.model
     output = decoder(input_ids=ids, use_cache=False)
     own = vars(decoder).get("forward")  # accelerate puts one there
 

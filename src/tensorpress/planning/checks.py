@@ -65,6 +65,12 @@ def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
             f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
             f"{objective}; allowed: kinds for {objective}, as perplexity"
         )
+    if spec.follows_stream and not model.architecture.family.knows_stream:
+        raise TensorpressError(
+            f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
+            f"{model.architecture.family.model_type}, found by its structure alone; allowed: types "
+            "whose family has a file, as llama"
+        )
     if spec.follows_objective:
         spec.check_objective(where, model.architecture.objective)
     for field, tokens in spec.positions.items():
@@ -72,6 +78,13 @@ def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
     if spec.needs_experts and not model.architecture.expert_layers:
         raise TensorpressError(
             f"models.{model.name}: task {name!r} is not allowed; "
+            "allowed: tasks for models without experts"
+        )
+    experts = model.architecture.family.experts
+    if spec.needs_experts and experts is not None and experts.in_turn:
+        raise TensorpressError(
+            f"models.{model.name}: task {name!r} is not allowed for "
+            f"{model.architecture.family.model_type}, whose experts are not told what is chosen; "
             "allowed: tasks for models without experts"
         )
 

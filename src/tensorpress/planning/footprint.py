@@ -250,7 +250,9 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
 
 @cache
 def values_of(architecture: Architecture) -> int:
-    """Values of a whole model, all but its vectors, an untied head assumed."""
+    """Values of a whole model, all but its vectors if nobody counted, an untied head assumed."""
+    if (counted := architecture.family.values()) is not None:
+        return counted
     shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
     routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
     return sum(module.numel for module in shapes) + _embedding(architecture).numel + routers

@@ -288,7 +288,7 @@ def _method(name: str) -> tuple[str, str]:
 
 
 def _family(of: Architecture) -> str:
-    return f"tensorpress.architectures.families.{of.family.model_type}:FAMILY"
+    return of.family.code
 
 
 def _objective(of: Architecture) -> str:

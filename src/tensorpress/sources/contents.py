@@ -158,7 +158,8 @@ def vocabulary_size(config: dict[str, Any], where: str) -> int:
 
     ``TensorpressError`` if that is no whole number.
     """
-    rows = config.get("vocab_size")
+    # of a model of several kinds of input the part that reads text
+    rows = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
     if not isinstance(rows, int):
         raise TensorpressError(
             f"{where}: config.json: vocab_size: {rows!r} is not allowed; allowed: rows of the "

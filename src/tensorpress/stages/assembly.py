@@ -119,6 +119,7 @@ class _Build:
         for path, parts in held.items():
             if not served.keys() & set(parts):
                 continue
+            parts.sort(key=lambda module: self.family.slot(module).part)
             for module in parts:
                 self._count(module, shape, layer, replaced=module in served)
                 if module not in served:
@@ -130,12 +131,12 @@ class _Build:
             if outer:
                 self._add_embedding(path, served["embedding"])
             else:
-                per_head = self.family.linears[parts[0]].per_head
+                groups = self.family.slot(parts[0]).group_count(shape.heads)
                 self.plan["linears"].append(
                     {
                         "path": path,
                         "parts": [served[module] for module in parts],
-                        "heads": shape.heads if per_head else None,
+                        "heads": groups if groups > 1 else None,
                     }
                 )
 

@@ -43,8 +43,8 @@ class FoldNorms(Transform):
         family = architecture.family
         if not family.norms or not family.norms_first(architecture.config):
             raise TensorpressError(
-                f"{where}: fold_norms is not allowed for this {family.model_type}: no norm of "
-                "it is read by matrices alone; allowed: families that name such norms, as llama"
+                f"{where}: fold_norms is not allowed for this {family.model_type}: no norm of it "
+                "is known to be read by matrices alone; allowed: families that name such, as llama"
             )
         for norm in family.norms if family.norms_have_biases else ():
             lacking = [module for module in norm.readers if module in family.without_bias]

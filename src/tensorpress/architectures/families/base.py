@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape, group_of
 from tensorpress.errors import TensorpressError
@@ -34,24 +34,30 @@ CONFIG_KEYS = {
 class Slot:
     """Where a module's matrix stands: a linear layer's path within the layer, or a part of one.
 
-    A fused linear layer holds ``parts`` matrices of equal shape, one after the other or, if
-    ``per_head``, interleaved head by head (GPT-NeoX). ``transposed``: stored as ``(in, out)``.
+    The outputs of a fused linear layer lie in ``groups``, one after the other; each holds outputs
+    of every matrix in turn, ``shares`` of them (GPT-NeoX has a group a head, Phi-3 one with more
+    of q than of k and v). ``transposed``: stored as ``(in, out)``.
     """
 
     path: str
     part: int = 0
-    parts: int = 1
-    per_head: bool = False
+    shares: tuple[int, ...] = (1,)
+    groups: int | Literal["heads"] = 1
     transposed: bool = False
+
+    def group_count(self, heads: int) -> int:
+        """Groups that the outputs lie in, of a layer with so many heads."""
+        return heads if self.groups == "heads" else self.groups
 
     def take(self, weight: Any, heads: int) -> Any:
         """The module's matrix ``(out, in)`` out of the stored tensor."""
         matrix = weight.mT if self.transposed else weight
-        if self.parts == 1:
+        if len(self.shares) == 1:
             return matrix
-        if self.per_head:
-            return matrix.unflatten(0, (heads, self.parts, -1))[:, self.part].flatten(0, 1)
-        return matrix.chunk(self.parts)[self.part]
+        grouped = matrix.unflatten(0, (self.group_count(heads), -1))
+        unit = grouped.shape[1] // sum(self.shares)
+        start, count = unit * sum(self.shares[: self.part]), unit * self.shares[self.part]
+        return grouped[:, start : start + count].flatten(0, 1)
 
     def outputs(self, y: Any, heads: int) -> Any:
         """The module's share ``(tokens, out)`` of the layer's outputs ``(tokens, all out)``."""
@@ -67,7 +73,8 @@ class Experts:
     the fused ones that transformers 5 runs: gate and up together ``(E, 2 * inner, hidden)``, one
     after the other or ``interleaved``, and down ``(E, hidden, inner)``; ``transposed`` swaps the
     last two sides of both. ``biases``: each has one, named with ``_bias``. ``clamp`` holds the
-    config keys and defaults of alpha and limit of GPT-OSS's clamped gate.
+    config keys and defaults of alpha and limit of GPT-OSS's clamped gate. ``in_turn``: called with
+    all tokens for one expert after the other, zeros where it is not chosen (Llama 4).
     """
 
     module: str
@@ -77,6 +84,7 @@ class Experts:
     transposed: bool = False
     biases: bool = False
     clamp: tuple[tuple[str, float], ...] = ()
+    in_turn: bool = False
     gate_up: str = "gate_up_proj"
     down: str = "down_proj"
 
@@ -161,6 +169,24 @@ class Family:
     """Tensor that transformers ties to the head's bias where the head is tied to the embedding."""
     left_out: tuple[str, ...] = ()
     """Modules that its checkpoints may hold beside what the objective's class runs."""
+
+    @property
+    def code(self) -> str:
+        """What keys follow of it (``keying.fingerprints``)."""
+        return f"tensorpress.architectures.families.{self.model_type}:FAMILY"
+
+    @property
+    def knows_stream(self) -> bool:
+        """Whether it says what attention adds to the residual stream (``attention_norm``)."""
+        return True
+
+    def values(self) -> int | None:
+        """Values of a whole model with a head of its own, where they were counted."""
+        return None
+
+    def slot(self, module: str) -> Slot:
+        """Where the matrix of a module stands, experts aside."""
+        return self.linears.get(module, Slot(self.embedding))
 
     def key(self, what: str) -> str:
         """What this family's configs call a size (``CONFIG_KEYS``)."""
@@ -274,7 +300,7 @@ class Family:
     ) -> WeightSource:
         """Which tensors of a checkpoint (``stored`` names) hold the weight of ``module``."""
         if group_of(module) != "experts":
-            slot = self.linears.get(module, Slot(self.embedding))
+            slot = self.slot(module)
             name = f"{self.linear_path(layer, module)}.weight"
             return WeightSource((name,), lambda tensors: slot.take(tensors[0], shape.heads))
         assert self.experts is not None

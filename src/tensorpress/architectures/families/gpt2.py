@@ -20,9 +20,9 @@ FAMILY = Family(
     norms_have_biases=True,
     final_norm="transformer.ln_f",
     linears={
-        "attention.q": Slot("attn.c_attn", 0, 3, transposed=True),
-        "attention.k": Slot("attn.c_attn", 1, 3, transposed=True),
-        "attention.v": Slot("attn.c_attn", 2, 3, transposed=True),
+        "attention.q": Slot("attn.c_attn", 0, (1, 1, 1), transposed=True),
+        "attention.k": Slot("attn.c_attn", 1, (1, 1, 1), transposed=True),
+        "attention.v": Slot("attn.c_attn", 2, (1, 1, 1), transposed=True),
     }
     | slots(
         {"attention.o": "attn.c_proj", "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj"},

@@ -16,9 +16,9 @@ FAMILY = Family(
     norms_have_biases=True,
     final_norm="gpt_neox.final_layer_norm",
     linears={
-        "attention.q": Slot(FUSED, 0, 3, per_head=True),
-        "attention.k": Slot(FUSED, 1, 3, per_head=True),
-        "attention.v": Slot(FUSED, 2, 3, per_head=True),
+        "attention.q": Slot(FUSED, 0, (1, 1, 1), "heads"),
+        "attention.k": Slot(FUSED, 1, (1, 1, 1), "heads"),
+        "attention.v": Slot(FUSED, 2, (1, 1, 1), "heads"),
     }
     | slots(
         {

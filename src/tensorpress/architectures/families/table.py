@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorpress.architectures.architecture import COMPRESSED, Architecture
 from tensorpress.architectures.families.base import Family
-from tensorpress.errors import TensorpressError
+from tensorpress.architectures.families.found import family_of
 
 UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
 
@@ -45,12 +45,8 @@ def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture in a ``config.json``; ``where`` names the model in the error.
 
-    Raises ``TensorpressError`` for a ``model_type`` without a family.
+    A ``model_type`` without a file of its own is looked at (``found.family_of``), and what is not
+    understood raises ``TensorpressError``.
     """
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        raise TensorpressError(
-            f"{where}: model_type {model_type!r} has no family file; "
-            f"allowed: {', '.join(sorted(FAMILIES))} (docs/adding-a-family.md)"
-        )
-    return Architecture(FAMILIES[model_type], config)
+    written = FAMILIES.get(str(config.get("model_type")))
+    return Architecture(written or family_of(config, where), config)

@@ -15,6 +15,7 @@ class Spec(WindowsTask):
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.geometry"
     keeps_logits: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = True
+    follows_stream: ClassVar[bool] = True
 
     kind: Literal["geometry"]
     max_windows: int = Field(
