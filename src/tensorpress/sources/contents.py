@@ -17,6 +17,7 @@ from tensorpress.files.atomic import replacing
 from tensorpress.keying.keys import file_fingerprint
 from tensorpress.sources.companions import (
     TOKENIZER_CONFIG,
+    check_rows,
     check_tokenizer,
     companions,
     files_of,
@@ -25,7 +26,9 @@ from tensorpress.sources.companions import (
 )
 from tensorpress.sources.custom_code import check_code, check_names, code_files, own_tokenizer
 from tensorpress.sources.embedded.specs import EMBEDDED
-from tensorpress.sources.hub_models import CONFIG, hub_file
+from tensorpress.sources.gguf_configs import gguf_config
+from tensorpress.sources.gguf_files import gguf_file, read_header
+from tensorpress.sources.hub_models import CONFIG, hub_file, hub_names
 from tensorpress.sources.inputs import (
     ConfigModel,
     Corpus,
@@ -63,9 +66,30 @@ def model_config(name: str, model: Model) -> dict[str, Any]:
         return dict(EMBEDDED[model.name].config)
     if isinstance(model, ConfigModel):
         return read_config(Path(model.path), f"models.{name}.path")
+    where, file = f"models.{name}", gguf_of(name, model)
+    if file is not None:
+        beside = _beside(name, model, file)
+        given = read_config(beside, where) if beside is not None else None
+        return gguf_config(read_header(file), where, given)
     if isinstance(model, LocalModel):
-        return read_config(_directory(name, model) / CONFIG, f"models.{name}.path")
-    return read_config(hub_file(name, model, CONFIG), f"models.{name}.repository")
+        return read_config(_directory(name, model) / CONFIG, f"{where}.path")
+    return read_config(hub_file(name, model, CONFIG), f"{where}.repository")
+
+
+def gguf_of(name: str, model: LocalModel | HubModel) -> Path | None:
+    """The GGUF file that holds a model, fetched if it is the hub's; ``None`` if none does."""
+    if isinstance(model, LocalModel):
+        return gguf_file(Path(model.path), f"models.{name}.path")
+    return hub_file(name, model, model.file) if model.file is not None else None
+
+
+def _beside(name: str, model: LocalModel | HubModel, file: Path) -> Path | None:
+    """The ``config.json`` of the folder or repository of a GGUF file, if it is what params name."""
+    if isinstance(model, HubModel):
+        there = CONFIG in hub_names(name, model)
+        return hub_file(name, model, CONFIG) if there else None
+    beside = Path(model.path) / CONFIG
+    return beside if beside.is_file() else None
 
 
 def fetched_config(name: str, model: Model, dtype: str) -> dict[str, Any]:
@@ -83,15 +107,14 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
     """
     if isinstance(model, LocalModel):
         check_local(name, model)
-        directory = Path(model.path)
-        files = checkpoint_files(directory, model.trust_remote_code)
+        directory, files = local_files(name, model)
         return {"source": "local", "content": {f: _fingerprint(directory / f) for f in files}}
     if isinstance(model, HubModel):
         config = model_config(name, model)
         quantisation(config, f"models.{name}")
         check_code(name, config, {}, model.trust_remote_code)
         # what is off changes no key
-        off = set() if model.trust_remote_code else {"trust_remote_code"}
+        off = {each for each in ("trust_remote_code", "file") if not getattr(model, each)}
         return model.model_dump(exclude={"baseline_tasks", "transform", *off})
     if isinstance(model, ConfigModel):
         raise TensorpressError(
@@ -131,11 +154,24 @@ def checkpoint_files(directory: Path, with_code: bool = False) -> list[str]:
     return [*small, *matching(names, ("*.safetensors", INDEX))]
 
 
+def local_files(name: str, model: LocalModel) -> tuple[Path, list[str]]:
+    """The folder of a local model, and the names of its files that matter, the weights last."""
+    path, file = Path(model.path), gguf_of(name, model)
+    if file is None:
+        return path, checkpoint_files(path, model.trust_remote_code)
+    beside = checkpoint_files(path) if path.is_dir() else []
+    return file.parent, [*beside, file.name]
+
+
 def check_local(name: str, model: LocalModel) -> None:
     """Refuse weights that cannot be read, code that params do not trust or that is not there, and a
     tokenizer that is not there or too large for the embedding.
     """
-    directory, where = _directory(name, model), f"models.{name}.path"
+    where = f"models.{name}.path"
+    if (file := gguf_of(name, model)) is not None:
+        check_gguf(name, model, file)
+        return
+    directory = _directory(name, model)
     configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
     quantisation(configs[0], f"models.{name}")
     check_weights(directory, where)
@@ -151,6 +187,22 @@ def check_local(name: str, model: LocalModel) -> None:
     if not (model.trust_remote_code and own_tokenizer(configs[1])):
         rows = vocabulary_size(configs[0], where)
         check_tokenizer(directory, rows, f"{where}: {directory}", _largest_id)
+
+
+def check_gguf(name: str, model: LocalModel | HubModel, file: Path) -> None:
+    """The same of a GGUF file, which has its tokenizer in it."""
+    where, config = f"models.{name}", model_config(name, model)
+    check_code(name, config, {}, model.trust_remote_code)
+    if model.trust_remote_code:
+        raise TensorpressError(
+            f"{where}.trust_remote_code: True is not allowed of GGUF files; allowed: false"
+        )
+    tokens = read_header(file).metadata.get("tokenizer.ggml.tokens")
+    if tokens is None:
+        raise TensorpressError(
+            f"{where}: {file.name} has no tokenizer.ggml.tokens; allowed: a file with a tokenizer"
+        )
+    check_rows(tokens - 1, vocabulary_size(config, where), where)
 
 
 def vocabulary_size(config: dict[str, Any], where: str) -> int:
@@ -181,7 +233,10 @@ def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:
 def _directory(name: str, model: LocalModel) -> Path:
     directory = Path(model.path)
     if not directory.is_dir():
-        raise TensorpressError(f"models.{name}.path: {model.path!r} is not a directory")
+        raise TensorpressError(
+            f"models.{name}.path: {model.path!r} is not a directory; allowed: one with config.json "
+            "and safetensors, or a GGUF file"
+        )
     return directory
 
 

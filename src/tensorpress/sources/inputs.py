@@ -51,10 +51,10 @@ class EmbeddedModel(AnyModel):
 
 
 class LocalModel(AnyModel):
-    """A directory with config.json, safetensors and tokenizer files."""
+    """A directory with config.json, safetensors and tokenizer files, or with a GGUF file."""
 
     source: Literal["local"]
-    path: str
+    path: str = Field(description="a directory, or a GGUF file")
     trust_remote_code: bool = Field(False, description="run the Python code beside the weights")
 
 
@@ -64,6 +64,9 @@ class HubModel(AnyModel):
     source: Literal["hub"]
     repository: str = Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="commit hash, 40 hex digits")
+    file: str | None = Field(
+        None, pattern=r"^\w[\w.-]*\.gguf$", description="a GGUF file in place of safetensors"
+    )
     trust_remote_code: bool = Field(False, description="run the Python code of that commit")
 
 

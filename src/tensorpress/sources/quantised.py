@@ -70,6 +70,7 @@ _SCHEMES: dict[str, _Scheme] = {
         {"format": ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")},
         lambda settings: f"compressed-tensors, {settings['format']}",
     ),
+    "gguf": _Scheme(f"{_PACKAGE}.gguf:weights", {}, lambda settings: f"GGUF, {settings['kind']}"),
     "bitsandbytes": _Scheme(f"{_PACKAGE}.bitsandbytes:weights", {}, _bitsandbytes),
 }
 

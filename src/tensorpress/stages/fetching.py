@@ -15,6 +15,7 @@ from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.completeness import contents
+from tensorpress.checkpoints.gguf_tokenizers import write_tokenizer
 from tensorpress.checkpoints.loading import empty_model, load_tokenizer, objective_of
 from tensorpress.checkpoints.quantised.dequantise import dequantise
 from tensorpress.errors import TensorpressError
@@ -24,8 +25,11 @@ from tensorpress.running.forkserver import function
 from tensorpress.sources.companions import CONFIGS, check_tokenizer, companions, copy_files
 from tensorpress.sources.contents import (
     FETCHERS,
+    check_gguf,
     check_local,
-    checkpoint_files,
+    gguf_of,
+    local_files,
+    model_config,
     read_config,
     tokenizer_config,
     vocabulary_size,
@@ -40,6 +44,7 @@ from tensorpress.sources.custom_code import (
     sealed_files,
     without_code,
 )
+from tensorpress.sources.gguf_files import SUFFIX, read_header
 from tensorpress.sources.headers import Stored, rewrite, tensors_in
 from tensorpress.sources.hub_models import CONFIG, check_there, hub_file, hub_names
 from tensorpress.sources.inputs import EmbeddedModel, HubModel, LocalModel, Model
@@ -129,9 +134,10 @@ def copy(
     """The tensors of a folder, where they are; what goes with them is copied into ``target``."""
     check_local(name, spec)
     # a copy, not a link: DVC makes what it tracks read-only, and the original is the user's
-    directory = Path(spec.path)
-    files = checkpoint_files(directory, spec.trust_remote_code)
-    copy_files([f for f in files if not f.endswith(".safetensors")], directory, target)
+    directory, files = local_files(name, spec)
+    copy_files([f for f in files if not f.endswith((SUFFIX, ".safetensors"))], directory, target)
+    if (file := gguf_of(name, spec)) is not None:
+        return _settle_gguf(name, spec, file, target)
     _settle_code(target, spec.trust_remote_code)
     _check_tokenizer(name, target)
     return held_tensors(directory, f"models.{name}.path")
@@ -142,12 +148,30 @@ def download(
 ) -> dict[str, Stored]:
     """The tensors of a repository, in the hub's cache; what goes with them goes into ``target``."""
     names = hub_names(name, spec)
-    for file in (CONFIG, *companions(names, spec.trust_remote_code)):
+    beside = companions(names, spec.trust_remote_code)
+    if (gguf := gguf_of(name, spec)) is not None:
+        for file in beside:
+            _bring(name, spec, file, target)
+        return _settle_gguf(name, spec, gguf, target)
+    for file in (CONFIG, *beside):
         _bring(name, spec, file, target)
     _download_code(name, spec, target)
     shards = _hub_shards(name, spec, names, target)
     _check_tokenizer(name, target)
     return _hub_tensors(name, spec, shards, target)
+
+
+def _settle_gguf(
+    name: str, spec: LocalModel | HubModel, file: Path, target: Path
+) -> dict[str, Stored]:
+    """The tensors of a GGUF file, whose config and tokenizer are written as files."""
+    check_gguf(name, spec, file)
+    config = json.dumps(model_config(name, spec), indent=1)
+    (target / CONFIG).write_text(config, encoding="utf-8")
+    _settle_code(target, trusted=False)
+    write_tokenizer(file, target, f"models.{name}")
+    _check_tokenizer(name, target)
+    return dict(read_header(file).tensors)
 
 
 def _download_code(name: str, spec: HubModel, target: Path) -> None:
