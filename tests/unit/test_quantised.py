@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support import quantised
 from support.quantised import Maker
 from support.untrusted import local, refusal, update
-from test_completeness import saved
+from support.weights import saved
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model

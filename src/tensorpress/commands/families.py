@@ -15,13 +15,20 @@ from tensorpress.architectures.structure.search import find
 from tensorpress.architectures.structure.small import small
 from tensorpress.errors import TensorpressError
 
-MIXTURE = {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
+MIXTURE = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "num_experts_per_tok": 2,
+}
 ROTATED = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 COMPLETED: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": MIXTURE,
-    "hunyuan_v1_dense": ROTATED,
-    "hunyuan_v1_moe": ROTATED,
-    "ministral": ROTATED,
+    "hunyuan_v1_dense": {**ROTATED, "head_dim": 128},
+    "hunyuan_v1_moe": {**ROTATED, "head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "ministral": {**ROTATED, "head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
 }
 """What a class's default config lacks, and every checkpoint's has."""
@@ -53,7 +60,7 @@ def _config(model_type: str) -> dict[str, Any]:
         try:
             made = AutoConfig.for_model(model_type, **extra)
         except Exception as error:
-            raise TensorpressError(f"models: {model_type} has no default config") from error
+            raise TensorpressError(f"{model_type}: it has no default config") from error
     return {**small(made.to_dict()), "model_type": model_type}
 
 
@@ -66,8 +73,14 @@ def rows(model_types: Iterable[str]) -> Iterator[tuple[str, str, str]]:
         try:
             yield model_type, "by structure", understood(model_type)
         except TensorpressError as error:
-            reason = str(error).partition(" understood: ")[2] or str(error)
-            yield model_type, "refused", reason.partition("; allowed")[0]
+            yield model_type, "refused", _reason(str(error))
+
+
+def _reason(said: str) -> str:
+    """Why a type is refused; of what a class said to its config no more than the kind of error."""
+    why = said.partition(" understood: ")[2].partition("; allowed")[0] or said
+    kind, bracket, text = why.partition(" (")
+    return f"{kind} ({text.partition(': ')[0]})" if bracket else kind
 
 
 def page(found: Iterable[tuple[str, str, str]]) -> str:
@@ -88,13 +101,9 @@ def page(found: Iterable[tuple[str, str, str]]) -> str:
         "",
         "| refused | why |",
         "| --- | --- |",
-        *(f"| `{name}` | {_cell(what)} |" for name, how, what in listed if how == "refused"),
+        *(f"| `{name}` | {what} |" for name, how, what in listed if how == "refused"),
     ]
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("`", "'")
 
 
 def all_types() -> list[str]:

@@ -2,7 +2,7 @@
 
 Four bits: two codes a byte, the higher first, in the order of the values; ``weight.quant_map`` is
 what codes mean, ``weight.absmax`` the scale of each block, itself in 8 bits where
-``weight.nested_absmax`` is there (``QuantState`` of ``bitsandbytes/functional.py``). Eight bits:
+``weight.nested_absmax`` is there (``QuantState`` of ``bitsandbytes.functional``). Eight bits:
 the value is ``code * SCB / 127`` (``int8_vectorwise_dequant``).
 """
 

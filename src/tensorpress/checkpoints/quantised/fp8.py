@@ -1,7 +1,7 @@
 """FP8 with scales of blocks, as DeepSeek-V3 and Qwen3-FP8 have it: ``weight_scale_inv``.
 
 The value is code times scale, in spite of the name (``weight_dequant`` of DeepSeek-V3's
-``inference/kernel.py``). Without ``weight_block_size`` a matrix has one scale.
+inference code). Without ``weight_block_size`` a matrix has one scale.
 """
 
 from __future__ import annotations
