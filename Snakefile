@@ -5,6 +5,7 @@ ancient() because modification times say nothing.
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -45,6 +46,7 @@ wildcard_constraints:
     model=r"[^/]+-[0-9a-f]{10}",
     corpus=r"[^/]+-[0-9a-f]{10}",
     calibration=r"[^/]+-[0-9a-f]{10}",
+    options=r"[^/]+-[0-9a-f]{10}",
     advice=r"[^/]+-[0-9a-f]{10}",
     decomposition=r"[^/]+-[0-9a-f]{10}",
     run=r"[^/]+-[0-9a-f]{10}",
@@ -87,7 +89,7 @@ onstart:
 
 onsuccess:
     print(records.run_line(records.read_all(), RUN))
-    for page in LIVE["reports"]:
+    for page in filter(os.path.exists, LIVE["reports"]):  # not all, where a target was named
         print(f"report: {page}")
 
 

@@ -7,7 +7,7 @@ with its randomised SVD. TD-MoE: the steps of the study's code, all in float32 (
 copied unfoldings, their eigenvectors, the core, the rebuilt experts and their error); ours gives
 factors and error, which needs no rebuilt experts. Errors are measured in float64 from what each
 side returns. ``of copy`` is the time of a plain copy of the input over ours, the bound that memory
-sets; ``of products`` that of the fewest multiplications that the job needs, at the speed of this
+sets; ``of MACs`` that of the fewest multiplications that the job needs, at the speed of this
 machine's matrix products.
 """
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from tensorpress.architectures.layers import ModuleShape
 from tensorpress.linalg.tensor_train import tt_svd, tt_tensor
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
-from tensorpress.linalg.tucker import expand_modes, hosvd, partial_tucker
+from tensorpress.linalg.tucker import hosvd, multi_mode_dot, partial_tucker
 from tensorpress.methods import td_moe
 
 SIZES = {
@@ -65,7 +65,7 @@ def main() -> None:
     sizes = SIZES[chosen.sizes]
     table = Table(
         "job", "theirs s", "ours s", "ratio", "error theirs", "ours / theirs", "of copy",
-        "of products",
+        "of MACs",
     )  # fmt: skip
     for rows, columns in sizes["tt"]:
         weight = noise(rows, columns)
@@ -73,26 +73,26 @@ def main() -> None:
         ours = timed(lambda w=weight, s=shape: our_train(w, s), REPEATS)
         theirs = timed(lambda w=weight, s=shape: their_train(w, s), 1)
         job = f"TT {rows} x {columns}, order {ORDER}, rank {RANK}"
-        add(table, job, weight, theirs, ours, train_products(shape))
+        add(table, job, weight, theirs, ours, train_macs(shape))
     stack = noise(*sizes["tucker"])
     ranks = {0: 2, 1: min(64, stack.shape[1]), 3: 4}
     ours = timed(lambda: our_tucker(stack, ranks), REPEATS)
     theirs = timed(lambda: their_tucker(stack, ranks), 1)
     steps = sorted((stack.shape[mode], rank) for mode, rank in ranks.items())
-    products = least_products(stack.numel(), steps)
-    add(table, f"Tucker {tuple(stack.shape)}, ranks 2, 64, 4", stack, theirs, ours, products)
+    macs = least_macs(stack.numel(), steps)
+    add(table, f"Tucker {tuple(stack.shape)}, ranks 2, 64, 4", stack, theirs, ours, macs)
     experts = noise(*sizes["td_moe"])
     kept = published_ranks(*experts.shape)
     ours = timed(lambda: our_experts(experts, kept), REPEATS)
     theirs = timed(lambda: their_experts(experts, kept), 1)
     steps = [(experts.shape[mode], r) for mode, r in kept.items() if r < experts.shape[mode]]
-    products = least_products(experts.numel(), steps)
+    macs = least_macs(experts.numel(), steps)
     job = f"TD-MoE {tuple(experts.shape)}, ranks {kept[1]}, {kept[2]}"
-    add(table, job, experts, theirs, ours, products)
+    add(table, job, experts, theirs, ours, macs)
     Console(width=160).print(table)
 
 
-def add(table: Table, job: str, data: Tensor, theirs: Side, ours: Side, products: float) -> None:
+def add(table: Table, job: str, data: Tensor, theirs: Side, ours: Side, macs: float) -> None:
     """One line: seconds, ratio, errors, and what memory and arithmetic allow over ours."""
     copy = timed(lambda: (data.clone(), 0.0), REPEATS).seconds
     table.add_row(
@@ -103,11 +103,11 @@ def add(table: Table, job: str, data: Tensor, theirs: Side, ours: Side, products
         f"{theirs.error:.6f}",
         f"{ours.error / theirs.error:.8f}" if theirs.error > 1e-9 else "exact",
         f"{copy / ours.seconds:.2f}",
-        f"{products * seconds_per_product() / ours.seconds:.2f}",
+        f"{macs * seconds_per_mac() / ours.seconds:.2f}",
     )
 
 
-def least_products(values: float, steps: Sequence[tuple[int, int]]) -> float:
+def least_macs(values: float, steps: Sequence[tuple[int, int]]) -> float:
     """Multiplications of half a Gram matrix and of a projection for each (size, rank) in turn.
 
     Where little is cut off, reflections of that project with fewer than the rank.
@@ -119,16 +119,16 @@ def least_products(values: float, steps: Sequence[tuple[int, int]]) -> float:
     return total
 
 
-def train_products(shape: TTShape) -> float:
-    """``least_products`` of a TT-SVD: one step for each unfolding that is truncated."""
+def train_macs(shape: TTShape) -> float:
+    """``least_macs`` of a TT-SVD: one step for each unfolding that is truncated."""
     ranks, modes = tt_ranks(shape.modes, RANK), shape.modes
     sizes = [modes[k] * ranks[k + 1] for k in range(1, len(modes))]
     steps = [(size, ranks[k]) for k, size in enumerate(sizes, start=1) if ranks[k] < size]
-    return least_products(math.prod(modes), steps[::-1])
+    return least_macs(math.prod(modes), steps[::-1])
 
 
 @cache
-def seconds_per_product() -> float:
+def seconds_per_mac() -> float:
     """Seconds of one multiplication and addition in a large float32 matrix product here."""
     square = noise(2048, 2048)
     return timed(lambda: (square @ square, 0.0), REPEATS).seconds / 2048**3
@@ -225,8 +225,8 @@ def their_experts(stack: Tensor, ranks: dict[int, int]) -> tuple[object, object]
 
 def tucker_error(core: Tensor, bases: dict[int, Tensor], tensor: Tensor) -> float:
     """Relative error of the full tensor, in float64."""
-    wide = {mode: basis.double() for mode, basis in bases.items()}
-    return relative(expand_modes(core.double(), wide), tensor)
+    wide = {mode: basis.double().mT for mode, basis in bases.items()}
+    return relative(multi_mode_dot(core.double(), wide), tensor)
 
 
 def relative(rebuilt: Tensor, tensor: Tensor) -> float:

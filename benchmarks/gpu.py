@@ -28,6 +28,7 @@ from published import PEERS, TUCKER
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
@@ -37,7 +38,6 @@ from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
 from tensorpress.methods.base import Factors, MethodSpec, stacked
 from tensorpress.methods.registry import METHODS, load
-from tensorpress.stages.decomposition import MadeBy, measure
 
 SMALL = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 2,
@@ -46,21 +46,16 @@ SMALL = {
 }  # fmt: skip
 SIZES = {"small": (2, 32, 4), "llama-2-7b": (4, 512, 64)}
 """Model -> windows, tokens of a prompt and new tokens of the comparison of speeds."""
+GROUPS = ("attention", "ffn")
 HALF = {"budget": {"saved": 0.5}}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "dense": [{}],
-    "drop": [{}],
     "svd": [HALF, {**HALF, "whiten": "input"}],
     "tt": [{"order": ORDER, "rank": RANK}, {"order": ORDER, "rank": RANK, "whiten": "input"}],
     "tt_sparse": [{"order": ORDER, "rank": RANK, "outliers": 0.01}],
     "tt_per_head": [{"order": 4, **HALF}],
-    "tucker_per_head": [HALF],
     "tucker_qkvo": [{"ranks": TUCKER}],
-    "tucker_qkvo_separate": [HALF],
-    "tucker_ffn": [HALF],
-    "gptq": [{"bits": 4}],
 }
-NOT_HERE = {"td_moe": "no experts", "advised": "made of the others"}
+"""Those of the study, and variants; of other methods half of the values, or their example."""
 REPEATS = 5
 DECAY = 0.7
 
@@ -83,7 +78,8 @@ def main() -> None:
     options.add_argument("--size", choices=SIZES, default="llama-2-7b")
     options.add_argument("--layers", type=int, help="fewer than the model has")
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    options.add_argument("--methods", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    here = [method for method in METHODS if not reason_against(method)]
+    options.add_argument("--methods", nargs="+", choices=here, default=here)
     options.add_argument("--threads", type=int, default=1)
     chosen = options.parse_args()
     if chosen.device == "cuda" and not torch.cuda.is_available():
@@ -96,13 +92,14 @@ def main() -> None:
         config = json.loads(SHAPES[chosen.size].read_text(encoding="utf-8"))
     if chosen.layers:
         config = {**config, "num_hidden_layers": chosen.layers}
-    left_out = ", ".join(f"{method} ({why})" for method, why in NOT_HERE.items())
+    reasons = {method: reason_against(method) for method in METHODS if method not in here}
+    left_out = ", ".join(f"{method} ({why})" for method, why in reasons.items())
     print(f"{machine(device)}; {chosen.size}, {config['num_hidden_layers']} layers", end="; ")
     print(f"float32; without {left_out}\n\n{HEADER}", flush=True)
     batch, tokens, new_tokens = asked = SIZES[chosen.size]
     speeds = [("dense", *speed(config, device, [], *asked))]
     for method in chosen.methods:
-        for settings in SETTINGS[method]:
+        for settings in settings_of(method):
             runs = list(decompose(config, method, settings, device))
             for run in runs:
                 print(seconds_row(run), flush=True)
@@ -111,6 +108,21 @@ def main() -> None:
     print(f"\nbfloat16, batch {batch}, prompt {tokens}, {new_tokens} new tokens\n\n{SPEED_HEADER}")
     for row in speeds:
         print(speed_row(row, speeds[0]))
+
+
+def reason_against(method: str) -> str | None:
+    """Why a method is not measured here, if it is not."""
+    example = load(method).EXAMPLE
+    if example.needs_advice:
+        return "made of the others"
+    return None if {*GROUPS} & {*example.groups} else f"made for {', '.join(example.groups)}"
+
+
+def settings_of(method: str) -> list[dict[str, Any]]:
+    """The settings with which a method is measured."""
+    example = load(method).EXAMPLE
+    settings = example.model_dump(exclude={"method"}, exclude_unset=True)
+    return SETTINGS.get(method, [HALF if "budget" in example.sized_by else settings])
 
 
 HEADER = """\
@@ -147,7 +159,7 @@ def decompose(
     """Every group of every layer that the method is made for, timed."""
     architecture, made = architecture_of(config, "benchmark"), load(method)
     spec = made.Spec(method=method, **settings)
-    for group in ("attention", "ffn"):
+    for group in GROUPS:
         if group not in spec.groups:
             continue
         run = Run(spec, group, [], 0.0, None, [])
@@ -159,7 +171,7 @@ def decompose(
             factors = made.decompose(weights, shape, spec, moments or None)
             run.seconds.append(now() - start)
             if layer == 0:
-                run.error = our_error(factors, weights, shape, spec, group)
+                run.error = our_error(factors, weights)
                 if spec.label in PEERS:
                     name, peer = PEERS[spec.label]
                     theirs, error = peer(weights, moments, factors)
@@ -194,19 +206,14 @@ def layer_moments(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
     return moments
 
 
-def our_error(
-    factors: Sequence[Factors],
-    weights: dict[str, Tensor],
-    shape: LayerShape,
-    spec: MethodSpec,
-    group: str,
-) -> float:
+def our_error(factors: Sequence[Factors], weights: dict[str, Tensor]) -> float:
     """Relative error of all matrices of the group together."""
-    made_by = MadeBy("", "", spec, group)
-    rows = measure(factors, lambda m: stacked(weights[m]), shape.modules, made_by, 0, 0.0)
-    norms = {module: float(weight.double().square().sum()) for module, weight in weights.items()}
-    lost = sum(row.relative_error**2 * norms[row.module] for row in rows)
-    return math.sqrt(lost / sum(norms.values()))
+    lost = total = 0.0
+    for each in factors:
+        for first, module in enumerate(each.modules):
+            error, norm = squared_errors(each.store, first, stacked(weights[module]))
+            lost, total = lost + error, total + norm
+    return math.sqrt(lost / total)
 
 
 def speed(
@@ -232,9 +239,7 @@ def build(config: dict[str, Any], device: torch.device, runs: Sequence[Run]) -> 
     placed = list(placements(family, runs))
     plan = {"stores": [], "linears": [], "embeddings": [], "experts": [], "adapters": []}
     for owner, name, layer, factors in placed:
-        store = factors.store
-        stored = {"owner": owner, "name": name, "format": store.name, "settings": store.settings}
-        plan["stores"].append(stored)
+        plan["stores"].append({"owner": owner, "name": name, **factors.store.description})
         for index, module in enumerate(factors.modules):
             path = family.linear_path(layer, module)
             plan["linears"].append({"path": path, "parts": [[owner, name, index]], "heads": None})
@@ -254,8 +259,6 @@ def placements(family: Family, runs: Sequence[Run]) -> Iterator[tuple[str, str, 
                 name = "-".join(factors.modules).replace(".", "_")
                 yield family.layer_path(layer), name, layer, factors
 
-
-assert {*SETTINGS, *NOT_HERE} == set(METHODS)
 
 if __name__ == "__main__":
     main()

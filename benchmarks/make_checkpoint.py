@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.checkpoints.shards import ShardWriter
-from tensorpress.commands.sizing import MetaModel
+from tensorpress.commands.meta_model import MetaModel
 from tensorpress.files.storage import StoredTensor
 from tensorpress.sources.embedded.tokenizer import train_tokenizer
 

@@ -1,7 +1,7 @@
 -- Where parts of an uncompressed model share subspaces and what sharing factors costs, mean over
--- layers: a row for each subject and budget, and one (`of_all`) for all stacks of a budget. Beside the overlaps
--- stand those of random subspaces, beside the penalties (error of shared factors over that of
--- separate ones) those of noise, which has nothing to share.
+-- layers: a row for each subject and budget, and one (`of_all`) for all stacks of a budget. Beside
+-- the overlaps stand those of random subspaces, beside the penalties (error of shared factors over
+-- that of separate ones) those of noise, which has nothing to share.
 WITH subspaces AS (
     SELECT
         model, task, protocol, comparison, subject,

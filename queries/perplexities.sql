@@ -1,7 +1,8 @@
 -- Perplexity (of masked models pseudo-perplexity) of every recipe on every set of layers: the mean
--- over the seeds of its recovery, with a 95 % interval from Student's t over seeds, or, where there is one run, over the windows of the
--- evaluation; of one window there is none. `nats_lost` per token is over the uncompressed model, by the same protocol.
--- `kind` is what figures and sentences call a run: the control that it is, else its approach.
+-- over the seeds of its recovery, with a 95 % interval from Student's t over seeds, or, where there
+-- is one run, over the windows of the evaluation; of one window there is none. `nats_lost` per token
+-- is over the uncompressed model, by the same protocol. `kind` is what figures and sentences call a
+-- run: the control that it is, else its approach.
 WITH runs AS (
     SELECT
         model, task, protocol, recipe, compared_with, methods,
@@ -20,10 +21,7 @@ WITH runs AS (
                 THEN half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*))
         END AS half_width
     FROM results
-    WHERE
-        kind = 'perplexity'
-        -- what follows takes less for better
-        AND metric IN (SELECT objectives.metric FROM objectives WHERE lower_is_better)
+    WHERE kind = 'perplexity' AND metric IN (SELECT quality_metrics.metric FROM quality_metrics)
     GROUP BY ALL
 ),
 

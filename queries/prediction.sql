@@ -3,7 +3,8 @@
 -- of a model that were measured alike. A run that several recipes share counts once.
 WITH predictions AS (
     SELECT
-        model, recipe, layer_set, array_to_string(layers, ',') AS layers, protocol AS prediction_protocol,
+        model, recipe, layer_set, array_to_string(layers, ',') AS layers,
+        protocol AS prediction_protocol,
         avg(value) AS predicted_nats
     FROM results
     WHERE kind = 'prediction' AND metric = 'predicted_damage' AND layer IS NULL
@@ -20,13 +21,19 @@ pairs AS (
 ),
 
 ranked AS (
-    -- runs that tie share the mean of their ranks
+    -- runs that tie share the mean of their ranks; a range's current row is all rows that tie
     SELECT
         *,
-        rank() OVER (comparison ORDER BY predicted_nats)
-        + (count(*) OVER (PARTITION BY model, task, protocol, prediction_protocol, predicted_nats) - 1) / 2 AS predicted_rank,
-        rank() OVER (comparison ORDER BY nats_lost)
-        + (count(*) OVER (PARTITION BY model, task, protocol, prediction_protocol, nats_lost) - 1) / 2 AS measured_rank
+        rank() OVER (comparison ORDER BY predicted_nats) + (
+            count(*) OVER (
+                comparison ORDER BY predicted_nats RANGE BETWEEN CURRENT ROW AND CURRENT ROW
+            ) - 1
+        ) / 2 AS predicted_rank,
+        rank() OVER (comparison ORDER BY nats_lost) + (
+            count(*) OVER (
+                comparison ORDER BY nats_lost RANGE BETWEEN CURRENT ROW AND CURRENT ROW
+            ) - 1
+        ) / 2 AS measured_rank
     FROM pairs
     WINDOW comparison AS (PARTITION BY model, task, protocol, prediction_protocol)
 )

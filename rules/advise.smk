@@ -1,4 +1,4 @@
-"""Pre-flight: which method and size for every module, from weights and moments."""
+"""Pre-flight: the options of every module, one job per layer, and the best choice of them."""
 
 
 rule stage_advise:
@@ -6,10 +6,33 @@ rule stage_advise:
         ancient(LIVE["advise"]),
 
 
+rule options:
+    input:
+        model=lambda w: ancient(plan.options[w.options].calibration.model.checkpoint),
+        moments=lambda w: ancient(paths.calibration(plan.options[w.options].calibration.id)),
+    output:
+        paths.options("{options}", "{layer}"),
+    log:
+        paths.LOGS / "options/{options}-{layer}.log",
+    conda:
+        "../envs/tensorpress.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: attempt
+        * footprint.options(plan.options[w.options], int(w.layer)).mem_mb,
+        runtime=lambda w, attempt: attempt
+        * footprint.options(plan.options[w.options], int(w.layer)).runtime,
+    params:
+        options=lambda w: Packed.of(plan.options[w.options]),
+    script:
+        "../workflow_scripts/options.py"
+
+
 rule advise:
     input:
-        model=lambda w: ancient(plan.advices[w.advice].calibration.model.checkpoint),
-        moments=lambda w: ancient(paths.calibration(plan.advices[w.advice].calibration.id)),
+        model=lambda w: ancient(plan.advices[w.advice].options.calibration.model.checkpoint),
+        options=lambda w: ancient(plan.advices[w.advice].options.files),
     output:
         paths.advice("{advice}"),
     log:
@@ -18,7 +41,6 @@ rule advise:
         "../envs/tensorpress.yaml"
     threads: 1
     resources:
-        gpu=1,
         mem_mb=lambda w, attempt: footprint.advise(plan.advices[w.advice]).mem_mb * attempt,
         runtime=lambda w, attempt: footprint.advise(plan.advices[w.advice]).runtime * attempt,
     params:

@@ -12,7 +12,7 @@ rule assemble:
         factors=lambda w: ancient([p.factors for p in plan.runs[w.run].placements]),
         errors=lambda w: ancient([p.rows for p in plan.runs[w.run].placements]),
     output:
-        checkpoint=directory(paths.run("{run}")),
+        checkpoint=directory(paths.assembled("{run}")),
         rows=paths.storage_rows("{run}"),
     log:
         paths.LOGS / "assemble/{run}.log",

@@ -8,6 +8,6 @@ run_stage(
     snakemake,
     made=snakemake.params.advice,
     model=Path(snakemake.input.model),
-    moments=Path(snakemake.input.moments),
+    options=[Path(each) for each in snakemake.input.options],
     target=Path(snakemake.output[0]),
 )

@@ -36,7 +36,7 @@ def test_rtn(case: dict) -> None:
 
 
 BILLED_AS_DENSE = ("svd", "tt_per_head", "tucker_per_head")
-"""Methods whose factors the published code does not count (golden/README.md, error 4)."""
+"""Methods whose factors the published code does not count."""
 
 
 def tiny_llama_error(

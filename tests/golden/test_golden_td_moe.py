@@ -144,7 +144,7 @@ def whitened_rebuild(
     stack: torch.Tensor, spec: td_moe.Spec, inner: torch.Tensor, outer: torch.Tensor
 ) -> torch.Tensor:
     """What ``td_moe`` makes of a stack whose moments are the given ones."""
-    from tensorpress.linalg.tucker import expand_modes, hosvd
+    from tensorpress.linalg.tucker import hosvd, multi_mode_dot
     from tensorpress.linalg.whitening import root_of
 
     names = {2: "input", 1: "output"}
@@ -152,7 +152,7 @@ def whitened_rebuild(
     roots = {mode: root for mode, root in roots.items() if spec.whiten in (names[mode], "both")}
     if spec.whiten_root == "published":
         roots = {mode: root.inverse for mode, root in roots.items()}
-    white = td_moe.weighed(stack.double(), roots)
+    white = td_moe.whitened(stack.double(), roots)
     core, bases, _ = hosvd(white, {1: spec.ranks.out, 2: spec.ranks.in_})
-    bases |= {mode: root.undo(bases[mode], 0) for mode, root in roots.items()}
-    return expand_modes(core, bases)
+    bases |= {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
+    return multi_mode_dot(core, {mode: basis.mT for mode, basis in bases.items()})

@@ -11,7 +11,8 @@ import pytest
 from support.oracle import DATA, needs_golden
 from support.workspace import ROOT
 
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import load, parse
 
 pytestmark = needs_golden

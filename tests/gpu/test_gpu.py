@@ -14,7 +14,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.moments import save_moments
-from tensorpress.config.tasks import Perplexity
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity
 from tensorpress.files import paths
@@ -38,7 +38,7 @@ LLAMA = [
     ("svd", {"rank": 8, "whiten": "input"}, "ffn"),
     ("tt", {"order": 3, "rank": 8}, "ffn"),
     ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
-    ("gptq", {"bits": 4, "group": 8}, "ffn"),
+    ("gptq", {"bits": 4, "group_size": 8}, "ffn"),
 ]
 MOE = [
     ("svd", {"rank": 5, "whiten": "input"}, "experts"),

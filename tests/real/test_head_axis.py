@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from support.stages import placed
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -15,11 +14,11 @@ from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
 from tensorpress.objectives.windows import token_windows
+from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.decomposition import decompose_layer
 
 pytestmark = pytest.mark.real
-CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")
 MODULES = ("attention.q", "attention.k", "attention.v", "attention.o")
 

@@ -12,9 +12,13 @@ import torch
 from support.workspace import SHARED
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
-from tensorpress.config.tasks import Generation, HotpotQA, Perplexity, ZeroShot
+from tensorpress.config.tasks.generation import Spec as Generation
+from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import generation, hotpotqa, perplexity, zero_shot
+from tensorpress.running.oom import CPU
 from tensorpress.sources.corpora import fetch_corpus
 from tensorpress.sources.inputs import Wikitext2Corpus
 
@@ -25,7 +29,6 @@ pytestmark = [
         not MODEL.is_dir() or not (DATA / "lm_eval").is_dir(), reason=f"{SHARED} is missing"
     ),
 ]
-CPU = torch.device("cpu")
 JOB = EvaluationJob(MODEL, None, {}, CPU)
 
 

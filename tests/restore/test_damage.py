@@ -52,14 +52,18 @@ def test_damaged_factors_moments_and_checkpoints(done: Workspace, reference: Pat
     results = done.folder / "results"
     damaged = {
         "assemble": only(results, "decompose/tiny-svd-*/layer-000.safetensors"),
-        "advise": only(results, "calibrate/tiny-*/layer-000.safetensors"),
+        "options": only(results, "calibrate/tiny-*/layer-000.safetensors"),
         "evaluate": only(results, "assemble/tiny-baseline-*[0-9a-f]/model.safetensors"),
     }
     flip(damaged["assemble"])
-    flip(damaged["advise"], 5000)
+    flip(damaged["options"], 5000)
     cut(damaged["evaluate"])
-    meet = [only(results, pattern) for pattern in ("assemble/tiny-svd-*[0-9a-f]", "advise/*.json",
-            "evaluate/tiny-baseline-*")]  # fmt: skip
+    patterns = (
+        "assemble/tiny-svd-*[0-9a-f]",
+        "advise/*/layer-000.json",
+        "evaluate/tiny-baseline-*",
+    )
+    meet = [only(results, pattern) for pattern in patterns]
     targets = lose(done, *meet)
     said = one_line(done.snakemake("--keep-going", "--", *targets, check=False))
     for rule, file in damaged.items():
@@ -67,7 +71,7 @@ def test_damaged_factors_moments_and_checkpoints(done: Workspace, reference: Pat
         (line,) = (line for line in said.splitlines() if line.startswith(f"tensorpress: {rule} "))
         assert f": {named}: damaged" in line
         assert not file.exists()
-    made = Counter(decompose=1, assemble=2, calibrate=1, advise=1, evaluate=1)
+    made = Counter(decompose=1, assemble=2, calibrate=1, options=1, evaluate=1)
     assert_completes(done, reference, made, *targets)
 
 

@@ -21,7 +21,8 @@ KILLS = {
     "fetch_model": ("results/fetch/tiny-*", "job"),
     "fetch_corpus": ("results/fetch/text-*", "job"),
     "calibrate": ("results/calibrate/*", "driver"),
-    "advise": ("results/advise/*", "job"),
+    "options": ("results/advise/*/layer-000.json", "job"),
+    "advise": ("results/advise/*.json", "job"),
     # of two outputs the second: the first is whole by then
     "decompose": ("results/decompose/*.parquet", "driver"),
     "assemble": ("results/assemble/*.parquet", "driver"),

@@ -22,6 +22,7 @@ SIZES = {
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "gemma2": LLAMA,
+    "gemma3_text": LLAMA,
     "gptj": {**GPT, "rotary_dim": 4},
     "gpt2": GPT,
     "gpt_neo": {

@@ -25,7 +25,7 @@ def every_stage() -> dict:
     params = tiny_params()
     methods = {
         "svd": params["methods"]["svd"],
-        "advised": {"method": "advised", "saved": 0.1, "group": 16, "methods": ["svd"]},
+        "advised": {"method": "advised", "saved": 0.1, "group_size": 16, "methods": ["svd"]},
     }
     recipe = {"models": ["tiny"], "layers": ["all"], "tasks": ["heldout"]}
     lora = {
@@ -50,6 +50,7 @@ JOBS = Counter(
     fetch_model=1,
     fetch_corpus=2,
     calibrate=1,
+    options=1,
     advise=1,
     decompose=3,
     assemble=3,

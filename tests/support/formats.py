@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tensorpress.formats.base import Format
-from tensorpress.formats.table import FORMATS
+from tensorpress.formats.build import build
 
 OUT, IN = 12, 8
 SETTINGS = {
@@ -39,17 +39,16 @@ SETTINGS = {
         "in_rank": 4,
     },
     "per_head": {
-        "slices": 1,
-        "out_features": OUT,
-        "in_features": IN,
         "side": "out",
-        "inner": "tucker_matrix",
-        "settings": {
-            "slices": 3,
-            "out_features": 4,
-            "in_features": IN,
-            "out_rank": 2,
-            "in_rank": 3,
+        "inner": {
+            "format": "tucker_matrix",
+            "settings": {
+                "slices": 3,
+                "out_features": 4,
+                "in_features": IN,
+                "out_rank": 2,
+                "in_rank": 3,
+            },
         },
     },
     "shared_basis": {
@@ -80,18 +79,14 @@ SETTINGS = {
         "stack_rank": 2,
     },
     "rounded": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
-        "inner": "low_rank",
-        "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
+        "inner": {
+            "format": "low_rank",
+            "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
+        },
         "bits": 5,
-        "group": 7,
+        "group_size": 7,
     },
     "adapted": {
-        "slices": 2,
-        "out_features": OUT,
-        "in_features": IN,
         "inner": {
             "format": "low_rank",
             "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
@@ -107,7 +102,7 @@ SETTINGS = {
 def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
     """A format with random factors, in float64."""
     settings = settings or SETTINGS[name]
-    store = FORMATS[name](**settings).double()
+    store = build(name, settings).double()
     torch.manual_seed(0)
     values = {k: torch.randn_like(v) for k, v in store.named_parameters()}
     codes = {k: v for k, v in store.named_buffers() if k.endswith("_codes")}

@@ -10,8 +10,8 @@ from support.stages import compress
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.params import Lora
 from tensorpress.running.oom import CPU
-from tensorpress.stages.recovered import write_recovered
 from tensorpress.stages.recovery import recover
+from tensorpress.stages.recovery_checkpoint import write_recovered
 
 FAST = {"rank": 2, "steps": 6, "accumulation": 1, "batch": 4, "window": 16, "learning_rate": 0.02}
 IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))

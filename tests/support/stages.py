@@ -21,12 +21,12 @@ from tensorpress.config.params import Rounding
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import load
-from tensorpress.planning.artifacts import DecompositionArtifact, Placement
+from tensorpress.planning.artifacts import DecompositionArtifact, FactorPlacement, ModelArtifact
 from tensorpress.report.queries import run_query
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate
-from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.stages.decomposition import decompose_layer, measure
 
 LAYER = 1
 """The layer that is compressed."""
@@ -50,12 +50,17 @@ def calibrated(
     return list(calibrate(model, architecture, windows, batch, CPU, **settings))
 
 
+def decomposition(spec: MethodSpec, group: str) -> DecompositionArtifact:
+    """Factors of a group, without the plan that they are a part of."""
+    model = ModelArtifact("m", None, "key", None)
+    return DecompositionArtifact(model, spec.method, spec, group, None, None, "key")
+
+
 def placed(
     layer: int, modules: tuple[str, ...], spec: MethodSpec, factors: Path, rows: Path | None = None
-) -> Placement:
-    """Modules with factors that lie anywhere, without the plan that they are a part of."""
-    made = DecompositionArtifact(None, spec.method, spec, group_of(modules[0]), None, None, "key")
-    return Placement(layer, modules, made, factors, rows)
+) -> FactorPlacement:
+    """Modules with factors that lie anywhere."""
+    return FactorPlacement(layer, modules, decomposition(spec, group_of(modules[0])), factors, rows)
 
 
 def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):
@@ -75,7 +80,7 @@ class Made:
     """A compressed checkpoint and what it was made from."""
 
     target: Path
-    placement: Placement
+    placement: FactorPlacement
     storage: StorageRow
     manifest: dict
 
@@ -91,8 +96,8 @@ def make(
     factors, seconds, weights = decompose_layer(model, spec, group, LAYER, None, CPU)
     folder.mkdir(exist_ok=True)
     save_factors(factors, folder / "f.safetensors")
-    made_by = MadeBy("m", method, spec, group)
-    rows = measure(factors, weights.matrices, shape.modules, made_by, LAYER, seconds)
+    made = decomposition(spec, group)
+    rows = measure(factors, weights.matrices, shape.modules, made, LAYER, seconds)
     write_rows(rows, DecompositionRow, folder / "f.parquet")
     placement = placed(LAYER, modules, spec, folder / "f.safetensors", folder / "f.parquet")
     storage, sets = assemble(model, [placement], dtype, folder / "out", rounding)

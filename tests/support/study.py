@@ -10,11 +10,12 @@ from typing import Any, get_type_hints
 
 from scipy import stats
 
+from support.methods import EXAMPLES, written
 from tensorpress.checkpoints.rows import DecompositionRow, JobRow, ResultRow, write_rows
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning.compression import Compression, compression
-from tensorpress.stages.decomposition import MadeBy
+from tensorpress.stages.decomposition import other_settings
 
 BASELINE = 20.0
 STDERR = 0.1
@@ -22,25 +23,14 @@ WINDOWS = 9
 HALF_WIDTH = STDERR * stats.t.ppf(0.975, WINDOWS - 1)
 LAYERS = 4
 _EMPTY = {str: "", int: 1, float: 1.0, bool: False, tuple[int, ...]: ()}
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "drop": {},
-    "svd": {"rank": 1},
-    "svd-whitened": {"method": "svd", "rank": 1, "whiten": "input"},
-    "tt": {"rank": 1},
-    "tucker_ffn": {"ranks": {"out": 1, "in": 1}},
-    "tucker_qkvo": {},
-    "tucker_qkvo-published": {"method": "tucker_qkvo", "layout": "published"},
-    "td_moe": {"ratio": 0.5},
-    "gptq": {},
-    "advised": {"saved": 0.2},
-}
+_VARIANTS = {"whitened": {"whiten": "input"}, "published": {"layout": "published"}}
 
 
 def method_spec(name: str, **settings: Any) -> MethodSpec:
-    """A method as params would have it, by a name of ``_SETTINGS``."""
-    given = {"method": name, **_SETTINGS[name], **settings}
-    return spec_class(given["method"]).model_validate(given)
+    """A method's example, or a variant of it: ``svd-whitened``."""
+    method, _, variant = name.partition("-")
+    given = {**written(EXAMPLES[method]), **_VARIANTS.get(variant, {}), **settings}
+    return spec_class(method).model_validate(given)
 
 
 def result(**fields: Any) -> ResultRow:
@@ -106,16 +96,16 @@ class Study:
 
     def decomposed(self, method_name: str, error: float, layer: int) -> None:
         """Q, K, V and O of a layer, each with the same error, by a method of ``method_spec``."""
-        made_by = MadeBy(self.model, method_name, method_spec(method_name), "attention")
+        spec = method_spec(method_name)
         for module in ("attention.q", "attention.k", "attention.v", "attention.o"):
             self.decompositions.append(
                 DecompositionRow(
                     model=self.model,
                     method_name=method_name,
-                    method=made_by.spec.method,
-                    approach=made_by.spec.approach,
-                    head_layout=made_by.spec.head_layout,
-                    settings=made_by.settings,
+                    method=spec.method,
+                    approach=spec.approach,
+                    head_layout=spec.head_layout,
+                    settings=other_settings(spec),
                     group="attention",
                     layer=layer,
                     module=module,

@@ -170,6 +170,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.variables: dict[str, str] = {}
 
     @classmethod
     def create(cls, folder: Path, params: dict | None = None) -> Workspace:
@@ -231,6 +232,7 @@ class Workspace:
             "OMP_NUM_THREADS": "1",
             "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t",
             "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
+            **self.variables,
         }  # fmt: skip
 
     def git(self, *arguments: str) -> None:

@@ -12,18 +12,21 @@ from support.workspace import tiny_params, tiny_text
 
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.analysis.knapsack import GAP, choose
-from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.checkpoints.moments import save_moments
+from tensorpress.checkpoints.moments import load_moments, save_moments, tokens_of
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
+from tensorpress.files.paths import moments
+from tensorpress.methods import svd
 from tensorpress.methods.advised import Choice, Spec
+from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.plan import Plan
-from tensorpress.stages.advice import advise, alternatives
+from tensorpress.running.oom import CPU
+from tensorpress.stages.advise import advise, alternatives
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
-
-CPU = torch.device("cpu")
+from tensorpress.stages.options import attempts, of_sizes, options
 
 
 def test_damage_is_half_the_mean_square_of_gradient_times_change() -> None:
@@ -65,7 +68,7 @@ def option(
 ) -> Choice:
     return Choice(
         layer=layer, modules=modules, method=method, settings={}, bits=bits, dense_bits=100,
-        damage=damage, ranks=(), products=1, dense_products=1,
+        damage=damage, ranks=(), macs=1, dense_macs=1,
     )  # fmt: skip
 
 
@@ -143,10 +146,14 @@ def test_advice_meets_its_budget_and_is_carried_out(
     windows = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
     layers = calibrate(model, architecture, windows, 4, CPU)
     save_moments(layers, windows.numel(), tmp_path / "moments")
+    parameters = sum(p.numel() for p in load_model(directory, CPU).parameters())
+    methods = ("svd", "td_moe")
+    found = [
+        c for layer in range(len(shapes)) for c in found_in(directory, tmp_path, layer, methods)
+    ]
     for quantise in (True, False):
-        spec = Spec(method="advised", saved=0.2, quantise=quantise, methods=("svd", "td_moe"))
-        advice = advise(directory, tmp_path / "moments", spec, "float32", CPU)
-        parameters = sum(p.numel() for p in load_model(directory, CPU).parameters())
+        spec = Spec(method="advised", saved=0.2, quantise=quantise, methods=methods)
+        advice = advise(found, spec, 32 * parameters)
         assert advice.dense_bits == 32 * parameters
         assert advice.stored_bits <= 0.8 * advice.dense_bits
         covered = sorted((m.chosen.layer, x) for m in advice.modules for x in m.chosen.modules)
@@ -162,8 +169,39 @@ def test_advice_meets_its_budget_and_is_carried_out(
         )
         made = sorted(module for each in factors for module in each.modules)
         assert made == sorted(m for m in shapes[1].modules if m.startswith(group))
-        methods = {m.chosen.method for m in advice.modules}
-        assert methods <= ({"dense", "rounding", "svd", "td_moe"})
+        used = {m.chosen.method for m in advice.modules}
+        assert used <= {"dense", "rounding", *methods}
+
+
+def found_in(directory: Path, folder: Path, layer: int, methods: tuple[str, ...]) -> list[Choice]:
+    """The options of a layer of a checkpoint whose moments lie in a folder."""
+    checkpoint = Checkpoint.open(directory)
+    shape, file = checkpoint.architecture.shape(layer), moments(folder / "moments", layer)
+    weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), CPU))
+    sites, tokens = load_moments(file, CPU), tokens_of(file)
+    return list(options(weights, layer, shape, sites, tokens, 32, methods, 64))
+
+
+def test_one_factorisation_serves_all_sizes(
+    llama_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it gives is what the method gives for each size alone."""
+    checkpoint = Checkpoint.open(llama_directory)
+    shape = checkpoint.architecture.shape(0)
+    asked: list[MethodSpec] = []
+    alone = svd.decompose
+    monkeypatch.setattr(svd, "decompose", lambda *given: asked.append(given[2]) or alone(*given))
+    for attempt in attempts(shape, ("svd",)):
+        own = {m: checkpoint.weight(0, m) for m in attempt.shape.modules}
+        roots = {m: torch.randn(100, w.shape[-1]) for m, w in own.items()}
+        inputs = {m: x.mT @ x for m, x in roots.items()}
+        asked.clear()
+        sizes = list(of_sizes(attempt, own, inputs))
+        assert len(asked) == 1
+        assert len(sizes) == len(attempt.specs) > 5
+        for spec, (made,) in zip(attempt.specs, sizes, strict=True):
+            (expected,) = alone(own, attempt.shape, spec, inputs)
+            torch.testing.assert_close(made.store.stacked(), expected.store.stacked())
 
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
+from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 
-CPU = torch.device("cpu")
 LLAMA_CASES = [
     ("dense", {}, "ffn"),
     ("drop", {}, "attention"),
@@ -39,7 +39,7 @@ MOE_CASES = [
 ]
 
 
-def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
+def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
     family = Checkpoint.open(model).architecture.family
     twin = AutoModelForCausalLM.from_pretrained(model)

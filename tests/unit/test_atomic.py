@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tensorpress.errors import TensorpressError
-from tensorpress.files.atomic import discard, is_partial, replacing
+from tensorpress.files.atomic import is_partial, mark_partial, replacing
 
 
 def test_replaces_files_and_folders(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
 def test_what_was_discarded_is_a_leftover(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("damaged")
-    discard(tmp_path / "x")
+    mark_partial(tmp_path / "x")
     (left,) = tmp_path.iterdir()
     assert is_partial(left)
     with replacing(tmp_path / "x") as temporary:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.methods import ALONE
 from support.workspace import ROOT
 
-from tensorpress.methods.registry import METHODS
 from tensorpress.running.records import Record
 
 
@@ -40,9 +40,8 @@ def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
     tables = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables]
     decomposed = {(row[0], row[1]): row for row in rows if row[1:2] in (["attention"], ["ffn"])}
-    assert {name.removesuffix("-whitened") for name, _ in decomposed} == {*METHODS} - {
-        "advised", "td_moe",
-    }  # fmt: skip
+    linear = {n for n, spec in ALONE.items() if {"attention", "ffn"} & {*spec.groups}}
+    assert {name.removesuffix("-whitened") for name, _ in decomposed} == linear
     compared = {key: float(row[8]) for key, row in decomposed.items() if row[8]}
     assert {name for name, _ in compared} == {
         "svd", "svd-whitened", "tt", "tucker_qkvo", "tucker_ffn",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.stages import FFN, LAYER, calibrated, placed
+from support.stages import FFN, LAYER, calibrated, decomposition, placed
 from support.workspace import tiny_text, tiny_tokenizer
 
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -16,18 +16,18 @@ from tensorpress.checkpoints.manifest import MANIFEST, write_manifest
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.checkpoints.rows import DecompositionRow, read_rows, write_rows
 from tensorpress.config.params import Calibration
-from tensorpress.config.tasks import Prediction
+from tensorpress.config.tasks.prediction import Spec as Prediction
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import prediction
 from tensorpress.files import paths
 from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
+from tensorpress.running.oom import CPU
 from tensorpress.stages import calibration
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibration_rows
-from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.stages.decomposition import decompose_layer, measure
 
-CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")
 
 
@@ -56,8 +56,8 @@ def test_what_was_read_is_recorded(llama_directory: Path, tmp_path: Path, method
     file = paths.moments(tmp_path / "moments", LAYER) if spec.needs_moments else None
     shapes = Checkpoint.open(llama_directory).architecture.shape(LAYER).modules
     found, seconds, weights = decompose_layer(llama_directory, spec, "ffn", LAYER, file, CPU)
-    made_by = MadeBy("m", method, spec, "ffn")
-    rows = measure(found, weights.matrices, shapes, made_by, LAYER, seconds, file)
+    made = decomposition(spec, "ffn")
+    rows = measure(found, weights.matrices, shapes, made, LAYER, seconds, file)
     factors, table = tmp_path / "factors.safetensors", tmp_path / "factors.parquet"
     save_factors(found, factors)
     write_rows(rows, DecompositionRow, table)

@@ -5,97 +5,36 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.families import SIZES, auto_class, loaded
-from support.stages import placed
 from support.untrusted import fetch, hub, local, refusal, update
-from support.workspace import masked_tokenizer, save_tiny, tiny_llama, tiny_params, tiny_tokenizer
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from support.weights import (
+    EMBEDDING,
+    HEAD,
+    Tensors,
+    change,
+    compress,
+    logits,
+    reference,
+    refused,
+    saved,
+    shard,
+    without,
+)
+from support.workspace import tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tensorpress.architectures.families.table import FAMILIES
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.completeness import contents
-from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.checkpoints.rows import StorageRow
-from tensorpress.commands.densify import densify
-from tensorpress.commands.sizing import MetaModel, sizes
-from tensorpress.config.params import parse
 from tensorpress.errors import DamagedFile, TensorpressError
-from tensorpress.methods.svd import Spec
 from tensorpress.running.oom import CPU
 from tensorpress.sources.inputs import EmbeddedModel
 from tensorpress.sources.weightfiles import INDEX, SINGLE, held_tensors
-from tensorpress.stages.assembly import assemble
-from tensorpress.stages.decomposition import decompose_layer
 from tensorpress.stages.fetching import fetch_model
-
-Tensors = dict[str, Tensor]
-IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def saved(model_type: str, folder: Path, **config: object) -> Path:
-    """A tiny random model of a family as transformers saves it; biases are not zero."""
-    torch.manual_seed(0)
-    is_masked = FAMILIES[model_type].objective == "masked_lm"
-    tokenizer = masked_tokenizer() if is_masked else tiny_tokenizer()
-    sizes = {"vocab_size": len(tokenizer), **SIZES[model_type], **config}
-    network = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **sizes))
-    for name, parameter in network.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    return save_tiny(network, folder, tokenizer)
-
-
-def change(folder: Path, to: Callable[[Tensors], Tensors]) -> Path:
-    tensors = {name: t.clone() for name, t in to(load_file(folder / SINGLE)).items()}
-    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    return folder
-
-
-def without(*names: str) -> Callable[[Tensors], Tensors]:
-    def drop(tensors: Tensors) -> Tensors:
-        return {name: tensors[name] for name in tensors.keys() - set(names)}
-
-    return drop
-
-
-def shard(folder: Path, index: Callable[[dict[str, str]], object] = lambda index: index) -> Path:
-    """Cut the weights into two files; their index has no metadata."""
-    tensors = load_file(folder / SINGLE)
-    files = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
-    for file in set(files.values()):
-        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
-    (folder / SINGLE).unlink()
-    (folder / INDEX).write_text(json.dumps({"weight_map": index(files)}))
-    return folder
-
-
-def logits(model: PreTrainedModel) -> Tensor:
-    with torch.inference_mode():
-        return model(input_ids=IDS).logits
-
-
-def reference(folder: Path) -> Tensor:
-    """What transformers makes of the user's files."""
-    return logits(loaded(folder).float().eval())
-
-
-def refused(folder: Path, tmp_path: Path) -> str:
-    with pytest.raises(TensorpressError) as caught:
-        fetch_model("m", local(folder), tmp_path / "fetched", CPU)
-    assert not list(tmp_path.glob("*fetched*"))
-    message = str(caught.value)
-    assert ".partial" not in message
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(
@@ -165,17 +104,9 @@ def test_codes_are_not_taken_for_weights(tmp_path: Path, dtype: torch.dtype) -> 
     assert message.endswith("allowed: BF16, F16, F32, F64")
 
 
-@pytest.mark.parametrize("source", [lambda copy, _: local(copy), lambda *a: hub(a[0], "a/b", a[1])])
-def test_quantised_checkpoints_are_refused_while_planning(copy: Path, source, monkeypatch) -> None:
-    update(copy / "config.json", quantization_config={"quant_method": "fp8"})
-    message = refusal(source(copy, monkeypatch))
-    assert message.startswith("models.m: config.json: quantization_config: weights quantised with")
-    assert "'fp8' are not read; allowed: weights of 16 or 32 bits" in message
-
-
 @pytest.mark.parametrize("said", [{}, [], False, "gptq"])
 def test_any_quantisation_that_a_config_says_is_refused(copy: Path, said: object) -> None:
-    """transformers fails at every one but null when it loads the model."""
+    """Unless it is one that is read; transformers fails at all but null."""
     update(copy / "config.json", quantization_config=said)
     assert f"quantization_config: weights quantised with {said!r} are not read" in refusal(
         local(copy)
@@ -231,161 +162,10 @@ def test_nan_is_reported_of_the_users_file(copy: Path, tmp_path: Path) -> None:
     assert refused(copy, tmp_path) == f"{copy}: tensor {name} has NaN or infinite values"
 
 
-def other_head(tensors: Tensors) -> Tensors:
-    return {**tensors, HEAD: 1.5 * tensors[EMBEDDING] + 0.1}
-
-
-@pytest.mark.parametrize(
-    ("files", "matrices"),
-    [
-        (lambda t: t, 1),
-        (lambda t: {**t, HEAD: t[EMBEDDING]}, 1),
-        (lambda t: {HEAD if name == EMBEDDING else name: value for name, value in t.items()}, 1),
-        (other_head, 2),
-    ],
-    ids=["embedding", "equal", "head", "different"],
-)
-def test_ties_are_what_config_and_files_say(tmp_path: Path, files, matrices: int) -> None:
-    folder = saved("llama", tmp_path / "model", tie_word_embeddings=True)
-    expected = reference(change(folder, files))
-    target = fetch(local(folder), tmp_path / "fetched")
-    tensors = load_file(target / SINGLE)
-    assert (HEAD in tensors) == (matrices == 2)
-    assert EMBEDDING in tensors
-    model = load_model(target, CPU)
-    assert torch.equal(logits(model), expected)
-    dense_bits = 32 * sum(p.numel() for p in model.parameters())
-    plain, _ = assemble(target, [], "float32", tmp_path / "plain")
-    assert plain.dense_bits == plain.stored_bits == dense_bits
-    assert torch.equal(logits(load_model(tmp_path / "plain", CPU)), expected)
-    # of a compressed one, the head is compressed with the embedding only if they are one
-    storage = compress(target, "embedding", tmp_path / "compressed")
-    assert storage.dense_bits == dense_bits
-    torch.testing.assert_close(logits(load_model(tmp_path / "compressed", CPU)), expected)
-    densify(tmp_path / "compressed", tmp_path / "dense")
-    torch.testing.assert_close(logits(load_model(tmp_path / "dense", CPU)), expected)
-    for weights in (folder, target):
-        assert planned(weights, "embedding", 32) == (storage.dense_bits, storage.stored_bits)
-
-
-def compress(model: Path, group: str, target: Path, rank: int | None = None) -> StorageRow:
-    """An SVD of one group of the first layer, of full rank if none is given."""
-    architecture = Checkpoint.open(model).architecture
-    layer = architecture.outer if group == "embedding" else 0
-    modules = architecture.shape(layer).group(group)
-    full = min(min(each.out_features, each.in_features) for each in modules.values())
-    spec = Spec(method="svd", rank=rank or full)
-    factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
-    file = target.with_suffix(".safetensors")
-    save_factors(factors, file)
-    placement = placed(layer, tuple(modules), spec, file)
-    storage, _ = assemble(model, [placement], "float32", target)
-    return storage
-
-
-def planned(model: Path, group: str, rank: int) -> tuple[int, int]:
-    """Dense and stored bits that ``tensorpress plan`` says of a folder."""
-    recipe = {"models": ["m"], "steps": [{"modules": [group], "method": "it"}],
-              "layers": ["one"], "tasks": ["heldout"]}  # fmt: skip
-    params = tiny_params() | {
-        "models": {"m": {"source": "config", "path": "-"}},
-        "methods": {"it": {"method": "svd", "rank": rank}},
-        "layer_sets": {"one": [0]},
-        "recipes": {"r": recipe},
-        "reports": {},
-    }
-    config = json.loads((model / "config.json").read_text())
-    (size,) = sizes(MetaModel("m", config, model), parse(params))
-    return size.saved.dense_bits, size.saved.stored_bits
-
-
-MASK = torch.tril(torch.ones(1, 1, 64, 64))
-BUFFERS = {
-    "gpt2": {"h.{}.attn.bias": MASK.bool(), "h.{}.attn.masked_bias": torch.tensor(-1e4)},
-    "gptj": {"transformer.h.{}.attn.bias": MASK.byte(),
-             "transformer.h.{}.attn.masked_bias": torch.tensor(-1e9)},
-    "gpt_neo": {"transformer.h.{}.attn.attention.bias": MASK.byte(),
-                "transformer.h.{}.attn.attention.masked_bias": torch.tensor(-1e9)},
-    "gpt_neox": {"gpt_neox.layers.{}.attention.bias": MASK.bool(),
-                 "gpt_neox.layers.{}.attention.masked_bias": torch.tensor(-1e9),
-                 "gpt_neox.layers.{}.attention.rotary_emb.inv_freq": torch.rand(4)},
-    "llama": {"model.layers.{}.self_attn.rotary_emb.inv_freq": torch.rand(4)},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("model_type", sorted(BUFFERS))
-def test_masks_and_frequencies_are_no_weights(tmp_path: Path, model_type: str) -> None:
-    folder = saved(model_type, tmp_path / "model")
-    expected = reference(folder)
-    buffers = {
-        name.format(layer): value
-        for name, value in BUFFERS[model_type].items()
-        for layer in range(2)
-    }
-    change(folder, lambda tensors: {**tensors, **buffers})
-    target = fetch(local(folder), tmp_path / "fetched")
-    model = load_model(target, CPU)
-    assert torch.equal(logits(model), expected)
-    storage = compress(target, "ffn", tmp_path / "compressed", rank=3)
-    assert storage.dense_bits == 32 * sum(p.numel() for p in model.parameters())
-    assert planned(folder, "ffn", 3) == (storage.dense_bits, storage.stored_bits)
-
-
 def test_a_bias_named_like_a_mask_is_a_weight(copy: Path, tmp_path: Path) -> None:
     name = "model.layers.0.attention.bias"
     change(copy, lambda tensors: {**tensors, name: torch.randn(32)})
     assert f"models.m: tensor {name} has no place in LlamaForCausalLM" in refused(copy, tmp_path)
-
-
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_models_saved_from_the_base_class(tmp_path: Path, model_type: str) -> None:
-    """GPT-2 as the hub has it, and the like of every family."""
-    folder = saved(model_type, tmp_path / "model")
-    prefix = loaded(folder).base_model_prefix
-    expected = reference(folder)
-    change(folder, lambda t: {name.removeprefix(f"{prefix}."): v for name, v in t.items()})
-    assert torch.equal(reference(folder), expected)
-    target = fetch(local(folder), tmp_path / "fetched")
-    assert torch.equal(logits(load_model(target, CPU)), expected)
-    group = "experts" if FAMILIES[model_type].experts else "ffn"
-    compress(target, group, tmp_path / "compressed")
-    found = logits(load_model(tmp_path / "compressed", CPU))
-    torch.testing.assert_close(found, expected, atol=3e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_files_as_transformers_saves_them_are_copied(tmp_path: Path, model_type: str) -> None:
-    folder = saved(model_type, tmp_path / "model")
-    before = json.loads((folder / "config.json").read_text())
-    target = fetch(local(folder), tmp_path / "fetched")
-    assert json.loads((target / "config.json").read_text()) == before
-    given, fetched = load_file(folder / SINGLE), load_file(target / SINGLE)
-    family = FAMILIES[model_type]
-    assert len(given) == len(fetched)
-    for name, value in given.items():
-        assert torch.equal(fetched.get(name, fetched.get(family.running_name(name))), value)
-
-
-def test_files_of_the_hub_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No prefix, the head alone, masks, shards, and an index without metadata."""
-    folder = saved("gpt2", tmp_path / "model")
-    expected = reference(folder)
-    names = {"transformer.wte.weight": HEAD}
-    change(
-        folder,
-        lambda tensors: (
-            {
-                names.get(name, name.removeprefix("transformer.")): value
-                for name, value in tensors.items()
-            }
-            | {"h.0.attn.bias": MASK, "h.1.attn.bias": MASK}
-        ),
-    )
-    update(folder / "config.json", tie_word_embeddings=True)
-    target = fetch(hub(shard(folder), "some/model", monkeypatch), tmp_path / "fetched")
-    assert torch.equal(logits(load_model(target, CPU)), expected)
-    assert "transformer.wte.weight" in Checkpoint.open(target).files
-    assert not [name for name in Checkpoint.open(target).files if ".attn.bias" in name]
 
 
 def test_embedded_models_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from support.untrusted import REVISION, fetch, local
 from support.workspace import broken, tiny_params
 
-from tensorpress.commands import preflight
+from tensorpress.commands import advise
 from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
 
@@ -28,7 +28,7 @@ from tensorpress.errors import TensorpressError
     ],
 )
 def test_paths_stay_inside(place: str, entry: dict, value: str) -> None:
-    params = broken(place, entry | {"path": value})
+    params = {**broken(place, entry | {"path": value}), "reports": {}}
     with pytest.raises(TensorpressError) as caught:
         parse(params, "params.yaml")
     assert str(caught.value).startswith(f"params.yaml: {place}.path: {value!r} leads to ")
@@ -48,7 +48,8 @@ def test_every_path_of_the_schema_is_confined() -> None:
         if any(word in field for word in ("path", "file", "folder", "directory"))
     }
     kinds = ("LocalModel", "ConfigModel", "FileCorpus", "Wikitext2Corpus", "C4Corpus")
-    assert named == {(kind, "path") for kind in (*kinds, "HotpotQA", "ZeroShot")}
+    tasks = (f"tensorpress__config__tasks__{kind}__Spec" for kind in ("hotpotqa", "zero_shot"))
+    assert named == {(kind, "path") for kind in (*kinds, *tasks)}
 
 
 def test_links_are_followed(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +98,9 @@ def test_a_folder_on_the_command_line_needs_no_declaration(
         assert study.models["model"].path == str(copy)
         raise TensorpressError("planned")
 
-    monkeypatch.setattr(preflight, "Plan", plan)
+    monkeypatch.setattr(advise, "Plan", plan)
     with pytest.raises(TensorpressError, match=r"^planned$"):
-        preflight.advise(str(copy), parse(tiny_params()), 0.2, quantise=True)
+        advise.advise(str(copy), parse(tiny_params()), 0.2, quantise=True)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "", "-", "a\n"])

@@ -7,13 +7,12 @@ import torch
 
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.errors import TensorpressError
+from tensorpress.running.oom import CPU
 from tensorpress.sources.embedded import corpus
 from tensorpress.sources.embedded.muon import SMALLEST, Muon, orthogonalise
 from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY
 from tensorpress.sources.embedded.tokenizer import train_tokenizer
 from tensorpress.sources.embedded.training import balancing_loss, build, train
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])

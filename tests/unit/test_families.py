@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from support.families import SIZES, auto_class, loaded
+from support.methods import ALONE
 from support.stages import placed
 from transformers import AutoConfig
 
 from tensorpress.architectures.families.table import FAMILIES
+from tensorpress.architectures.layers import group_of
 from tensorpress.architectures.sites import site_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import load_factors, save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
-from tensorpress.methods.registry import METHODS, load
-from tensorpress.planning.artifacts import Placement
+from tensorpress.methods.base import MethodSpec
+from tensorpress.planning.artifacts import FactorPlacement
+from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
 
-CPU = torch.device("cpu")
 LAYER = 1
-SETTINGS = {
-    "svd": {"rank": 5},
-    "tt": {"order": 3, "rank": 4},
-    "tt_sparse": {"order": 3, "rank": 4, "outliers": 0.01},
-    "tt_per_head": {"order": 2, "rank": 3},
-    "tucker_per_head": {"ranks": {"hidden": 6, "head_dim": 4}},
-    "tucker_qkvo_separate": {"rank": 7},
-    "tucker_qkvo": {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}},
-    "tucker_ffn": {"ranks": {"out": 16, "in": 12}},
-    "td_moe": {"ratio": 0.3},
-    "gptq": {"bits": 4},
-    "drop": {},
-    "dense": {},
-}
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -55,10 +44,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def test_every_method_is_tested() -> None:
-    assert set(SETTINGS) == set(METHODS) - {"advised"}  # made of the others, tests/unit/test_advice
-
-
 def test_shapes_come_from_the_config_alone(model: Path) -> None:
     checkpoint = Checkpoint.open(model)
     for layer, shape in enumerate(checkpoint.architecture.shapes):
@@ -69,20 +54,14 @@ def test_shapes_come_from_the_config_alone(model: Path) -> None:
             assert weight.ndim == 2 or weight.shape[0] == expected.slices
 
 
-def cases(model: Path) -> list[tuple[str, dict, str]]:
-    """Every applicable (method, settings, group)."""
+def cases(model: Path) -> list[tuple[MethodSpec, str]]:
+    """The example of every method, with each group that it is made for."""
     architecture = Checkpoint.open(model).architecture
-    found = []
-    for method, settings in SETTINGS.items():
-        spec = load(method).Spec(method=method, **settings)
-        for layer in (LAYER, architecture.outer):
-            shape = architecture.shape(layer)
-            found += [
-                (method, settings, group)
-                for group in dict.fromkeys(m.split(".")[0] for m in shape.modules)
-                if group in spec.groups
-            ]
-    return found
+    modules = chain(
+        architecture.shape(LAYER).modules, architecture.shape(architecture.outer).modules
+    )
+    groups = dict.fromkeys(map(group_of, modules))
+    return [(spec, group) for spec in ALONE.values() for group in groups if group in spec.groups]
 
 
 def test_every_method_runs_factored_and_equals_the_dense_rebuild(
@@ -92,10 +71,10 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
     plain = loaded(model).eval()
     with torch.inference_mode():
         dense_logits = plain(input_ids=ids).logits
-    for number, (method, settings, group) in enumerate(cases(model)):
-        where = f"{method} of {group}"
+    for number, (spec, group) in enumerate(cases(model)):
+        where = f"{spec.method} of {group}"
         folder = tmp_path / str(number)
-        placement = compress(model, method, settings, group, folder)
+        placement = compress(model, spec, group, folder)
         ours = load_model(folder / "out", CPU)
         used = watch(ours)
         twin = dense_twin(model, placement)
@@ -105,13 +84,13 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         torch.testing.assert_close(
             found, expected, atol=3e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}"
         )
-        if method == "svd":
+        if spec.method == "svd":
             densify(folder / "out", folder / "dense")
             again = loaded(folder / "dense").eval()
             with torch.inference_mode():
                 torch.testing.assert_close(again(input_ids=ids).logits, found, atol=1e-4, rtol=1e-4)
         assert used, f"{where}: the compressed modules were bypassed"
-        if method not in ("dense", "drop"):
+        if spec.method not in ("dense", "drop"):
             assert not torch.allclose(found, dense_logits, atol=1e-5), where
 
 
@@ -147,9 +126,8 @@ def watch(model: torch.nn.Module) -> list[str]:
     return used
 
 
-def compress(model: Path, method: str, settings: dict, group: str, folder: Path) -> Placement:
+def compress(model: Path, spec: MethodSpec, group: str, folder: Path) -> FactorPlacement:
     architecture = Checkpoint.open(model).architecture
-    spec = load(method).Spec(method=method, **settings)
     layer = architecture.outer if group == "embedding" else LAYER
     spec.check(architecture.shape(layer), group)
     factors, _, _ = decompose_layer(model, spec, group, layer, None, CPU)
@@ -164,7 +142,7 @@ def compress(model: Path, method: str, settings: dict, group: str, folder: Path)
     return placement
 
 
-def dense_twin(model: Path, placement: Placement) -> torch.nn.Module:
+def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
     """The plain model with the rebuilt weights put in place."""
     twin = loaded(model).eval()
     architecture = Checkpoint.open(model).architecture

@@ -31,11 +31,10 @@ from tensorpress.checkpoints.rows import (
 )
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.methods.svd import Spec, decompose
+from tensorpress.running.oom import CPU
 from tensorpress.sources.corpora import fetch_corpus
 from tensorpress.sources.inputs import FileCorpus, LocalModel
 from tensorpress.stages.fetching import fetch_model
-
-CPU = torch.device("cpu")
 
 
 def shard(directory: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 from support.formats import IN, OUT, SETTINGS, filled
 from torch import nn
 
+from tensorpress.formats.build import build
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear, gate_of
 from tensorpress.formats.table import FORMATS
@@ -16,6 +18,12 @@ from tensorpress.formats.table import FORMATS
 
 def test_every_format_is_tested() -> None:
     assert set(SETTINGS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_format_s_file_has_its_name(name: str) -> None:
+    """By which keys find its code, without importing it."""
+    assert FORMATS[name].__module__ == f"tensorpress.formats.{name}"
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -35,8 +43,8 @@ def test_tensor_train_takes_the_cheaper_way() -> None:
     store = FORMATS["tt_matrix"](**sizes, **modes).double()
     store.fill(**{k: torch.randn_like(v) for k, v in store.named_parameters()})
     # by hand: cores of 32, 64 and 32 values
-    assert store.chain_products == 32 * 16 + 64 * 4 * 4 + 32 * 16
-    assert store.rebuild_products == 64 * 4 * 4 + 32 * 16 * 16
+    assert store.chain_macs == 32 * 16 + 64 * 4 * 4 + 32 * 16
+    assert store.rebuild_macs == 64 * 4 * 4 + 32 * 16 * 16
     used = []
     for name in ("contract", "dense"):
         own = getattr(store, name)
@@ -55,7 +63,7 @@ def test_tensor_train_takes_the_cheaper_way() -> None:
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_settings_rebuild_the_module(name: str) -> None:
     store = filled(name)
-    again = FORMATS[name](**store.settings).double()
+    again = build(**json.loads(json.dumps(store.description))).double()
     again.load_state_dict(store.state_dict())
     for index in range(store.slices):
         torch.testing.assert_close(again.dense(index), store.dense(index))

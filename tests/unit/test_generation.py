@@ -14,7 +14,8 @@ from support.study import result
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.rows import ResultRow, write_rows
-from tensorpress.config.tasks import Generation, HotpotQA
+from tensorpress.config.tasks.generation import Spec as Generation
+from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
 from tensorpress.evaluation.answers import contains, normalised, token_f1
 from tensorpress.evaluation.continuations import greedy_continuations
 from tensorpress.evaluation.tasks import generation, hotpotqa

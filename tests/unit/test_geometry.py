@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.analysis.geometry import DELTAS, MEASURES, POINTS, compare, summarise, with_deltas
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.config.tasks import Geometry
+from tensorpress.config.tasks.geometry import Spec as Geometry
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.activations import scratch, stream_points
 from tensorpress.evaluation.tasks import geometry
+from tensorpress.running.oom import CPU
 
-CPU = torch.device("cpu")
 SPEC = Geometry(kind="geometry", corpus="text", window=32, max_windows=5, batch=2)
 TOKENS = 5 * 32
 
@@ -107,7 +107,7 @@ def test_points_of_every_family_add_up(name: str, extra: dict) -> None:
         assert all(points[point].shape == (48, 32) for point in POINTS)
         deltas = with_deltas(points)
         attention, ffn = points["attention_output"], points["ffn_output"]
-        if name == "gemma2":  # norms stand between its blocks and the residual stream
+        if name in ("gemma2", "gemma3_text"):  # norms stand between blocks and residual stream
             block = model.model.layers[index]
             attention = block.post_attention_layernorm(attention).detach()
             ffn = block.post_feedforward_layernorm(ffn).detach()

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tensorpress.config.params import parse
 from tensorpress.formats import rounding
+from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.rounded import rounded
-from tensorpress.formats.table import FORMATS
 from tensorpress.methods import gptq
 from tensorpress.planning.plan import Plan
 
@@ -27,16 +27,16 @@ def output_error(store, weight: Tensor, moment: Tensor) -> float:
     return float(weighed[0] / weighed[1]) ** 0.5
 
 
-@pytest.mark.parametrize(("bits", "group"), [(2, 16), (3, None), (4, 48), (8, 16)])
-def test_gptq_beats_rounding_on_correlated_inputs(bits: int, group: int | None) -> None:
+@pytest.mark.parametrize(("bits", "group_size"), [(2, 16), (3, None), (4, 48), (8, 16)])
+def test_gptq_beats_rounding_on_correlated_inputs(bits: int, group_size: int | None) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(400, 48) @ torch.randn(48, 48) / 7
     weight, moment = torch.randn(40, 48), inputs.mT @ inputs / 400
-    spec = gptq.Spec(method="gptq", bits=bits, group=group)
+    spec = gptq.Spec(method="gptq", bits=bits, group_size=group_size)
     (factors,) = gptq.decompose({"ffn.up": weight}, alone(weight), spec, {"ffn.up": moment})
     sizes = {"slices": 1, "out_features": 40, "in_features": 48}
-    plain = FORMATS["dense"](**sizes).fill(weight=weight[None])
-    nearest = rounded(plain, bits, group, torch.bfloat16)
+    plain = DenseSlices(**sizes).fill(weight=weight[None])
+    nearest = rounded(plain, bits, group_size, torch.bfloat16)
     assert factors.store.state_dict().keys() == nearest.state_dict().keys()
     ours, theirs = (output_error(each, weight, moment) for each in (factors.store, nearest))
     assert ours < 0.85 * theirs
@@ -66,11 +66,11 @@ def test_gptq_rounds_experts_without_tokens_to_nearest() -> None:
     torch.manual_seed(0)
     weight, inputs = torch.randn(2, 10, 12), torch.randn(90, 12) @ torch.randn(12, 12)
     moment = torch.stack([torch.zeros(12, 12), inputs.mT @ inputs / 90])
-    spec = gptq.Spec(method="gptq", bits=4, group=12)
+    spec = gptq.Spec(method="gptq", bits=4, group_size=12)
     given = {"experts.up": moment}
     (factors,) = gptq.decompose({"experts.up": weight}, alone(weight), spec, given)
     sizes = {"slices": 2, "out_features": 10, "in_features": 12}
-    plain = FORMATS["dense"](**sizes).fill(weight=weight)
+    plain = DenseSlices(**sizes).fill(weight=weight)
     nearest = rounded(plain, 4, 12, torch.bfloat16)
     assert torch.equal(factors.store.dense(0), nearest.dense(0))
     assert not torch.equal(factors.store.dense(1), nearest.dense(1))

@@ -25,13 +25,12 @@ from tensorpress.architectures.layers import group_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.rows import EvalRow
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Heterogeneity
+from tensorpress.config.tasks.heterogeneity import Spec as Heterogeneity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks.heterogeneity import evaluate
 from tensorpress.linalg.tucker import hosvd
-
-CPU = torch.device("cpu")
+from tensorpress.running.oom import CPU
 
 
 @pytest.fixture(autouse=True)

@@ -38,8 +38,8 @@ def test_tt_sparse_keeps_super_weights_where_they_belong(
             for place in extra:
                 assert float(each.store.dense(0)[place]) == pytest.approx(float(matrix[place]))
     assert kept == {0: [], 1: [(4, 9)], 2: [(1, 1)]}
-    assert spec.needs_number
-    assert not plain.needs_number
+    assert spec.depends_on_layer_index
+    assert not plain.depends_on_layer_index
 
 
 def test_tt_sparse_refuses_super_weights_outside_and_unknown_modules() -> None:
@@ -54,7 +54,7 @@ def test_tt_sparse_refuses_super_weights_outside_and_unknown_modules() -> None:
 
 
 def test_sizes_tell_layers_with_super_weights_apart(llama_directory: Path) -> None:
-    from tensorpress.commands.sizing import MetaModel
+    from tensorpress.commands.meta_model import MetaModel
 
     config = Checkpoint.open(llama_directory).config
     spec = load("tt_sparse").Spec(

@@ -14,7 +14,7 @@ from support.stages import job_of
 from support.workspace import tiny_params
 
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import ZeroShot
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.tasks import zero_shot
 from tensorpress.planning.jobs import live_paths

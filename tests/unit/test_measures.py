@@ -25,8 +25,8 @@ from tensorpress.evaluation.routing import effective_experts
 from tensorpress.files.storage import StoredTensor, bits_saved
 from tensorpress.objectives import registry
 from tensorpress.objectives.windows import token_windows
+from tensorpress.running.oom import CPU
 
-CPU = torch.device("cpu")
 NEXT_TOKEN = registry.load("causal_lm")
 
 

@@ -17,7 +17,8 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import site_of
 from tensorpress.checkpoints.moments import save_moments
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import parse
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning import footprint
@@ -50,10 +51,10 @@ import torch
 torch.set_num_threads(1)
 from tensorpress.files import paths
 from tensorpress.checkpoints import shards
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.stages.assembly import assemble
 from tensorpress.checkpoints.checkpoint import Checkpoint
-from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.stages.decomposition import decompose_layer, measure
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.methods.registry import spec_class
 from tensorpress.files.resident import peak_resident_bytes
@@ -68,14 +69,14 @@ start = peak_resident_bytes()
 if job == "decompose":
     spec = spec_class(settings["method"]).model_validate(settings)
     moments = paths.moments(model / "moments", 0) if spec.needs_moments else None
-    made = decompose_layer(model, spec, group, 0, moments, torch.device("cpu"))
-    made_by = MadeBy("m", "m", spec, group)
-    measure(made[0], made[2].matrices, shape.modules, made_by, 0, made[1])
-    save_factors(made[0], folder / "factors")
+    found, seconds, weights = decompose_layer(model, spec, group, 0, moments, torch.device("cpu"))
+    made = SimpleNamespace(model=SimpleNamespace(name="m"), method_name="m", spec=spec, group=group)
+    measure(found, weights.matrices, shape.modules, made, 0, seconds)
+    save_factors(found, folder / "factors")
 else:
     modules, factors = tuple(shape.group(group)), folder / "factors"
     made = SimpleNamespace(spec=spec_class(settings["method"]).model_validate(settings))
-    placements = [Placement(layer, modules, made, factors, None)
+    placements = [FactorPlacement(layer, modules, made, factors, None)
                   for layer in range(architecture.layers)]
     assemble(model, placements, "float32", folder / "out")
 print(json.dumps([start, peak_resident_bytes()]))
@@ -144,7 +145,7 @@ def test_jobs_are_bounded_and_foreseen(
 ) -> None:
     """``stacks``: what the method needs; held at once, the group's would be two more."""
     spec, shape = spec_class(settings["method"]).model_validate(settings), shape_of(config)
-    predicted = footprint.of_group(spec, shape, group, 4)
+    predicted = footprint.group_footprint(spec, shape, group, 4)
     start, most = peak(folder, "decompose", config, settings, group)
     assert most - start < stacks * stack_bytes(config, settings, group)
     assert most <= predicted.peak_bytes <= 2.5 * most
@@ -156,7 +157,7 @@ def test_assembly_holds_a_shard_and_a_tensor(folder: Path, config: dict) -> None
     peak(folder, "decompose", config, settings, "attention")
     start, most = peak(folder, "assemble", config, settings, "attention")
     model = MetaModel("made", config)
-    foreseen = footprint.of_assembly(model.architecture, 10**6, "float32", rounded=False)
+    foreseen = footprint.assembly_footprint(model.architecture, 10**6, "float32", rounded=False)
     assert most <= foreseen.peak_bytes
     largest = max(4 * math.prod(shape) for shape in model.tensors.values())
     whole = sum(
@@ -168,8 +169,8 @@ def test_assembly_holds_a_shard_and_a_tensor(folder: Path, config: dict) -> None
 def test_plan_says_what_the_jobs_take() -> None:
     params = parse(tiny_params())
     first, *_ = sizes(MetaModel("made", LLAMA), params, only_listed=False)
-    job = footprint.of_group(params.methods["svd"], shape_of(LLAMA), "ffn", 4)
-    record = first.record()
+    job = footprint.group_footprint(params.methods["svd"], shape_of(LLAMA), "ffn", 4)
+    record = first.as_dict()
     assert record["decompose_peak_bytes"] == job.peak_bytes
     # a shard of 512 MiB and the embedding, read in float32 and stored in float32
     assert 2**29 + 2 * 4 * 16000 * 2048 < record["assemble_peak_bytes"] < 2.5 * 2**30

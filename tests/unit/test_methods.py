@@ -8,13 +8,14 @@ from typing import Literal
 
 import pytest
 import torch
+from support.methods import ALONE, EXAMPLES, settings_of
 from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.approach import APPROACHES
 from tensorpress.methods.base import MethodSpec
-from tensorpress.methods.registry import METHODS, load, spec_class
+from tensorpress.methods.registry import METHODS, load
 
 HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
 
@@ -68,33 +69,23 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 CASES = [
-    ("dense", "ffn", {}),
-    ("drop", "attention", {}),
-    ("svd", "ffn", {"rank": 7}),
+    *((name, spec.groups[0], settings_of(spec)) for name, spec in ALONE.items()),
     ("svd", "experts", {"rank": 7}),
-    ("tt", "attention", {"order": 3, "rank": 6}),
     ("tt", "experts", {"order": 2, "rank": 6}),
-    ("tucker_qkvo", "attention", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}),
-    ("tucker_ffn", "ffn", {"ranks": {"out": 16, "in": 12}}),
     ("svd", "ffn", {"budget": {"saved": 0.5}}),
     ("tt", "ffn", {"order": 3, "budget": {"saved": 0.4}}),
     ("tt", "ffn", {"order": 3, "rank": 6, "shape": "search"}),
     ("tt_sparse", "ffn", {"order": 3, "rank": 6, "outliers": 0.01, "keep": [[1, 2]]}),
     ("tt_sparse", "experts", {"order": 2, "budget": {"saved": 0.4}, "outliers": 0.01}),
-    ("tt_per_head", "attention", {"order": 2, "rank": 4}),
     ("tt_per_head", "attention", {"order": 2, "budget": {"saved": 0.3}}),
-    ("tucker_per_head", "attention", {"ranks": {"hidden": 8, "head_dim": 4}}),
     ("tucker_per_head", "attention", {"budget": {"saved": 0.2}}),
     ("tucker_qkvo", "attention", {"budget": {"saved": 0.5}}),
-    ("tucker_qkvo_separate", "attention", {"rank": 9}),
     ("tucker_qkvo_separate", "attention", {"budget": {"saved": 0.5}}),
     ("tucker_ffn", "ffn", {"budget": {"saved": 0.5}}),
     ("td_moe", "experts", {"budget": {"saved": 0.5}}),
-    ("td_moe", "experts", {"ratio": 0.3}),
     ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
-    ("gptq", "ffn", {"bits": 4}),
-    ("gptq", "experts", {"bits": 3, "group": None}),
+    ("gptq", "experts", {"bits": 3, "group_size": None}),
 ]
 
 
@@ -154,9 +145,8 @@ def test_no_lower_bound_lies_above_the_error(
         assert each.upper_bound is None or reached <= each.upper_bound * 1.01 + 2e-6
 
 
-def test_every_method_is_tested() -> None:
-    # what is advised is made of the others: test_advice.py
-    assert {method for method, _, _ in CASES} == set(METHODS) - {"advised"}
+def test_examples_are_of_their_methods() -> None:
+    assert [spec.method for spec in EXAMPLES.values()] == list(METHODS)
 
 
 def alone(weight: Tensor) -> LayerShape:
@@ -293,8 +283,7 @@ def test_settings_that_do_not_fit_are_refused(method, group, settings, message) 
 
 
 def test_every_method_says_what_it_is() -> None:
-    approaches = {method: spec_class(method).approach for method in METHODS}
-    assert set(approaches.values()) <= set(APPROACHES)
+    assert {spec.approach for spec in EXAMPLES.values()} <= set(APPROACHES)
     silent = {"__annotations__": {"method": Literal["silent"]}, "__module__": "silent"}
     with pytest.raises(TypeError, match=r"silent: Spec\.approach: None is not allowed"):
         type("Spec", (MethodSpec,), silent)

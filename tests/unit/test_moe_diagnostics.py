@@ -30,14 +30,14 @@ from tensorpress.analysis.moe import (
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import MoeDiagnostics
+from tensorpress.config.tasks.moe import Spec as MoeDiagnostics
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.mixture import expert_matrices, observe, router_of
 from tensorpress.evaluation.tasks import moe
 from tensorpress.report import wording
+from tensorpress.running.oom import CPU
 from tensorpress.stages import calibration
 
-CPU = torch.device("cpu")
 SPEC = MoeDiagnostics(kind="moe", corpus="text", window=32, max_windows=6, batch=4)
 TOKENS, EXPERTS, CHOSEN = 6 * 32, 4, 2
 HEAD_OF_ACTIVATIONS = ("head_alignment", "router.activations")

@@ -14,9 +14,9 @@ from tensorpress.config.params import parse
 from tensorpress.methods.base import Factors
 from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.decomposition import decompose_layer, truncate
 
-CPU = torch.device("cpu")
 EXPERTS = {"experts.up": ModuleShape(24, 40, 4)}
 MATRIX = {"ffn.up": ModuleShape(24, 40)}
 CASES = {
@@ -57,8 +57,8 @@ def test_leading_blocks_are_the_smaller_factors(name: str, tmp_path: Path) -> No
         weight, moment = weight[0], moment[0]
     specs = [load(method).Spec(method=method, **settings) for settings in (large, small)]
     moments = {module: moment} if specs[0].needs_moments else None
-    assert specs[0].serves(specs[1], layer, group)
-    assert not specs[1].serves(specs[0], layer, group)
+    assert specs[0].contains_factors_of(specs[1], layer, group)
+    assert not specs[1].contains_factors_of(specs[0], layer, group)
     larger, direct = (load(method).decompose({module: weight}, layer, s, moments) for s in specs)
     save_factors(larger, tmp_path / "f.safetensors")
     cut = truncate(tmp_path / "f.safetensors", specs[1], layer, group)
@@ -74,7 +74,7 @@ def test_what_does_not_nest_is_not_served() -> None:
 
     def serves(method: str, group: str, one: dict, other: dict) -> bool:
         large, small = (load(method).Spec(method=method, **s) for s in (one, other))
-        return large.serves(small, layer, group)
+        return large.contains_factors_of(small, layer, group)
 
     whitened = {"rank": 4, "whiten": "input"}
     assert not serves("svd", "ffn", {"rank": 8}, whitened)

@@ -26,7 +26,7 @@ from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Perplexity
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity as task
@@ -35,12 +35,12 @@ from tensorpress.methods.registry import load
 from tensorpress.objectives import registry
 from tensorpress.objectives.masked_lm import STRIDE
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.sources.inputs import LocalModel
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.decomposition import decompose_layer
 from tensorpress.stages.fetching import fetch_model
 
-CPU = torch.device("cpu")
 MASKED = registry.load("masked_lm")
 WINDOW = 18
 """CLS, SEP, and sixteen tokens of text: two times seven are predicted, two are only read."""

@@ -13,14 +13,16 @@ from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.params import Lora
-from tensorpress.config.tasks import Cloze, Geometry, Perplexity
+from tensorpress.config.tasks.cloze import Spec as Cloze
+from tensorpress.config.tasks.geometry import Spec as Geometry
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import cloze, geometry, perplexity
 from tensorpress.linalg import truncated_svd
 from tensorpress.methods import svd
 from tensorpress.running.job import _warn_into
-from tensorpress.running.oom import CPU, halving, is_out_of_memory, warn, with_fallback
+from tensorpress.running.oom import CPU, is_out_of_memory, warn, with_fallback, with_smaller_batches
 from tensorpress.stages.recovery import recover
 
 CUDA = torch.device("cuda")
@@ -48,10 +50,10 @@ def test_half_the_batch_until_it_fits() -> None:
             raise torch.OutOfMemoryError("planted")
         return batch
 
-    assert halving("x", run, 11, CUDA, said.append) == 2
+    assert with_smaller_batches("x", run, 11, CUDA, said.append) == 2
     assert len(said) == 2
     with pytest.raises(torch.OutOfMemoryError):
-        halving("x", lambda batch: run(3), 4, CUDA, said.append)
+        with_smaller_batches("x", lambda batch: run(3), 4, CUDA, said.append)
 
 
 def test_then_the_cpu_with_the_whole_batch() -> None:

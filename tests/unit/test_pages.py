@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 import pytest
@@ -15,20 +15,21 @@ from support.stages import ask
 from support.study import Study
 from support.workspace import ROOT
 
-from tensorpress.config.params import Report
+from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.report import pages, wording
 from tensorpress.report.queries import render
 
-NOTEBOOKS = ROOT / "notebooks"
+FOLDER = ROOT / "notebooks"
 
 
 TASKS = {
+    "perplexity": "heldout",
     "geometry": "geometry",
-    "mismatch": "mismatch",
+    "heterogeneity": "mismatch",
     "moe": "experts",
-    "super_weights": "restoration",
+    "restoration": "restoration",
 }
-"""What each notebook shows, where that is not perplexity."""
+"""The task of each kind in ``support.study``."""
 
 
 def test_tables_show_numbers_for_reading() -> None:
@@ -57,7 +58,7 @@ def test_tables_show_numbers_for_reading() -> None:
 def parameters(tables: dict[str, Path], notebook: str) -> dict[str, str]:
     return {
         "model": "dense",
-        "task": TASKS.get(notebook, "heldout"),
+        "task": TASKS[NOTEBOOKS[notebook].kind],
         "queries": str(ROOT / "queries"),
         **{name: str(path) for name, path in tables.items()},
     }
@@ -69,19 +70,14 @@ def rendered(
 ) -> dict[str, BeautifulSoup]:
     """Every page of the whole study."""
     folder = tmp_path_factory.mktemp("pages")
-    names = get_args(Report.model_fields["notebook"].annotation)
 
     def page(name: str) -> BeautifulSoup:
         target = folder / f"{name}.html"
-        render(NOTEBOOKS / f"{name}.ipynb", parameters(whole, name), target)
+        render(FOLDER / f"{name}.ipynb", parameters(whole, name), target)
         return BeautifulSoup(target.read_text(encoding="utf-8"), "html.parser")
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(names, pool.map(page, names), strict=True))
-
-
-def test_every_notebook_can_be_named(rendered: dict[str, BeautifulSoup]) -> None:
-    assert set(rendered) == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+        return dict(zip(NOTEBOOKS, pool.map(page, NOTEBOOKS), strict=True))
 
 
 def test_pages_stand_alone_and_hold_no_gaps(rendered: dict[str, BeautifulSoup]) -> None:
@@ -120,8 +116,28 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
+def test_pages_say_what_the_baseline_was_dequantised_from(tmp_path: Path, shown: list[str]) -> None:
+    study = Study()
+    study.baseline()
+    plain = {name: str(path) for name, path in study.written(tmp_path).items()}
+    queries = str(ROOT / "queries")
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page")
+    assert BeautifulSoup(shown[-1], "html.parser").text == "A pageModel dense"
+    study.results = [
+        replace(row, source_quantisation="GPTQ, 4 bits", source_bits=450, dense_bits=1600)
+        for row in study.results
+    ]
+    study.written(tmp_path)
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page")
+    text = BeautifulSoup(shown[-1], "html.parser").text
+    assert "Model dense, whose uncompressed weights were dequantised from GPTQ, 4 bits." in text
+    assert "28.1 % of the bits that savings are counted against" in text
+    pages.Page("dense", "heldout", queries=queries, **plain).title("A page", of="All models")
+    assert "dequantised" not in shown[-1]
+
+
 @pytest.mark.parametrize(
-    "notebook", sorted({path.stem for path in NOTEBOOKS.glob("*.ipynb")} - set(TASKS))
+    "notebook", [name for name, each in NOTEBOOKS.items() if each.kind == "perplexity"]
 )
 def test_a_study_that_lacks_nearly_all_still_has_pages(
     notebook: str, tmp_path: Path, shown: list[str]
@@ -129,7 +145,7 @@ def test_a_study_that_lacks_nearly_all_still_has_pages(
     study = Study()
     study.baseline()
     study.run("tt_ffn", "tt", 8, 0.5)
-    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((FOLDER / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     names: dict[str, object] = {}
     for cell in cells:
         if cell["cell_type"] == "code":

@@ -66,6 +66,8 @@ def test_schema_is_in_step() -> None:
             [r"models.tiny.path: 'a\x00b' is not allowed; allowed: a path"],
         ),
         ("models.tiny", list(range(99)), ["models.tiny: [0, 1, ", "… (384) is not allowed: Input"]),
+        ("reports.pareto.notebook", "x", ["reports.pareto.notebook: 'x'", "verdict"]),
+        ("reports.pareto.notebook", "moe", ["reports.pareto.task: 'heldout'", "of kind moe: none"]),
     ],
 )
 def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) -> None:

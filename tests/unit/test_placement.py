@@ -91,7 +91,7 @@ def test_factored_experts(moe_directory: Path, tmp_path: Path, case: tuple) -> N
 
 def test_rounded_factors(llama_directory: Path, tmp_path: Path) -> None:
     _, placement, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
-    rounding = Rounding(bits=4, group=8)
+    rounding = Rounding(bits=4, group_size=8)
     assemble(llama_directory, [placement], "float32", tmp_path / "rounded", rounding)
     check(tmp_path / "rounded", tmp_path / "disk")
 

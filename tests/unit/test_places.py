@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.workspace import ROOT, tiny_params
 
-from tensorpress.commands import preflight, tracking
+from tensorpress.commands import advise, tracking
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
@@ -123,7 +123,7 @@ def test_what_dvc_says_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )  # fmt: skip
 def test_models_of_folders_get_names_that_params_may_have(folder: str, name: str) -> None:
-    assert preflight.name_of(Path(folder)) == name
+    assert advise.name_of(Path(folder)) == name
 
 
 def test_advice_on_a_folder_of_any_name(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,11 +132,11 @@ def test_advice_on_a_folder_of_any_name(inputs: Path, monkeypatch: pytest.Monkey
     for folder in ("inputs/my model (v2)", "inputs/my model v2"):
         shutil.copytree("inputs/tiny", folder)
         (Path(folder) / "chat_template.jinja").write_text(folder)
-        (model,) = Plan(preflight._study(folder, params, 0.2, True)).models.values()
+        (model,) = Plan(advise._study(folder, params, 0.2, True)).models.values()
         found.append(model.id)
     assert all(each.startswith("my-model-v2-") for each in found)
     assert len(set(found)) == 2
     shutil.copytree("inputs", "inputs/tiny/inputs", ignore=shutil.ignore_patterns("tiny", "my*"))
     monkeypatch.chdir(inputs / "inputs/tiny")
-    (model,) = Plan(preflight._study(".", params, 0.2, True)).models.values()
+    (model,) = Plan(advise._study(".", params, 0.2, True)).models.values()
     assert model.name == "tiny"

@@ -13,7 +13,11 @@ from support.workspace import tiny_params, tiny_text, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Generation, HotpotQA, Restoration, SuperWeights, ZeroShot
+from tensorpress.config.tasks.generation import Spec as Generation
+from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
+from tensorpress.config.tasks.restoration import Spec as Restoration
+from tensorpress.config.tasks.super_weights import Spec as SuperWeights
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.tasks import (

@@ -13,7 +13,10 @@ from support.workspace import save_tiny, tiny_llama, tiny_params, tiny_text
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.config.params import Lora, parse
-from tensorpress.config.tasks import Generation, MoeDiagnostics, Perplexity, SuperWeights
+from tensorpress.config.tasks.generation import Spec as Generation
+from tensorpress.config.tasks.moe import Spec as MoeDiagnostics
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
+from tensorpress.config.tasks.super_weights import Spec as SuperWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import generation, moe, perplexity, super_weights

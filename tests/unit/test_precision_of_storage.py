@@ -20,8 +20,8 @@ from tensorpress.config.params import Lora, Rounding
 from tensorpress.errors import TensorpressError
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
-from tensorpress.stages.recovered import write_recovered
 from tensorpress.stages.recovery import recover
+from tensorpress.stages.recovery_checkpoint import write_recovered
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
@@ -88,7 +88,7 @@ def test_a_few_small_values_are_no_loss() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e18, 1e-16])
-@pytest.mark.parametrize("rounding", [None, Rounding(bits=8), Rounding(bits=4, group=32)])
+@pytest.mark.parametrize("rounding", [None, Rounding(bits=8), Rounding(bits=4, group_size=32)])
 def test_factors_and_their_scales(copy: Path, tmp_path: Path, factor: float, rounding) -> None:
     scaled(copy, factor)
     with pytest.raises(TensorpressError, match=r"storage.dtype: float16 cannot hold .*up"):

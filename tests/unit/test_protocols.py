@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import math
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +15,10 @@ import torch
 from support.study import method_spec, result
 from support.workspace import ROOT, save_tiny, tiny_llama, tiny_params, tiny_text, tiny_tokenizer
 
-from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.checkpoints.rows import ResultRow, write_rows
-from tensorpress.config import tasks
 from tensorpress.config.params import parse
-from tensorpress.config.tasks import Ngram, Perplexity
+from tensorpress.config.tasks.ngram import Spec as Ngram
+from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, tokenizer_sha256
@@ -31,11 +29,11 @@ from tensorpress.planning.compression import compression
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
 from tensorpress.report.queries import run_query
+from tensorpress.running.oom import CPU
 from tensorpress.sources.corpora import fetch_corpus
 from tensorpress.sources.hub_datasets import HubDataset, require
 from tensorpress.sources.inputs import C4Corpus, FileCorpus, Wikitext2Corpus
 
-CPU = torch.device("cpu")
 PROTOCOL = Protocol("a" * 64, "one file", None, 64, None, False, "float32", "b" * 64)
 
 
@@ -285,20 +283,3 @@ def test_queries_compare_equal_protocols_only(tmp_path: Path) -> None:
     assert lost["tt"] == pytest.approx(math.log(12 / 10))
     assert {line["recipe"] for line in query("lines", tables)} == {"svd", "drop", "tt"}
     assert {b["protocol"] for b in query("baseline", tables)} == {"short", "long"}
-
-
-def test_adding_a_task(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs/adding-a-task.md").read_text(encoding="utf-8")
-    settings, module = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    exec(settings, vars(tasks), added := {})
-    monkeypatch.setattr(tasks, "NextToken", added["NextToken"], raising=False)
-    task = added["NextToken"].model_validate({"kind": "next_token", "corpus": "c", "window": 64})
-    exec(module, written := {})
-    (row,) = written["evaluate"](job, task)
-    tokenizer, model = load_tokenizer(job.run_directory), load_model(job.run_directory, CPU)
-    windows = token_windows(tokenizer, job.text("text"), 64, task.max_windows)
-    with torch.inference_mode():
-        ranks = model(windows).logits[:, :-1].argsort(-1, descending=True)
-    assert row.value == pytest.approx(float((ranks[..., 0] == windows[:, 1:]).double().mean()))
-    assert row.samples == windows[:, 1:].numel()
-    assert row.protocol

@@ -56,7 +56,7 @@ def request(
 def planted(rule: str, name: str, **fields: Any) -> Record:
     """A record on the disk: a done job of ten seconds, unless said otherwise."""
     given = {
-        "state": "done", "run": "now", "attempt": 1, "host": socket.gethostname(),
+        "state": "done", "driver": "now", "attempt": 1, "host": socket.gethostname(),
         "pid": os.getpid(), "devices": ("cpu",), "started": START, "wall_seconds": 10.0,
         "peak_rss_mb": 100.0,
     }  # fmt: skip
@@ -83,7 +83,7 @@ def test_a_job_records_its_start_and_its_end() -> None:
         assert (running.state, running.ended, running.devices) == ("running", None, ("cpu",))
     done = read("decompose", "tiny-svd-001")
     assert done is not None
-    assert (done.state, done.run, done.attempt, done.error) == ("done", "now", 1, None)
+    assert (done.state, done.driver, done.attempt, done.error) == ("done", "now", 1, None)
     assert (done.host, done.pid, done.gpus) == (socket.gethostname(), os.getpid(), 0)
     assert done.started == running.started
     assert done.ended is not None
@@ -241,7 +241,7 @@ def some_job_rows() -> list[JobRow]:
             "decompose", "tiny-decompose", started=START + timedelta(seconds=15), attempt=3,
             wall_seconds=25, devices=("1", "2"), peak_rss_mb=300,
         ),
-        planted("fetch_model", "tiny-0", run="yesterday", wall_seconds=40),
+        planted("fetch_model", "tiny-0", driver="yesterday", wall_seconds=40),
         planted("fetch_model", "superseded", wall_seconds=1000),
     ]  # fmt: skip
     return job_rows(jobs, records, "now")

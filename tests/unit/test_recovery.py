@@ -14,15 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import Lora, Params, parse
 from tensorpress.errors import TensorpressError
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
+from tensorpress.running.oom import CPU
 from tensorpress.stages.recovery import recover
-
-CPU = torch.device("cpu")
 
 
 def logits(folder: Path, ids: torch.Tensor = IDS) -> torch.Tensor:

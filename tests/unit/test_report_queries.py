@@ -58,7 +58,7 @@ def advised(*methods: str) -> MethodSpec:
     """Settings of ``advised`` with choices of these methods, one a layer."""
     choice = {
         "modules": ("ffn.up",), "settings": {}, "bits": 1, "dense_bits": 2, "damage": 0.1,
-        "ranks": (), "products": 1, "dense_products": 2,
+        "ranks": (), "macs": 1, "dense_macs": 2,
     }  # fmt: skip
     chosen = [{**choice, "layer": n, "method": method} for n, method in enumerate(methods)]
     return method_spec("advised", choices=chosen)

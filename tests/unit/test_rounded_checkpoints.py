@@ -16,13 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tensorpress.checkpoints.factorfile import load_factors
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import Rounding, parse
 from tensorpress.running.oom import CPU
 
 CASES = [
     ("dense", {}, FFN, Rounding(bits=3)),
-    ("svd", {"rank": 5}, FFN, Rounding(bits=4, group=32)),
+    ("svd", {"rank": 5}, FFN, Rounding(bits=4, group_size=32)),
     ("tt_sparse", {"order": 3, "rank": 4, "outliers": 0.01}, FFN, Rounding(bits=8)),
     ("gptq", {"bits": 5}, FFN, None),
     ("tucker_qkvo", {"ranks": {"hidden": 12}},
@@ -138,7 +139,7 @@ def test_loads_with_transformers_and_bundled_code_alone(
     llama_directory: Path, tmp_path: Path
 ) -> None:
     for bits in (3, 4, 8):
-        chosen = Rounding(bits=bits, group=16)
+        chosen = Rounding(bits=bits, group_size=16)
         make(llama_directory, "svd", {"rank": 12}, FFN, tmp_path / str(bits), chosen, "bfloat16")
     environment = {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", ALONE, str(tmp_path)], check=True, env=environment)

@@ -13,6 +13,7 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.formats import rounding
+from tensorpress.formats.build import build
 from tensorpress.formats.rounded import Rounded, rounded
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.plan import Plan
@@ -60,6 +61,9 @@ def test_every_format_rounds(name: str) -> None:
     store = filled(name)
     coarse, fine = (rounded(store, bits, 16, torch.float32).double() for bits in (4, 8))
     assert isinstance(coarse, Rounded)
+    again = build(**coarse.description).double()
+    again.load_state_dict(coarse.state_dict())
+    assert torch.equal(again.dense(0), coarse.dense(0))
     for index in range(store.slices):
         shape = store.matrix_shape(index)
         assert coarse.matrix_shape(index) == shape
@@ -98,7 +102,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     params = tiny_params()
     exact = params["recipes"]["svd"]
     params["recipes"]["int4"] = {**exact, "rounding": {"bits": 4}}
-    params["recipes"]["grouped"] = {**exact, "rounding": {"bits": 4, "group": 64}}
+    params["recipes"]["grouped"] = {**exact, "rounding": {"bits": 4, "group_size": 64}}
     plan = Plan(parse(params))
     runs = {each.recipe: each.run for each in plan.recipe_runs}
     assert len({runs[name].id for name in ("svd", "int4", "grouped")}) == 3
@@ -113,7 +117,7 @@ def test_rounding_makes_runs_of_its_own_from_the_same_factors(inputs: Path) -> N
     ("path", "value", "message"),
     [
         ("rounding", {"bits": 9}, r"recipes\.svd\.rounding\.bits: 9 is not allowed"),
-        ("rounding", {"group": 1}, r"recipes\.svd\.rounding\.group: 1 is not allowed"),
+        ("rounding", {"group_size": 1}, r"recipes\.svd\.rounding\.group_size: 1 is not allowed"),
         ("steps", [{"modules": ["embedding"], "method": "gptq"}],
          r"methods\.gptq\.method: 'gptq' does not decompose embedding; allowed: attention"),
     ],

@@ -23,6 +23,7 @@ from tensorpress.stages import (
     evaluate,
     fetch_corpus,
     fetch_model,
+    options,
     recover,
     transform,
 )
@@ -67,9 +68,12 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     for made in plan.calibrations.values():
         text = at(paths.corpus(made.corpus.id))
         calibrate.run(made, source, text, at(paths.calibration(made.id)), **on)
-    for made in plan.advices.values():
+    for made in plan.options.values():
         moments = at(paths.calibration(made.calibration.id))
-        advise.run(made, source, moments, at(paths.advice(made.id)), CPU)
+        for layer, file in zip(made.layers, made.files, strict=True):
+            options.run(made, layer, source, moments, at(file), CPU)
+    for made in plan.advices.values():
+        advise.run(made, source, each_at(made.options.files), at(paths.advice(made.id)))
     for placed in plan.used_decompositions:
         made = placed.decomposition
         larger = each_at(plan.larger(made.id, placed.layer))

@@ -51,7 +51,7 @@ EVALUATED = {"evaluate heldout", "evaluate speed"} | TABLES
 RECOVERED = {"recover"} | EVALUATED
 ASSEMBLED = {"assemble"} | RECOVERED
 DECOMPOSED = {"decompose tt", "decompose svd", "decompose advised"} | ASSEMBLED
-CALIBRATED = {"calibrate", "advise"} | DECOMPOSED
+CALIBRATED = {"calibrate", "options", "advise"} | DECOMPOSED
 OF_TT = {"decompose tt", "assemble", "evaluate heldout"} | TABLES
 """Without the recovered run, which is made of the SVD."""
 
@@ -130,9 +130,11 @@ def keys(package: Path) -> dict[str, set[str]]:
         live = live_paths(Plan(study))
     for stage, paths in live.items():
         for path in map(Path, paths):
-            name, _, key = path.relative_to(f"results/{stage}").parts[0].rpartition("-")
+            first, *within = path.relative_to(f"results/{stage}").parts
+            name, _, key = first.rpartition("-")
             part = {"decompose": -2, "evaluate": -1, "fetch": -1, "reports": -1}.get(stage)
             label = stage if part is None else f"{stage} {name.split('-')[part]}"
+            label = "options" if within and stage == "advise" else label
             found.setdefault(label, set()).add(key.partition(".")[0])
     return found
 
@@ -156,7 +158,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a docstring": (replaced("linalg/tensor_train.py", '"""', '"""Otherwise: '), set()),
     "what an error says": (replaced(TT, "is above the limit at", "exceeds that of"), set()),
     "a type": (replaced(TT, "weights: Mapping[str, Tensor]", "weights: dict[str, object]"), set()),
-    "a cost estimate": (replaced(TT, "20 * cost.products", "30 * cost.products"), set()),
+    "a cost estimate": (replaced(TT, "20 * cost.macs", "30 * cost.macs"), set()),
     "a shared cost estimate": (replaced("methods/cost.py", "VECTORS = 3.5", "VECTORS = 4"), set()),
     "a bound on memory": (replaced("planning/footprint.py", "START = 300", "START = 400"), set()),
     "planning": (replaced("architectures/layers.py", "layers // 2", "layers // 3"), set()),
@@ -173,11 +175,11 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a kernel of one method": (replaced("linalg/tensor_train.py", "RUN = 16", "RUN = 8"), OF_TT),
     "what advice consists of": (
         replaced("methods/advised.py", "damage: float", "damage: float = 0.0"),
-        {"advise", "decompose advised", "assemble", "evaluate heldout"} | TABLES,
+        {"options", "advise", "decompose advised", "assemble", "evaluate heldout"} | TABLES,
     ),
     "how integers are packed": (
         replaced("formats/rounding.py", "def pack(", "def pack(_=0, *, "),
-        {"advise", "decompose advised"} | ASSEMBLED,
+        {"options", "advise", "decompose advised"} | ASSEMBLED,
     ),
     "what a family says": (
         replaced(LLAMA, "linears=LINEARS,", 'linears=LINEARS, head="head",'),

@@ -19,7 +19,8 @@ from tensorpress.analysis.super_weights import (
 from tensorpress.architectures.published import SuperWeight
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.rows import ResultRow, write_rows
-from tensorpress.config.tasks import Restoration, SuperWeights
+from tensorpress.config.tasks.restoration import Spec as Restoration
+from tensorpress.config.tasks.super_weights import Spec as SuperWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.tasks import restoration as restoration_task
 from tensorpress.evaluation.tasks import super_weights as super_weights_task

@@ -24,7 +24,7 @@ from tensorpress.architectures import published as published_list
 from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.architectures.published import SuperWeight, published
 from tensorpress.checkpoints.loading import matrices
-from tensorpress.config.tasks import SuperWeights
+from tensorpress.config.tasks.super_weights import Spec as SuperWeights
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.tasks import super_weights as super_weights_task
 

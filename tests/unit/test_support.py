@@ -18,9 +18,13 @@ def test_shapes_in_signatures_are_checked() -> None:
 
 
 def test_no_test_file_imports_another() -> None:
-    files = {file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("tests/**/*.py")}
+    files = {
+        file.relative_to(ROOT): file.read_text(encoding="utf-8")
+        for file in ROOT.glob("tests/**/*.py")
+    }
     assert files
     found = {
-        n: re.findall(r"^\s*(?:from|import) test_\w+", text, re.M) for n, text in files.items()
+        file: re.findall(r"^\s*(?:from|import) test_\w+", text, re.M)
+        for file, text in files.items()
     }
-    assert not {name: lines for name, lines in found.items() if lines}
+    assert not {file: lines for file, lines in found.items() if lines}

@@ -12,7 +12,8 @@ import yaml
 from support.workspace import ROOT
 
 from tensorpress.architectures.layers import ModuleShape
-from tensorpress.commands.sizing import MetaModel, sizes
+from tensorpress.commands.meta_model import MetaModel
+from tensorpress.commands.sizing import sizes
 from tensorpress.config.params import parse
 from tensorpress.linalg.tucker import mode_spectrum
 from tensorpress.methods.td_moe import Spec, TuckerRanks, budget_of, choose_ranks, planned_ranks

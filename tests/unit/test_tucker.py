@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tensorpress.linalg.gram import leading_right
-from tensorpress.linalg.tucker import expand_modes, hosvd
+from tensorpress.linalg.tucker import hosvd, multi_mode_dot
 
 SHAPE = (5, 20, 24)
 
 
 def error(tensor: torch.Tensor, core: torch.Tensor, bases: dict[int, torch.Tensor]) -> float:
-    wide = {mode: basis.double() for mode, basis in bases.items()}
-    return float((expand_modes(core.double(), wide) - tensor.double()).norm())
+    wide = {mode: basis.double().mT for mode, basis in bases.items()}
+    return float((multi_mode_dot(core.double(), wide) - tensor.double()).norm())
 
 
 @pytest.mark.parametrize("ranks", [{1: 16, 2: 24}, {2: 23}, {0: 4, 1: 19, 2: 18}, {1: 3, 2: 22}])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.linalg.gram import eigenpairs
-from tensorpress.linalg.whitening import mode_roots, quadratic, root_for
+from tensorpress.linalg.whitening import congruence, mode_roots, root_for
 from tensorpress.methods.cost import root_side
 
 
@@ -34,10 +34,10 @@ def test_a_root_weighs_as_the_moment_does_and_is_undone(rows: int) -> None:
     matrix = torch.randn(rows, 30)
     root = root_for(matrix, moment, rank=5)
     assert root.directions.shape == (30, min(rows, 30))
-    white, wide = root.weigh(matrix), matrix.double()
+    white, wide = root.whiten(matrix), matrix.double()
     torch.testing.assert_close(white @ white.mT, wide @ moment.double() @ wide.mT)
-    torch.testing.assert_close(root.undo(white), wide)
-    torch.testing.assert_close(root.inverse.undo(root.inverse.weigh(matrix, 1), 1), wide)
+    torch.testing.assert_close(root.unwhiten(white), wide)
+    torch.testing.assert_close(root.inverse.unwhiten(root.inverse.whiten(matrix, 1), 1), wide)
 
 
 def test_a_rank_above_the_rows_takes_the_whole_root() -> None:
@@ -48,7 +48,7 @@ def test_a_rank_above_the_rows_takes_the_whole_root() -> None:
 def test_moments_of_few_tokens_can_be_undone(moment: Tensor) -> None:
     for matrix in (torch.randn(7, 30), torch.randn(40, 30)):
         root = root_for(matrix, moment, rank=3)
-        torch.testing.assert_close(root.undo(root.weigh(matrix)), matrix.double())
+        torch.testing.assert_close(root.unwhiten(root.whiten(matrix)), matrix.double())
 
 
 def test_quadratic_takes_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_quadratic_takes_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> 
     expected = matrices.double() @ moment.double() @ matrices.double().mT
     for rows in (30, 8):
         monkeypatch.setattr("tensorpress.linalg.whitening.BLOCK_ROWS", rows)
-        torch.testing.assert_close(quadratic(matrices, moment), expected)
+        torch.testing.assert_close(congruence(matrices, moment), expected)
 
 
 def test_mode_roots_are_exact_for_a_kronecker_product() -> None:

@@ -14,7 +14,10 @@ from support.stages import job_of
 from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_tokenizer
-from tensorpress.config.tasks import Cloze, HotpotQA, LastWord, ZeroShot
+from tensorpress.config.tasks.cloze import Spec as Cloze
+from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
+from tensorpress.config.tasks.last_word import Spec as LastWord
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import job as evaluation_job
 from tensorpress.evaluation.harness import TASKS, standard_task

@@ -8,28 +8,31 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.methods import EXAMPLES, written
 from support.workspace import Workspace, save_tiny, tiny_moe, tiny_params
 from transformers import Qwen3MoeForCausalLM
 
 from tensorpress.checkpoints.rows import DecompositionRow, ResultRow, schema
+from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.methods.advised import Advice
-from tensorpress.methods.registry import METHODS, spec_class
+from tensorpress.methods.base import MethodSpec
 
-OF_CHOICES = {name: spec_class(name).approach for name in METHODS} | {"rounding": "quantisation"}
+OF_METHODS = {name: spec.approach for name, spec in EXAMPLES.items()}
+OF_CHOICES = {**OF_METHODS, "rounding": "quantisation"}
 TENSOR_FORMATS = {
-    "mixed", "tt", "separate", "heads", "qkvo", "qkvo_published", "td_moe", "each_td_moe",
+    "mixed", "separate", "heads", "qkvo", "qkvo_published", "td_moe", "each_td_moe",
 }  # fmt: skip
 APPROACHES = {
     **dict.fromkeys(TENSOR_FORMATS, "tensor format"),
     **dict.fromkeys(("each_svd", "small", "small_lora"), "low rank"),
-    **dict.fromkeys(("rtn", "gptq"), "quantisation"),
+    "rtn": "quantisation",
     "drop": "pruning",
     "baseline": "uncompressed",
 }
 
 
-def every_method() -> dict:
-    """Both tiny models with every method, task and report."""
+def written_study() -> dict:
+    """Both tiny models with every task and report, and with methods in various combinations."""
     params = tiny_params()
     params["storage"]["dtype"] = "bfloat16"
     params["corpora"]["train"] = {"source": "file", "path": "inputs/train.txt"}
@@ -39,30 +42,18 @@ def every_method() -> dict:
         "path": "inputs/moe",
         "baseline_tasks": ["balance", "ngram"],
     }
+    examples = {name: written(spec) for name, spec in EXAMPLES.items()}
+    params["methods"] = examples | params["methods"]
     params["methods"] |= {
-        "dense": {"method": "dense"},
-        "tt": {"method": "tt", "order": 3, "rank": 6},
-        "tucker-qkvo": {
-            "method": "tucker_qkvo",
-            "ranks": {"hidden": 12, "head_dim": 4, "stack": 2},
-        },
-        "tucker-qkvo-published": {
-            "method": "tucker_qkvo",
-            "layout": "published",
-            "ranks": {"hidden": 12, "head_dim": 4, "stack": 2},
-        },
-        "tucker-ffn": {"method": "tucker_ffn", "ranks": {"out": 16, "in": 12}},
-        "tucker-separate": {"method": "tucker_qkvo_separate", "rank": 9},
-        "tt-heads": {"method": "tt_per_head", "order": 2, "rank": 3, "whiten": "input"},
+        "tucker-qkvo-published": {**examples["tucker_qkvo"], "layout": "published"},
+        "tt-heads": {**examples["tt_per_head"], "whiten": "input"},
         "tucker-heads": {
             "method": "tucker_per_head",
             "budget": {"saved": 0.2},
         },
-        "tt-sparse": {"method": "tt_sparse", "order": 2, "rank": 8, "outliers": 0.01},
         "td-moe": {"method": "td_moe", "ratio": 0.3, "whiten": "both"},
         "svd-4": {"method": "svd", "rank": 4, "whiten": "input"},
-        "gptq": {"method": "gptq", "bits": 4, "group": 16},
-        "advised": {"method": "advised", "saved": 0.2, "group": 16},
+        "advised": {"method": "advised", "saved": 0.2, "group_size": 16},
     }
     params["layer_sets"] |= {"each": "each", "all": "all"}
 
@@ -79,18 +70,17 @@ def every_method() -> dict:
         "mixed": recipe(
             "tiny",
             [
-                {"modules": ["attention"], "method": "tucker-qkvo"},
-                {"modules": ["ffn"], "method": "tucker-ffn"},
+                {"modules": ["attention"], "method": "tucker_qkvo"},
+                {"modules": ["ffn"], "method": "tucker_ffn"},
             ],
             ["one"],
             ["heldout", "speed", "cloze", "last_word"],
         ),
-        "tt": recipe("tiny", [{"modules": ["ffn.up"], "method": "tt"}], ["one"], ["heldout"]),
         "separate": recipe(
             "tiny",
             [
-                {"modules": ["attention"], "method": "tucker-separate"},
-                {"modules": ["embedding"], "method": "tt-sparse"},
+                {"modules": ["attention"], "method": "tucker_qkvo_separate"},
+                {"modules": ["embedding"], "method": "tt_sparse"},
             ],
             ["one"],
             ["heldout"],
@@ -105,18 +95,17 @@ def every_method() -> dict:
             ["heldout"],
         ),
         **{
-            f"qkvo{end}": recipe(
-                "tiny",
-                [{"modules": ["attention"], "method": f"tucker-qkvo{end.replace('_', '-')}"}],
-                ["one"],
-                ["heldout"],
+            name: recipe(
+                "tiny", [{"modules": ["attention"], "method": method}], ["one"], ["heldout"]
             )
-            | ({"compared_with": "qkvo"} if end else {})
-            for end in ("", "_published")
+            | more
+            for name, method, more in (
+                ("qkvo", "tucker_qkvo", {}),
+                ("qkvo_published", "tucker-qkvo-published", {"compared_with": "qkvo"}),
+            )
         },
         "rtn": recipe("tiny", [{"modules": ["all"], "method": "dense"}], ["one"], ["heldout"])
-        | {"rounding": {"bits": 4, "group": 16}},
-        "gptq": recipe("tiny", [{"modules": ["ffn"], "method": "gptq"}], ["one"], ["heldout"]),
+        | {"rounding": {"bits": 4, "group_size": 16}},
         "small": recipe(
             "tiny",
             [{"modules": ["ffn"], "method": "svd-4"}],
@@ -164,17 +153,40 @@ def every_method() -> dict:
         "samples": {"kind": "generation", "new_tokens": 4},
         "prediction": {"kind": "prediction"},
     }
+    shown = {spec["kind"]: name for name, spec in params["tasks"].items()}
     params["reports"] = {
-        f"{notebook}-{model}": {"notebook": notebook, "model": model, "task": "heldout"}
-        for notebook in ("pareto", "layers", "cost", "verdict")
-        for model in ("tiny", "moe")
+        name: {"notebook": name, "model": "moe" if name == "moe" else "tiny", "task": shown[n.kind]}
+        for name, n in NOTEBOOKS.items()
     }
-    for notebook, task in {
-        "mismatch": "mismatch", "super_weights": "restoration", "geometry": "geometry",
-        "recovery": "heldout", "head_axis": "heldout",
-    }.items():  # fmt: skip
-        params["reports"][notebook] = {"notebook": notebook, "model": "tiny", "task": task}
-    params["reports"]["moe"] = {"notebook": "moe", "model": "moe", "task": "routing"}
+    for name in ("pareto", "layers", "cost", "verdict"):
+        params["reports"][f"{name}-moe"] = {**params["reports"][name], "model": "moe"}
+    return params
+
+
+def unused(params: dict) -> dict[str, MethodSpec]:
+    """The examples of the methods that no recipe uses."""
+    steps = (step for recipe in params["recipes"].values() for step in recipe["steps"])
+    used = {params["methods"][step["method"]]["method"] for step in steps}
+    return {name: spec for name, spec in EXAMPLES.items() if name not in used}
+
+
+ADDED = unused(written_study())
+
+
+def model_of(spec: MethodSpec) -> str:
+    return "moe" if spec.groups == ("experts",) else "tiny"
+
+
+def every_method() -> dict:
+    """The written study, and a recipe for each method that it does not use."""
+    params = written_study()
+    for name, spec in ADDED.items():
+        params["recipes"][name] = {
+            "models": [model_of(spec)],
+            "steps": [{"modules": [spec.groups[0]], "method": name}],
+            "layers": ["one"],
+            "tasks": ["heldout"],
+        }
     return params
 
 
@@ -218,12 +230,12 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
         ("tiny", "drop", (1,)),
         *(("tiny", "each_svd", (layer,)) for layer in range(3)),
         ("tiny", "mixed", (1,)),
-        ("tiny", "tt", (1,)),
+        *((model_of(spec), name, (1,)) for name, spec in ADDED.items()),
         ("tiny", "separate", (1,)),
         ("tiny", "heads", (1,)),
         *(
             ("tiny", name, (1,))
-            for name in ("rtn", "gptq", "small", "small_lora", "qkvo", "qkvo_published")
+            for name in ("rtn", "small", "small_lora", "qkvo", "qkvo_published")
         ),
         ("tiny", "advised", (0, 1, 2)),
         ("moe", "baseline", ()),
@@ -240,11 +252,13 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
     seeds = [r["seed"] for r in perplexities if r["recipe"] == "small_lora"]
     assert sorted(seeds) == [0, 1]
     made = {r["recipe"]: r for r in rows}
-    (advice,) = (finished.folder / "results/advise").iterdir()
+    (advice,) = (finished.folder / "results/advise").glob("*.json")
     choices = Advice.model_validate_json(advice.read_text()).modules
     chosen = {OF_CHOICES[each.chosen.method] for each in choices} - {"control"}
     advised = "mixture" if len(chosen) > 1 else chosen.pop()
-    assert {n: each["approach"] for n, each in made.items()} == APPROACHES | {"advised": advised}
+    added = {name: OF_METHODS[name] for name in ADDED}
+    expected = {**APPROACHES, **added, "advised": advised}
+    assert {name: each["approach"] for name, each in made.items()} == expected
     assert (made["rtn"]["rounding_bits"], made["rtn"]["control"]) == (4, "RTN-4")
     assert made["small_lora"]["recovered"]
     assert made["small_lora"]["compared_with"] == "small"
@@ -264,7 +278,7 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
 
 def test_every_method_has_errors_within_bounds(finished: Workspace) -> None:
     rows = table(finished, "decompositions")
-    assert {row["method"] for row in rows} == set(METHODS)
+    assert {row["method"] for row in rows} == set(EXAMPLES)
     (large,) = (
         r for r in rows if r["method_name"] == "svd" and r["layer"] == 1 and "up" in r["module"]
     )
@@ -288,8 +302,8 @@ def test_checkpoints_say_what_was_done_to_them(finished: Workspace) -> None:
             assert entry["relative_error"] >= 0
             assert (entry["stack_bits"] == 0) == (entry["method"] == "drop")
             if entry["method"] != "advised":  # whatever was chosen
-                unranked = ("drop", "dense", "gptq")
-                assert bool(entry["ranks"]) == (entry["method"] not in unranked)
+                ranked = OF_METHODS[entry["method"]] in ("tensor format", "low rank", "hybrid")
+                assert bool(entry["ranks"]) == ranked
 
 
 @pytest.mark.parametrize(
@@ -317,7 +331,7 @@ def test_pareto_marks_exactly_the_undominated_runs(finished: Workspace) -> None:
 
 def test_reports_are_whole_pages(finished: Workspace) -> None:
     pages = list((finished.folder / "results/reports").glob("*.html"))
-    assert len(pages) == 4 * 2 + 6
+    assert len(pages) == len(NOTEBOOKS) + 4
     for page in pages:
         html = page.read_text()
         assert "image/png" in html or "data:image" in html

@@ -124,7 +124,7 @@ def test_the_table_tells_what_this_run_made(watched: Watched) -> None:
         ("evaluate", "this run", 1),
     }
     assert len(watched.rows) == 11
-    assert len({row.run for row in watched.rows}) == 2
+    assert len({row.driver for row in watched.rows}) == 2
     assert all(row.peak_rss_mb > 20 and row.wall_seconds >= 0 for row in watched.rows)
 
 

@@ -35,7 +35,10 @@ class Sensitivity:
 
 
 def sensitivity(sites: Mapping[str, Tensor], module: str, tokens: int) -> Sensitivity:
-    """The sensitivity of a module from the tensors of a moments file and its token count."""
+    """The sensitivity of a module from the tensors of a moments file and its token count.
+
+    ``TensorpressError`` if the calibration took no gradients.
+    """
     name = f"{module}.{GRADIENT}"
     if name not in sites:
         raise TensorpressError(

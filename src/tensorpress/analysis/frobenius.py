@@ -22,7 +22,7 @@ def squared_errors(
 
 
 def _squares(rebuilt: Tensor, matrix: Tensor) -> tuple[float, float]:
-    """Of one matrix, some rows at a time: in float64 it would take several times its room."""
+    """Squared norms of error and matrix, some rows at a time: float64 copies take memory."""
     error = norm = 0.0
     rows = max(1, SUMMED_VALUES // matrix.shape[1])
     for found, wanted in zip(rebuilt.split(rows), matrix.split(rows), strict=True):

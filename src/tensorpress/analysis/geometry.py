@@ -1,8 +1,10 @@
 """How the activations of a compressed model lie to those of the original, token by token.
 
-Pure functions on tensors. The five points of a layer and the three deltas between them are those
-of methods.md section 5. ``after_attention`` is the residual stream that the attention was added
-to, also where the FFN does not read it because both run in parallel (GPT-J, GPT-NeoX).
+Pure functions on tensors. Five points of a layer are looked at: the residual stream that comes in,
+what the attention gives, the stream with that added, what the FFN gives, and the stream that goes
+out; and three deltas between points of the stream. ``after_attention`` is the stream that the
+attention was added to, also where the FFN does not read it because both run in parallel (GPT-J,
+GPT-NeoX).
 """
 
 from __future__ import annotations

@@ -82,7 +82,10 @@ def entropy_nats(probabilities: Float[Tensor, "*batch e"]) -> Float[Tensor, "*ba
 def divergence_nats(
     before: Float[Tensor, "tokens e"], after: Float[Tensor, "tokens e"]
 ) -> Float[Tensor, " tokens"]:
-    """Jensen-Shannon divergence of the router's distributions: 0 for equal, ln 2 for disjoint."""
+    """Jensen-Shannon divergence (Lin 1991) of the router's distributions, token by token.
+
+    0 for equal ones, ln 2 for disjoint ones.
+    """
     mixture = (before.double() + after.double()) / 2
     return (entropy_nats(mixture) - (entropy_nats(before) + entropy_nats(after)) / 2).clamp_min(0)
 
@@ -92,7 +95,8 @@ def assignment_kl_nats(
 ) -> float:
     """Kullback-Leibler divergence of the shares of assignments that the experts get.
 
-    One is added to every count: an expert that is not used any more must not make it infinite.
+    One is added to every count (Laplace): an expert that is not used any more must not make the
+    divergence infinite.
     """
     shares = []
     for chosen in (before, after):

@@ -1,7 +1,7 @@
 """Overlap of subspaces: ``||U^T V||_F^2 / k`` for orthonormal bases of k columns.
 
-It is the mean squared cosine of the principal angles: 1 for equal subspaces, 0 for orthogonal ones,
-``k / d`` on average for random ones in d dimensions.
+It is the mean squared cosine of the principal angles (Björck & Golub 1973): 1 for equal subspaces,
+0 for orthogonal ones, ``k / d`` on average for random ones in d dimensions.
 """
 
 from __future__ import annotations

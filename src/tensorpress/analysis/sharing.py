@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from tensorpress.linalg.bounds import of_tails
 from tensorpress.linalg.gram import SAFE_TAIL, spectrum
-from tensorpress.linalg.tucker import partial_tucker, project_modes, unfold
+from tensorpress.linalg.tucker import multi_mode_dot, partial_tucker, row_blocks
 
 RESOLUTION = 1e-3
 """Relative errors below it count as equal: storing in bfloat16 costs as much."""
@@ -60,7 +60,7 @@ def sharing(
     """
     total = float(squares.sum())
     modes = [mode_spectrum(tensor, mode) for mode in range(3)]
-    core = project_modes(tensor, {mode: basis for mode, (basis, _) in enumerate(modes)})
+    core = multi_mode_dot(tensor, {mode: basis for mode, (basis, _) in enumerate(modes)})
     missing = [size - r for size, r in zip(tensor.shape, core.shape, strict=True)]
     # zeros, so that a mode without so many directions can be kept whole too, which spares its basis
     core = pad(core, [zeros for size in reversed(missing) for zeros in (0, size)])
@@ -100,9 +100,9 @@ def mode_spectrum(tensor: Tensor, mode: int) -> tuple[Tensor, Tensor]:
 
     All that the unfolding has, largest first: n, or as many as the other modes are large.
     """
-    blocks = unfold(tensor, mode)
+    blocks = row_blocks(tensor, mode)
     if len(blocks) * blocks.shape[1] >= blocks.shape[2]:
-        return spectrum(blocks, joint=True)
+        return spectrum(blocks, tall=True)
     wide = blocks.flatten(0, 1).mT
     vectors, squares = spectrum(wide)
     return torch.linalg.qr(wide.double() @ vectors).Q, squares
@@ -141,7 +141,7 @@ def tucker_error(tensor: Float[Tensor, "slices m n"], ranks: Sizes) -> float:
 
 
 def separate_error(squares: Float[Tensor, "slices side"], sides: int, allowed: int) -> float:
-    """Relative error of the slices' truncated SVDs in ``allowed`` values.
+    """Relative error of the slices' truncated SVDs (Eckart & Young 1936) in ``allowed`` values.
 
     A singular triple takes ``sides = m + n`` values in whichever slice, so the largest are kept.
     """

@@ -78,7 +78,7 @@ def effective_rank(squares: Float[Tensor, "*batch side"]) -> Float[Tensor, "*bat
 
 
 def stable_rank(squares: Float[Tensor, "*batch side"]) -> Float[Tensor, "*batch"]:
-    """``||W||_F^2 / ||W||_2^2``: at most the rank."""
+    """``||W||_F^2 / ||W||_2^2`` (Rudelson & Vershynin 2007): at most the rank."""
     return squares.sum(-1) / squares[..., 0].clamp_min(TINY)
 
 

@@ -20,12 +20,12 @@ COMPRESSED = "tensorpress_"
 """Begins the ``model_type`` of a compressed checkpoint, which no plain model is loaded from."""
 
 
-class Discerning(Protocol):
-    """What the settings of a method say of layers (``MethodSpec``)."""
+class TellsLayersApart(Protocol):
+    """Settings of a method, as far as they say whether equal layers are alike (``MethodSpec``)."""
 
     @property
-    def needs_number(self) -> bool:
-        """Whether layers of equal shape may differ in what is stored."""
+    def depends_on_layer_index(self) -> bool:
+        """Whether what is stored of a layer depends on which layer it is, beside its shape."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Architecture:
         """For each layer the first one of equal shape: most layers are alike."""
         return tuple(self.shapes.index(shape) for shape in self.shapes)
 
-    def representative(self, layer: int, spec: Discerning) -> int:
+    def representative(self, layer: int, spec: TellsLayersApart) -> int:
         """The first layer that a method cannot tell from this one."""
-        return layer if spec.needs_number else self.representatives[layer]
+        return layer if spec.depends_on_layer_index else self.representatives[layer]
 
     @cached_property
     def tied(self) -> bool:

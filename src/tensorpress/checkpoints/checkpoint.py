@@ -21,7 +21,7 @@ from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.sources.weightfiles import INDEX, SINGLE, check_shards
 
 CHECKED_VALUES = 2**24
-"""Values that are looked at together, so that what is true of each takes little room."""
+"""Values that are tested for being finite together: the mask of a whole tensor takes memory."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Checkpoint:
         return plain_architecture(self.config, str(self.directory))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors; only their bytes are read."""
+        """The named tensors; only their bytes are read.
+
+        ``TensorpressError`` names one that is missing, ``DamagedFile`` a shard that is cut.
+        """
         wanted: dict[str, list[str]] = {}
         for name in names:
             if name not in self.files:

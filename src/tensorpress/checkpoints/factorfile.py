@@ -12,7 +12,7 @@ from torch import Tensor
 from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files.atomic import replacing
 from tensorpress.formats.base import Format
-from tensorpress.formats.table import FORMATS
+from tensorpress.formats.build import build
 from tensorpress.methods.base import Factors
 
 SPECTRA = "spectra"
@@ -38,9 +38,7 @@ def save_factors(factors: Sequence[Factors], path: Path) -> None:
     stores = []
     for each in factors:
         name = store_name(each.modules)
-        stores.append(
-            {"format": each.store.name, "settings": each.store.settings, "modules": each.modules}
-        )
+        stores.append({**each.store.description, "modules": each.modules})
         for factor, value in each.store.state_dict().items():
             tensors[f"{name}.{factor}"] = value.cpu().contiguous()
         for rank, squares in each.spectra.items():
@@ -65,7 +63,7 @@ def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[Store
         for entry in json.loads(file.metadata["stores"]):
             if modules is not None and not set(entry["modules"]) & set(modules):
                 continue
-            store = FORMATS[entry["format"]](**entry["settings"])
+            store = build(entry["format"], entry["settings"])
             name = store_name(entry["modules"])
             values = {f: file.read(f"{name}.{f}") for f in store.state_dict()}
             store.load_state_dict(values, assign=True)

@@ -72,6 +72,9 @@ def _entries(
 
 
 def ranks_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The ranks among a format's settings, also those of the format inside of another."""
+    """The ranks among a format's settings, also those of formats inside of it."""
     found = {name: value for name, value in settings.items() if "rank" in name}
-    return found | ranks_of(settings["settings"]) if "settings" in settings else found
+    for value in settings.values():
+        if isinstance(value, dict):
+            found |= ranks_of(value["settings"])
+    return found

@@ -16,6 +16,7 @@ from tensorpress.errors import DamagedFile
 from tensorpress.files.atomic import replacing
 from tensorpress.files.storage import BitsSaved
 from tensorpress.planning.compression import Compression
+from tensorpress.sources.quantised import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,14 @@ class DecompositionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageRow:
-    """Bits of one run; each saving is ``100 * (1 - stored / dense)`` over its denominator."""
+    """Bits of one run; each saving is ``100 * (1 - stored / dense)`` over its denominator.
 
+    ``source_bits`` and ``source_quantisation`` are of the files that the model comes from
+    (``Origin``); the second is empty where these hold plain numbers.
+    """
+
+    source_bits: int
+    source_quantisation: str | None
     dense_bits: int
     stored_bits: int
     modules_dense_bits: int
@@ -69,9 +76,11 @@ class StorageRow:
     bits_saved_with_embeddings_percent: float
 
     @classmethod
-    def of(cls, saved: BitsSaved, checkpoint_bytes: int) -> StorageRow:
-        """The row of a checkpoint of so many bytes."""
+    def of(cls, saved: BitsSaved, checkpoint_bytes: int, origin: Origin) -> StorageRow:
+        """The row of a checkpoint of so many bytes, of a model of that ``origin``."""
         return cls(
+            source_bits=origin.bits,
+            source_quantisation=origin.quantisation,
             **dataclasses.asdict(saved),
             checkpoint_bytes=checkpoint_bytes,
             bits_saved_modules_percent=saved.modules_percent,
@@ -79,6 +88,11 @@ class StorageRow:
             bits_saved_without_embeddings_percent=saved.without_embeddings_percent,
             bits_saved_with_embeddings_percent=saved.with_embeddings_percent,
         )
+
+    @property
+    def origin(self) -> Origin:
+        """What the model's weights were in the files that it comes from."""
+        return Origin(self.source_bits, self.source_quantisation)
 
     @property
     def saved(self) -> BitsSaved:
@@ -168,9 +182,9 @@ class JobRow:
 
     ``made`` says when: in ``this run`` of a driver, the one that wrote the table, in an
     ``earlier run``, or ``elsewhere``, of which nothing is known. ``attempts`` counts those since it
-    last succeeded. ``devices`` are comma-separated ids, ``gpus`` is how many of them are no CPU.
-    ``started_seconds`` are since the first job of its run that is in the table. ``name`` is that of
-    the log.
+    last succeeded; ``driver`` names the run. ``devices`` are comma-separated ids, ``gpus`` is how
+    many of them are no CPU. ``started_seconds`` are since the first job of its run that is in the
+    table. ``name`` is that of the log.
     """
 
     model: str
@@ -178,7 +192,7 @@ class JobRow:
     rule: str
     name: str
     made: str
-    run: str | None = None
+    driver: str | None = None
     attempts: int | None = None
     host: str | None = None
     devices: str | None = None

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorpress.checkpoints.storage_range import stored_as
-from tensorpress.files.storage import SHARD_BYTES, StoredTensor
+from tensorpress.files.storage import SHARD_BYTES, StoredTensor, stored_tensors
+from tensorpress.formats.base import Format
 from tensorpress.sources.weightfiles import SINGLE, write_index
 
 
@@ -37,6 +38,15 @@ class ShardWriter:
         self.entries.append(entry)
         if self._pending_bytes > SHARD_BYTES:
             self._flush()
+
+    def add_store(
+        self, prefix: str, store: Format, layer: int | None, *, replaced: bool
+    ) -> list[StoredTensor]:
+        """Store a factor set under names that begin with ``prefix``; what that is, for counting."""
+        entries = stored_tensors(store, layer, replaced=replaced)
+        for name, value in store.state_dict().items():
+            self.add(f"{prefix}.{name}", value, entries[name])
+        return list(entries.values())
 
     def close(self) -> int:
         """Write what is left and the index; returns the bytes of all shards."""

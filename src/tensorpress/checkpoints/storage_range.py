@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.errors import TensorpressError
-from tensorpress.files.storage import VALUE_BITS
+from tensorpress.files.storage import VALUE_BITS, dtype_name
 from tensorpress.formats.base import Format
 from tensorpress.formats.rounded import factors_to_round
 from tensorpress.formats.rounding import scales_of
@@ -48,7 +48,7 @@ def rounded_as(name: str, store: Format, rounding: Rounding, dtype: torch.dtype)
     """``store`` rounded with scales of ``storage.dtype``, which are in its range."""
     values = store.state_dict()
     for factor in factors_to_round(store):
-        scales = scales_of(values[factor], rounding.bits, rounding.group)
+        scales = scales_of(values[factor], rounding.bits, rounding.group_size)
         stored_as(f"{name}.{factor} (its scales)", scales, dtype)
     return rounding.applied(store, dtype)
 
@@ -66,7 +66,7 @@ def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _out_of_range(name: str, tensor: Tensor, dtype: torch.dtype, which: str) -> TensorpressError:
     """``which`` are its values: up to its largest magnitude, or none above it."""
-    own, limits = str(dtype).removeprefix("torch."), torch.finfo(dtype)
+    own, limits = dtype_name(dtype), torch.finfo(dtype)
     largest = max(float(block.abs().max()) for block in _blocks(tensor) if len(block))
     allowed = [n for n in VALUE_BITS if n != own and torch.finfo(getattr(torch, n)).max >= largest]
     return TensorpressError(

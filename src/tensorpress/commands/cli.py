@@ -82,7 +82,8 @@ def _cell(value: object) -> str:
 
 def _sizes(options: argparse.Namespace) -> None:
     from tensorpress.architectures.families.table import architecture_of
-    from tensorpress.commands.sizing import MetaModel, Size, sizes
+    from tensorpress.commands.meta_model import MetaModel
+    from tensorpress.commands.sizing import Size, sizes
     from tensorpress.sources.contents import model_config, read_config
     from tensorpress.transforms import registry as transforms
 
@@ -101,7 +102,7 @@ def _sizes(options: argparse.Namespace) -> None:
         model = MetaModel(name, read_config(path, str(options.config)), path.parent)
         found += sizes(model, params.load(options.params), only_listed=False)
     if options.json:
-        print(strict_json([size.record() for size in found]))
+        print(strict_json([size.as_dict() for size in found]))
         return
     columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
                "of blocks %", "without embeddings %", "flops/token", "peak GiB",
@@ -135,12 +136,12 @@ def _stage(options: argparse.Namespace) -> None:
     plan = _plan(options)
     live = live_paths(plan)[options.name]
     records.this_run(os.getppid())  # the stages of one dvc repro are one run
-    tracking.revive(options.name, live)
+    tracking.restore_from_attic(options.name, live)
     command = [sys.executable, "-m", "snakemake", "--", f"stage_{options.name}"]
     if subprocess.run(command, check=False).returncode:
         raise TensorpressError(f"stage {options.name}: snakemake failed, see above")
     paths.stage(options.name).mkdir(parents=True, exist_ok=True)  # a study may need none of it
-    tracking.retire(options.name, live)
+    tracking.move_to_attic(options.name, live)
     if options.name == "aggregate":
         tracking.write_metrics(plan)
 
@@ -164,7 +165,7 @@ def _record(options: argparse.Namespace) -> None:
     tracking.write_plan(plan)
     for stage, artifacts in live.items():
         paths.stage(stage).mkdir(parents=True, exist_ok=True)
-        tracking.retire(stage, artifacts)
+        tracking.move_to_attic(stage, artifacts)
     tracking.write_metrics(plan)
     tracking.commit()
 
@@ -184,7 +185,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _advise(options: argparse.Namespace) -> None:
-    from tensorpress.commands.preflight import advise, rows
+    from tensorpress.commands.advise import advise, rows
 
     advice = advise(
         options.model, params.load(options.params), options.saved, not options.no_rounding
@@ -196,7 +197,7 @@ def _advise(options: argparse.Namespace) -> None:
         f"{options.model}: {100 * (1 - advice.stored_bits / advice.dense_bits):.1f} % saved, "
         f"predicted damage {advice.damage:.4g} nats per token"
     )
-    columns = ("layer", "modules", "use", "saved %", "nats", "products", "best factors", "nats")
+    columns = ("layer", "modules", "use", "saved %", "nats", "MACs", "best factors", "nats")
     _print_table(title, columns, rows(advice))
 
 
@@ -243,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
     plan.add_argument("--json", action="store_true", help="one object per recipe")
     add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
-    stage = add("stage", _stage, "run one stage as DVC does: revive, snakemake, retire")
+    stage = add("stage", _stage, "run one stage as DVC does, with the attic")
     stage.add_argument("name", choices=paths.STAGES)
     add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
     status = add("status", _status, "what is done, running, failed and left, and the time it takes")

@@ -18,9 +18,11 @@ from tensorpress.checkpoints.checkpoint import is_finite
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
-from tensorpress.formats.adapters import ADAPTER, Adapted
+from tensorpress.formats.adapted import Adapted
+from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
+from tensorpress.running.oom import CPU
 from tensorpress.sources.custom_code import sealed_files
 from tensorpress.sources.weightfiles import check_weights
 
@@ -28,7 +30,9 @@ from tensorpress.sources.weightfiles import check_weights
 def densify(source: Path, target: Path) -> None:
     """Write the model of ``source`` with every factored matrix rebuilt into the new ``target``.
 
-    It computes what the compressed one does, to rounding, and takes the room of a dense one.
+    It computes what the compressed one does, to rounding, and takes a dense model's memory.
+    ``TensorpressError`` if ``source`` is no compressed checkpoint of a class of transformers, if
+    ``target`` exists, or if a rebuilt matrix is out of the range of the stored dtype.
     """
     path = source / "config.json"
     if not path.is_file():
@@ -45,7 +49,7 @@ def densify(source: Path, target: Path) -> None:
             f"{source}: a model with code of its own; allowed: classes of transformers"
         )
     dtype = getattr(torch, config["dtype"])
-    compressed = load_model(source, torch.device("cpu"), dtype)
+    compressed = load_model(source, CPU, dtype)
     base = getattr(transformers, base_class)
     plain = base(base.config_class(**_plain(config))).to(dtype)
     family = FAMILIES[base.config_class.model_type]

@@ -1,21 +1,17 @@
-"""What recipes cost, from a model's ``config.json`` alone: shapes on the meta device."""
+"""What recipes cost on a model that has no weights: bits, multiplications, memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, PreTrainedModel
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import GROUPS, expand_modules, group_of
-from tensorpress.checkpoints.completeness import contents
+from tensorpress.commands.meta_model import MetaModel
 from tensorpress.config.params import Lora, Params, Recipe
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import (
@@ -27,11 +23,10 @@ from tensorpress.files.storage import (
 )
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
-from tensorpress.methods.base import Layout, MethodSpec, sizes_of
-from tensorpress.methods.rounding import Rounding
+from tensorpress.methods.base import sizes_of
+from tensorpress.methods.layout import Layout
 from tensorpress.planning.checks import layer_sets
-from tensorpress.planning.footprint import of_assembly, of_step
-from tensorpress.sources.weightfiles import has_weights, held_tensors
+from tensorpress.planning.footprint import assembly_footprint, step_footprints
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ class Size:
 
     ``peak_bytes``: weights as stored and the largest matrix that a factored layer rebuilds for
     one product. ``decompose_peak_bytes`` and ``assemble_peak_bytes``: what the jobs that make it
-    ask for at most (``footprint``). ``flops_per_token``: two per multiplication of every matrix
-    product but attention's own, whose number depends on the context.
+    ask for at most (``footprint``). ``flops_per_token``: two per MAC of every matrix product but
+    attention's own, whose number depends on the context.
     """
 
     model: str
@@ -57,7 +52,7 @@ class Size:
     decompose_peak_bytes: int
     assemble_peak_bytes: int
 
-    def record(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         saved = self.saved
         return {
@@ -85,59 +80,6 @@ class Size:
         }
 
 
-class MetaModel:
-    """The tensors of a model that has no weights.
-
-    ``weights``: a folder that may have them all the same. Where head and embedding differ though
-    the config ties them, the model has both, as when it is fetched.
-    """
-
-    def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
-        self.name, self.architecture = name, architecture_of(config, name)
-        network = _built(self.architecture)
-        ties = bool(network.all_tied_weights_keys) and not config.get("quantization_config")
-        if ties and weights is not None and has_weights(weights):
-            stored = held_tensors(weights, f"models.{name}")
-            if contents(name, network, self.architecture, stored).untied:
-                self.architecture = architecture_of({**config, "tie_word_embeddings": False}, name)
-                network = _built(self.architecture)
-        self.tensors = {n: tuple(p.shape) for n, p in network.named_parameters()}
-        self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
-
-    def home(self, layer: int, module: str) -> str:
-        """Name of the tensor that holds a module's weight in the running model."""
-        return self.architecture.weight_source(layer, module, self.tensors).names[0]
-
-    def stores(
-        self, name: str, spec: MethodSpec, rounding: Rounding | None, group: str, layer: int
-    ) -> list[tuple[Layout, Format]]:
-        """Layouts and empty factors of a group; equal layers share them."""
-        shape = self.architecture.shape(layer)
-        key = (name, rounding, group, self.architecture.representative(layer, spec))
-        if key not in self._built:
-            try:
-                spec.check(shape, group)
-                layouts = spec.layouts(shape, group)
-            except TensorpressError as error:
-                raise TensorpressError(f"methods.{name}.{error}") from error
-            with torch.device("meta"):
-                empty = [(layout, layout.build()) for layout in layouts]
-                if rounding is not None:
-                    empty = [
-                        (layout, rounding.applied(store, torch.float32)) for layout, store in empty
-                    ]
-            self._built[key] = empty
-        return self._built[key]
-
-
-def _built(architecture: Architecture) -> PreTrainedModel:
-    auto_class = getattr(transformers, architecture.objective.auto_class)
-    with torch.device("meta"):
-        known = AutoConfig.for_model(**architecture.config)
-        network: PreTrainedModel = auto_class.from_config(known, trust_remote_code=False)
-    return network
-
-
 def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterator[Size]:
     """Sizes of every recipe of ``params`` on ``model``, layer set by layer set.
 
@@ -163,13 +105,13 @@ def _size(
     value_bits = VALUE_BITS[params.storage.dtype]
     dense: list[StoredTensor] = []
     stored: list[StoredTensor] = []
-    architecture, count = model.architecture, _Products(model)
+    architecture, count = model.architecture, _Macs(model)
     left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
     replaced: set[str] = set()
     placed: dict[tuple[int, str], Format] = {}
     rebuilt = 0
     for layer, layout, store in _placed(model, params, name, recipe, layers):
-        rebuilt = max(rebuilt, store.rebuilt())
+        rebuilt = max(rebuilt, store.peak_rebuilt_values())
         inside = None if layout.modules == ("embedding",) else layer
         stored += stored_tensors(store, inside, replaced=True).values()
         for index, module in enumerate(layout.modules):
@@ -197,9 +139,9 @@ def _size(
         stored.append(entry)
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
-    jobs = [job for step in steps for job in of_step(architecture, *step, layers)]
+    jobs = [job for step in steps for job in step_footprints(architecture, *step, layers)]
     largest_set = max((job.largest_set for job in jobs), default=0)
-    assembly = of_assembly(
+    assembly = assembly_footprint(
         architecture, largest_set, params.storage.dtype, recipe.rounding is not None
     )
     return Size(
@@ -288,8 +230,8 @@ def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
     return next(iter(dumped.values())) if len(dumped) == 1 else dumped
 
 
-class _Products:
-    """Multiplications per token, before and after."""
+class _Macs:
+    """Multiply-accumulates (MACs) of a token, before and after."""
 
     def __init__(self, model: MetaModel) -> None:
         self._architecture, family = model.architecture, model.architecture.family
@@ -308,4 +250,4 @@ class _Products:
             return
         shape = self._architecture.shape(layer).modules[module]
         times = self.top_k if group_of(module) == "experts" else 1
-        self.stored += times * (store.products() - shape.out_features * shape.in_features)
+        self.stored += times * (store.macs() - shape.out_features * shape.in_features)

@@ -1,7 +1,7 @@
 """The DVC side of the contract: key files, attic, and the small files that DVC reads.
 
-Torch-free. A stage's folder is a function of its key file: live artifacts are revived from the
-attic before Snakemake runs, superseded ones are retired into it afterwards.
+Torch-free. A stage's folder is a function of its key file: live artifacts come back from the
+attic before Snakemake runs, superseded ones go into it afterwards.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
 from tensorpress.files.atomic import is_partial, replacing
 from tensorpress.files.strict_json import strict_json
-from tensorpress.objectives import registry
+from tensorpress.objectives.registry import quality_metrics
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
-
-QUALITY = {registry.load(name).metric for name in registry.OBJECTIVES}
-"""Metrics that the plot shows: one a model, by its objective."""
 
 
 def write_plan(plan: Plan) -> None:
@@ -36,7 +33,7 @@ def write_plan(plan: Plan) -> None:
             temporary.write_text(json.dumps(live, indent=1) + "\n", encoding="utf-8")
 
 
-def revive(stage: str, live: list[str]) -> None:
+def restore_from_attic(stage: str, live: list[str]) -> None:
     """Bring live artifacts back from the attic."""
     for artifact in map(Path, live):
         kept = paths.ATTIC / artifact.relative_to(paths.RESULTS)
@@ -45,12 +42,12 @@ def revive(stage: str, live: list[str]) -> None:
             os.replace(kept, artifact)
 
 
-def retire(stage: str, live: list[str]) -> None:
+def move_to_attic(stage: str, live: list[str]) -> None:
     """Move superseded artifacts into the attic, drop what killed jobs left, keep live ones."""
-    _retire(paths.stage(stage), set(map(Path, live)))
+    _move_to_attic(paths.stage(stage), set(map(Path, live)))
 
 
-def _retire(folder: Path, keep: set[Path]) -> None:
+def _move_to_attic(folder: Path, keep: set[Path]) -> None:
     holds_live = {parent for path in keep for parent in path.parents}
     for entry in sorted(folder.iterdir()):
         if is_partial(entry):
@@ -58,7 +55,7 @@ def _retire(folder: Path, keep: set[Path]) -> None:
         elif entry in keep:
             continue
         elif entry in holds_live:
-            _retire(entry, keep)
+            _move_to_attic(entry, keep)
         else:
             _move(entry, paths.ATTIC / entry.relative_to(paths.RESULTS))
 
@@ -83,7 +80,10 @@ def prune() -> int:
 
 
 def commit() -> None:
-    """Hand what is in the stages' folders over to DVC; what it says where it fails is repeated."""
+    """Hand what is in the stages' folders over to DVC.
+
+    ``TensorpressError`` repeats what DVC says where it fails.
+    """
     # not --quiet, which hides its errors too
     command = [sys.executable, "-m", "dvc", "commit", "--force"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -112,7 +112,7 @@ def write_metrics(plan: Plan) -> None:
         saved = row["bits_saved_with_embeddings_percent"]
         values["bits_saved_percent"] = round(saved, 3)
         of_the_model = row["layer"] is None and row["prompt"] is None
-        if of_the_model and row["kind"] != "speed":
+        if of_the_model and not plan.params.tasks[row["task"]].measures_time:
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:
         temporary.write_text(strict_json(metrics, sort_keys=True) + "\n")
@@ -121,9 +121,9 @@ def write_metrics(plan: Plan) -> None:
 
 
 def _write_plot(model: str, rows: list[dict[str, Any]]) -> None:
-    lines = ["recipe,layers,bits_saved_percent,perplexity"]
+    lines, shown = ["recipe,layers,bits_saved_percent,perplexity"], quality_metrics()
     for row in rows:
-        if row["kind"] == "perplexity" and row["metric"] in QUALITY:
+        if row["kind"] == "perplexity" and row["metric"] in shown:
             layers = " ".join(map(str, row["layers"]))
             saved = row["bits_saved_with_embeddings_percent"]
             lines.append(f"{row['recipe']},{layers},{saved:.4f},{row['value']:.6f}")

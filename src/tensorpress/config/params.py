@@ -1,6 +1,6 @@
 """``params.yaml``: what may stand in it, every default, and errors that name the place.
 
-Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked in ``plan``.
+Torch-free. What needs a model's shapes (ranks, layers, missing modules) is checked while planning.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from tensorpress.architectures.layers import GROUPS, MODULES
-from tensorpress.config.tasks import TaskSpec
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.reports import NOTEBOOKS, Report
+from tensorpress.config.tasks import registry as tasks
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import check_no_token
 from tensorpress.errors.refusals import Place, explain, line, listed, truth_for_number
 from tensorpress.files import paths
 from tensorpress.files.storage import ComputeDtype, Dtype
 from tensorpress.files.yamlfile import read
+from tensorpress.methods import registry as methods
 from tensorpress.methods.base import MethodSpec
-from tensorpress.methods.registry import METHODS, spec_class
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.confinement import check_inside
 from tensorpress.sources.embedded.specs import EMBEDDED
@@ -29,10 +31,15 @@ from tensorpress.sources.inputs import Corpus, EmbeddedModel, Model, Name, Secti
 
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
-else:
+    AnyTask = BaseTask
+else:  # unions of what is registered
     AnyMethod = Annotated[
-        Union[tuple(spec_class(name) for name in METHODS)],  # noqa: UP007 - from the registry
+        Union[tuple(methods.spec_class(name) for name in methods.METHODS)],  # noqa: UP007
         Field(discriminator="method"),
+    ]
+    AnyTask = Annotated[
+        Union[tuple(tasks.spec_class(kind) for kind in tasks.TASKS)],  # noqa: UP007
+        Field(discriminator="kind"),
     ]
 
 
@@ -122,7 +129,7 @@ class Step(Section):
 class Lora(Section):
     """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
 
-    Defaults are the study's (methods.md section 2). A recipe is run once for every seed.
+    Defaults are those of the study (README). A recipe is run once for every seed.
     """
 
     rank: int = Field(16, ge=1)
@@ -160,19 +167,6 @@ class Recipe(Section):
     rounding: Rounding | None = None
 
 
-class Report(Section):
-    """One notebook rendered for one model."""
-
-    notebook: Literal[
-        "verdict", "pareto", "layers", "mismatch", "head_axis", "moe", "recovery", "cost",
-        "geometry", "super_weights", "run",
-    ]  # fmt: skip
-    model: Name
-    task: Name = Field(
-        description="task shown: a perplexity but for mismatch, moe, geometry and super_weights"
-    )
-
-
 class Params(Section):
     """The whole of ``params.yaml``."""
 
@@ -187,7 +181,7 @@ class Params(Section):
     methods: dict[Name, AnyMethod]
     layer_sets: dict[Name, LayerSet]
     recipes: dict[Name, Recipe]
-    tasks: dict[Name, TaskSpec]
+    tasks: dict[Name, AnyTask]
     reports: dict[Name, Report]
 
     @model_validator(mode="after")
@@ -207,6 +201,12 @@ class Params(Section):
         for name, model in self.models.items():
             if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
                 raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
+        for name, report in self.reports.items():
+            kind = NOTEBOOKS[report.notebook].kind
+            if self.tasks[report.task].kind != kind:
+                shown = [task for task, spec in self.tasks.items() if spec.kind == kind]
+                allowed = f"a task of kind {kind}: {listed(shown) or 'none yet'}"
+                raise TensorpressError(line(f"reports.{name}.task", report.task, allowed))
         known_modules = ("all", *GROUPS, *MODULES)
         for name, recipe in self.recipes.items():
             if recipe.compared_with == name:
@@ -286,7 +286,8 @@ def merged(config: Mapping[str, Any], files: Sequence[Path | str]) -> Params:
 def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = None) -> Params:
     """Check params already read; ``where`` begins every error.
 
-    ``texts``: what stands in the file at values that YAML made no text of.
+    ``texts``: what stands in the file at values that YAML made no text of. ``TensorpressError``
+    names the first value that is not allowed.
     """
     try:
         check_no_token(raw)

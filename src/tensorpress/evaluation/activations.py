@@ -37,7 +37,10 @@ RoutingConsumer = Callable[
 
 @contextmanager
 def scratch(*shape: int) -> Iterator[Tensor]:
-    """A float32 tensor that lies in a temporary file, deleted at the end, and not in memory."""
+    """A float32 tensor that lies in a temporary file, deleted at the end, and not in memory.
+
+    ``TensorpressError`` if the disk has no space for it.
+    """
     values = math.prod(shape)
     with tempfile.TemporaryDirectory() as folder:
         free = shutil.disk_usage(folder).free

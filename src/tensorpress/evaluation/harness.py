@@ -28,7 +28,9 @@ from tensorpress.sources.hub_datasets import explained
 from tensorpress.sources.local_tasks import STANDARD
 
 BATCH = 32
+"""Requests of one forward pass."""
 BOOTSTRAP_DRAWS = 1000
+"""Resamples by which lm-eval takes the standard error of what is no mean."""
 TASKS = Path(lm_eval.tasks.__file__).parent
 
 
@@ -75,7 +77,7 @@ def run_task(
         assert found is not None
         return found, asked
 
-    result, asked = job.run(name, job.model(job.run_directory), work, batch)
+    result, asked = job.with_fallback(name, job.model(job.run_directory), work, batch)
     if asked.cut:
         job.say(
             f"{name}: {asked.cut} requests are longer than the {asked.max_length} positions of the "

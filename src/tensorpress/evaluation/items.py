@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tensorpress.errors import TensorpressError
 
 MIN_WORD_LETTERS = 4
+"""Letters of a word from which on it is asked for."""
 CHOICES = 4
 
 
@@ -31,7 +32,10 @@ class LastWordItem:
 def cloze_items(
     text: str, count: int, context_words: int, answer_words: int, seed: int
 ) -> list[ClozeItem]:
-    """Up to ``count`` items; the three distractors are passages of other paragraphs."""
+    """Up to ``count`` items; the three distractors are passages of other paragraphs.
+
+    ``TensorpressError`` if the corpus has too few paragraphs of that length.
+    """
     length = context_words + answer_words
     paragraphs = _paragraphs(text, length)
     if len(paragraphs) < CHOICES:
@@ -52,7 +56,10 @@ def cloze_items(
 
 
 def last_word_items(text: str, count: int, context_words: int, seed: int) -> list[LastWordItem]:
-    """Up to ``count`` passages that end where a longer word of theirs stands again."""
+    """Up to ``count`` passages that end where a longer word of theirs stands again.
+
+    ``TensorpressError`` if the corpus has no such passage.
+    """
     items = []
     for words in _paragraphs(text, context_words // 2 + 1):
         ends = range(min(len(words) - 1, context_words), context_words // 2 - 1, -1)

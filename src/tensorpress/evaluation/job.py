@@ -37,10 +37,10 @@ class EvaluationJob:
     notes: list[str] = field(default_factory=list)
 
     def model(self, directory: Path) -> PreTrainedModel:
-        """A model in the CPU's memory, for ``run``."""
+        """A model in the CPU's memory, for ``with_fallback``."""
         return load_model(directory, CPU, getattr(torch, self.dtype))
 
-    def run(
+    def with_fallback(
         self,
         what: str,
         model: PreTrainedModel,
@@ -78,14 +78,20 @@ class EvaluationJob:
 
     @property
     def moments(self) -> Path:
-        """Folder of the model's calibration."""
+        """Folder of the model's calibration.
+
+        ``TensorpressError`` if the job was given none.
+        """
         if self.moments_directory is None:
             raise TensorpressError(f"{self.run_directory}: no calibration to read")
         return self.moments_directory
 
     @property
     def dense(self) -> Path:
-        """Folder of the uncompressed model."""
+        """Folder of the uncompressed model.
+
+        ``TensorpressError`` if the job was given none.
+        """
         if self.dense_directory is None:
             raise TensorpressError(f"{self.run_directory}: no dense model to compare with")
         return self.dense_directory

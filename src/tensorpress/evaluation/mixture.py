@@ -97,7 +97,10 @@ def observe(
 
 
 def router_of(model: nn.Module, architecture: Architecture, layer: int) -> nn.Module:
-    """The router beside the experts of a layer: the module whose weight is ``(E, hidden)``."""
+    """The router beside the experts of a layer: the module whose weight is ``(E, hidden)``.
+
+    ``TensorpressError`` if there is no such module.
+    """
     block = model.get_submodule(architecture.family.block_path(layer, "experts"))
     shape = (architecture.shape(layer).experts, architecture.shape(layer).hidden_size)
     for child in block.children():

@@ -29,7 +29,10 @@ def random_prompt(model: PreTrainedModel, batch: int, tokens: int, device: torch
 def peak_bytes(
     directory: Path, batch: int, tokens: int, device: torch.device, dtype: str = "float32"
 ) -> int:
-    """Bytes that loading and one prefill add to an idle process (GPU: the allocator's peak)."""
+    """Bytes that loading and one prefill add to an idle process (GPU: the allocator's peak).
+
+    ``TensorpressError`` if the process that measures it fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "bytes"
         prefill = Prefill(directory, batch, tokens, device, torch.get_num_threads(), dtype, target)

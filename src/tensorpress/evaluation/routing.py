@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 BATCH = 16
+"""Windows of one forward pass."""
 
 
 def effective_experts(

@@ -51,8 +51,8 @@ def replacing(target: Path) -> Iterator[Path]:
         ) from error
 
 
-def discard(artifact: Path) -> None:
-    """Make an artifact a leftover: its next writer removes it, or ``tracking.retire``.
+def mark_partial(artifact: Path) -> None:
+    """Make an artifact a leftover: its next writer removes it, or ``tracking.move_to_attic``.
 
     One rename, so that nothing is changed through a link.
     """

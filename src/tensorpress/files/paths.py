@@ -93,6 +93,11 @@ def moments(directory: Path, layer: int) -> Path:
     return directory / f"{_layer(layer)}{TENSORS}"
 
 
+def options(identity: str, layer: int | str) -> Path:
+    """What may be chosen for the modules of one layer; ``layer`` may be a Snakemake wildcard."""
+    return stage("advise") / identity / f"{_layer(layer)}.json"
+
+
 def advice(identity: str) -> Path:
     """What pre-flight chose for every module of a model."""
     return stage("advise") / f"{identity}.json"
@@ -108,7 +113,7 @@ def decomposition_rows(identity: str, layer: int | str) -> Path:
     return stage("decompose") / identity / f"{_layer(layer)}{ROWS}"
 
 
-def run(identity: str) -> Path:
+def assembled(identity: str) -> Path:
     """A compressed checkpoint that transformers loads."""
     return stage("assemble") / identity
 

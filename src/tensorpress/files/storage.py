@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import torch
+
     from tensorpress.formats.base import Format
 
 SHARD_BYTES = 512 * 2**20
@@ -22,6 +24,11 @@ ComputeDtype = Literal["float32", "float16", "bfloat16", "auto"]
 """In which models run; ``auto``: what the device of a job does fast (``precision.py``)."""
 RUNNING_BITS = {**VALUE_BITS, "auto": 32}
 """Of a value while a model runs, at most."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As params name it: ``bfloat16`` for ``torch.bfloat16``."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,10 @@ def stored_tensors(store: Format, layer: int | None, *, replaced: bool) -> dict[
 
 @dataclass(frozen=True)
 class BitsSaved:
-    """Bits before and after, over each denominator: methods.md section 4.
+    """Bits before and after compression, over four denominators.
 
-    ``modules``: what was replaced; ``blocks``: all of the layers that hold a replaced module;
-    then the model without its input embedding, and the model.
+    ``modules``: the replaced modules; ``blocks``: all of the layers that hold one; the model
+    without its input embedding; the model.
     """
 
     dense_bits: int

@@ -21,7 +21,8 @@ class Format(nn.Module):
     """Factors of ``slices`` matrices of shape ``(out_features, in_features)``.
 
     The parameters are the stored factors: their shapes alone decide the bits, and ``settings``
-    (JSON values) is what a loader needs to build the module empty. A format is applied to
+    (JSON values) is what ``build`` needs to make the module empty. A format that holds others is
+    given them built, and has their descriptions among its settings. A format is applied to
     activations in factored form by ``project``; ``dense`` rebuilds one matrix.
     """
 
@@ -41,6 +42,11 @@ class Format(nn.Module):
             "in_features": in_features,
             **extra,
         }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """``{format, settings}``: how files and configs spell the format, for ``build``."""
+        return {"format": self.name, "settings": self.settings}
 
     def project(self, x: Tensor, index: int) -> Tensor:
         """``W_index x`` for activations ``(..., in)`` -> ``(..., out)``, without forming ``W``."""
@@ -70,12 +76,12 @@ class Format(nn.Module):
         """Rows ``ids (n,)`` of matrix ``index``, shape ``(n, in)``: an embedding's lookup."""
         return self.dense(index)[ids]
 
-    def products(self) -> int:
-        """Multiplications that applying one matrix to one token takes, for planning."""
+    def macs(self) -> int:
+        """Multiply-accumulates (MACs) of applying one matrix to one token, for planning."""
         return sum(value.numel() for value in self.parameters()) // max(self.slices, 1)
 
-    def rebuilt(self) -> int:
-        """Values of the largest matrix that ``project`` may rebuild for a moment; mostly none."""
+    def peak_rebuilt_values(self) -> int:
+        """Values of the largest matrix that ``project`` may rebuild for a moment; mostly 0."""
         return 0
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
@@ -94,7 +100,8 @@ class Format(nn.Module):
     def fill(self, **values: Tensor) -> Format:
         """Set the values of all of ``state_dict`` (shape-checked) and return the module.
 
-        Tensors become the module's own; of a part of a larger one a copy does.
+        Tensors become the module's own; of a part of a larger one a copy does. ``ValueError`` if a
+        factor is missing, unknown or of another shape.
         """
         own = self.state_dict()
         if own.keys() != values.keys():

@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import attach
 from .base import STORES, Format
+from .build import build
 from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of
-from .table import FORMATS
 
 
 class FactoredMixin:
@@ -28,7 +28,7 @@ class FactoredMixin:
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As any model's, but a weight that the files lack is an error, not made up at random.
 
-        ``output_loading_info``: the caller reads the report.
+        ``output_loading_info``: the caller reads the report; else ``ValueError`` names the weight.
         """
         load = super().from_pretrained  # type: ignore[misc]
         model, report = load(*args, output_loading_info=True, **kwargs)
@@ -89,7 +89,7 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
 
 
 def _store(entry: dict[str, Any]) -> Format:
-    return FORMATS[entry["format"]](**entry["settings"])
+    return build(entry["format"], entry["settings"])
 
 
 def factored_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

@@ -28,16 +28,19 @@ class Rebuildable(nn.Module):
         for name in names:
             self.register_buffer(f"_kept_{name}", None, persistent=False)
 
-    def rebuilt(self, name: str) -> Tensor:
+    def rebuild_weight(self, name: str) -> Tensor:
         """One of the matrices or stacks of matrices, from the factors."""
-        raise TypeError(f"{type(self).__name__} does not define rebuilt")
+        raise TypeError(f"{type(self).__name__} does not define rebuild_weight")
 
     def stores(self) -> Iterable[Format]:
         """The stores whose factors the module runs."""
         raise TypeError(f"{type(self).__name__} does not define stores")
 
     def cache_weight(self, enabled: bool = True) -> None:
-        """Rebuild the matrices once and multiply by them from now on, or free them."""
+        """Rebuild the matrices once and multiply by them from now on, or free them.
+
+        ``ValueError`` if factors require gradients.
+        """
         if enabled and self._trains():
             raise ValueError(
                 "cache_weight: factors that require gradients are not allowed; allowed: frozen "
@@ -45,7 +48,7 @@ class Rebuildable(nn.Module):
             )
         with torch.no_grad():
             for name in self._names:
-                setattr(self, f"_kept_{name}", self.rebuilt(name) if enabled else None)
+                setattr(self, f"_kept_{name}", self.rebuild_weight(name) if enabled else None)
 
     def kept(self, name: str) -> Tensor | None:
         """What ``cache_weight`` keeps, freed by now if the factors are trained."""
@@ -90,9 +93,9 @@ class FactoredLinear(Rebuildable):
     def weight(self) -> Tensor:
         """The dense weight ``(out, in)``; for code that asks for dtype or device."""
         kept = self.kept("weight")
-        return self.rebuilt("weight") if kept is None else kept
+        return self.rebuild_weight("weight") if kept is None else kept
 
-    def rebuilt(self, name: str) -> Tensor:
+    def rebuild_weight(self, name: str) -> Tensor:
         return self._join([store.dense(index).mT for store, index in self._parts]).mT
 
     def stores(self) -> Iterable[Format]:
@@ -132,9 +135,9 @@ class FactoredEmbedding(Rebuildable):
     def weight(self) -> Tensor:
         """The table; for code that asks for dtype or device."""
         kept = self.kept("weight")
-        return self.rebuilt("weight") if kept is None else kept
+        return self.rebuild_weight("weight") if kept is None else kept
 
-    def rebuilt(self, name: str) -> Tensor:
+    def rebuild_weight(self, name: str) -> Tensor:
         return self._store.dense(0)
 
     def stores(self) -> Iterable[Format]:
@@ -163,7 +166,7 @@ class FactoredExperts(Rebuildable):
                 bias = nn.Parameter(torch.empty(gate.slices, size), requires_grad=False)
                 self.register_parameter(f"{name}_proj_bias", bias)
 
-    def rebuilt(self, name: str) -> Tensor:
+    def rebuild_weight(self, name: str) -> Tensor:
         store: Format = getattr(self, name)
         return store.stacked()
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .base import Format
-from .tt_matrix import TTMatrix
-from .tucker_matrix import TuckerMatrix
-
-INNER: dict[str, type[Format]] = {each.name: each for each in (TTMatrix, TuckerMatrix)}
 
 
 class PerHead(Format):
@@ -22,26 +16,16 @@ class PerHead(Format):
 
     name = "per_head"
 
-    def __init__(
-        self,
-        *,
-        slices: int,
-        out_features: int,
-        in_features: int,
-        side: str,
-        inner: str,
-        settings: dict[str, Any],
-    ) -> None:
+    def __init__(self, *, side: str, inner: Format) -> None:
+        rows, columns = (inner.slices, 1) if side == "out" else (1, inner.slices)
         super().__init__(
-            slices=slices,
-            out_features=out_features,
-            in_features=in_features,
-            side=side,
-            inner=inner,
-            settings=settings,
+            slices=1,
+            out_features=rows * inner.out_features,
+            in_features=columns * inner.in_features,
         )
+        self.settings = {"side": side, "inner": inner.description}
         self.side = side
-        self.inner = INNER[inner](**settings)
+        self.inner = inner
 
     def project(self, x: Tensor, index: int) -> Tensor:
         heads = range(self.inner.slices)
@@ -54,8 +38,8 @@ class PerHead(Format):
         blocks = [self.inner.dense(head) for head in range(self.inner.slices)]
         return torch.cat(blocks, dim=0 if self.side == "out" else 1)
 
-    def products(self) -> int:
-        return self.inner.slices * self.inner.products()
+    def macs(self) -> int:
+        return self.inner.slices * self.inner.macs()
 
-    def rebuilt(self) -> int:
-        return self.inner.rebuilt()
+    def peak_rebuilt_values(self) -> int:
+        return self.inner.peak_rebuilt_values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -17,39 +18,21 @@ class Rounded(Format):
     """``<factor>_codes`` (packed, uint8) and ``<factor>_scales`` for each factor of ``inner``.
 
     Tensors that the inner format calls exact, and its buffers, stand as they are. Each call
-    decodes the factors, runs the inner format with them and drops them, so that a layer's factors
-    take their full room for the length of one call only; the price is the time of decoding. Names
+    decodes the factors, runs the inner format with them and drops them, so that a layer's decoded
+    factors are in memory for the length of one call only; the price is the time of decoding. Names
     of factors in a format inside of the inner one have ``__`` for the point.
     """
 
     name = "rounded"
     _calls: _Calls
 
-    def __init__(
-        self,
-        *,
-        slices: int,
-        out_features: int,
-        in_features: int,
-        inner: str,
-        settings: dict[str, Any],
-        bits: int,
-        group: int | None,
-    ) -> None:
-        from .table import FORMATS  # which lists this class
-
+    def __init__(self, *, inner: Format, bits: int, group_size: int | None) -> None:
         super().__init__(
-            slices=slices,
-            out_features=out_features,
-            in_features=in_features,
-            inner=inner,
-            settings=settings,
-            bits=bits,
-            group=group,
+            slices=inner.slices, out_features=inner.out_features, in_features=inner.in_features
         )
-        self.bits, self.group = bits, group
-        with torch.device("meta"):
-            shapes = FORMATS[inner](**settings)
+        self.settings = {"inner": inner.description, "bits": bits, "group_size": group_size}
+        self.bits, self.group_size = bits, group_size
+        shapes = _without_values(inner)
         # not registered: its factors hold no values
         object.__setattr__(self, "_calls", _Calls(shapes))
         self.factors = factors_to_round(shapes)
@@ -57,7 +40,7 @@ class Rounded(Format):
             count = math.prod(shape)
             size = packed_bytes(count, bits)
             self.register_buffer(f"{_own(name)}_codes", torch.zeros(size, dtype=torch.uint8))
-            self.factor(f"{_own(name)}_scales", (-(-count // (group or count)),))
+            self.factor(f"{_own(name)}_scales", (-(-count // (group_size or count)),))
         for name, value in shapes.state_dict().items():
             if name not in self.factors and value.is_floating_point():
                 self.factor(_own(name), tuple(value.shape))
@@ -79,7 +62,7 @@ class Rounded(Format):
                 continue
             shape, scales = self.factors[name], getattr(self, f"{own}_scales")
             codes = unpack(getattr(self, f"{own}_codes"), self.bits, math.prod(shape))
-            values[name] = dequantise(codes, scales, self.bits, self.group).view(shape)
+            values[name] = dequantise(codes, scales, self.bits, self.group_size).view(shape)
         return values
 
     def project(self, x: Tensor, index: int) -> Tensor:
@@ -97,11 +80,11 @@ class Rounded(Format):
     def stacked(self) -> Tensor:
         return self._call("stacked")
 
-    def products(self) -> int:
-        return self.inner.products()
+    def macs(self) -> int:
+        return self.inner.macs()
 
-    def rebuilt(self) -> int:
-        return self.inner.rebuilt() + sum(map(math.prod, self.factors.values()))
+    def peak_rebuilt_values(self) -> int:
+        return self.inner.peak_rebuilt_values() + sum(map(math.prod, self.factors.values()))
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
         return self.inner.matrix_shape(index)
@@ -131,7 +114,7 @@ class _Calls(nn.Module):
         return result
 
 
-def rounded(store: Format, bits: int, group: int | None, scales: torch.dtype) -> Format:
+def rounded(store: Format, bits: int, group_size: int | None, scales: torch.dtype) -> Format:
     """``store`` with its factors rounded to nearest, its scales being values of that dtype.
 
     A store that is rounded already, or has nothing to round, is given back as it is. On the meta
@@ -140,16 +123,15 @@ def rounded(store: Format, bits: int, group: int | None, scales: torch.dtype) ->
     shapes = factors_to_round(store)
     if isinstance(store, Rounded) or not shapes:
         return store
-    sizes = {name: store.settings[name] for name in ("slices", "out_features", "in_features")}
-    result = Rounded(**sizes, inner=store.name, settings=store.settings, bits=bits, group=group)
+    result = Rounded(inner=store, bits=bits, group_size=group_size)
     values = {}
     for name, value in store.state_dict().items():
         if name not in shapes:
             values[_own(name)] = value
             continue
         # codes are nearest under the scales as stored, so that storing them loses nothing more
-        scale = scales_of(value, bits, group).to(scales).to(value.dtype)
-        codes = quantise(value, scale, bits, group)
+        scale = scales_of(value, bits, group_size).to(scales).to(value.dtype)
+        codes = quantise(value, scale, bits, group_size)
         values |= {f"{_own(name)}_codes": pack(codes, bits), f"{_own(name)}_scales": scale}
     return result.fill(**values)
 
@@ -162,6 +144,16 @@ def factors_to_round(store: Format) -> dict[str, tuple[int, ...]]:
         for name, value in owner.named_parameters(recurse=False)
         if not name.startswith(owner.exact if isinstance(owner, Format) else ())
     }
+
+
+def _without_values(store: Format) -> Format:
+    """A copy on the meta device; ``store`` keeps its values, of which none is copied."""
+    empty: dict[int, Any] = {
+        id(factor): nn.Parameter(factor.to("meta"), requires_grad=False)
+        for factor in store.parameters()
+    }
+    empty |= {id(buffer): buffer.to("meta") for buffer in store.buffers()}
+    return copy.deepcopy(store, empty)
 
 
 def _own(name: str) -> str:

@@ -2,8 +2,8 @@
 
 A value is ``scale * (code - limit)`` with ``limit = 2^(bits - 1) - 1``, so that the codes ``0`` to
 ``2 limit`` stand for ``-limit`` to ``limit`` steps; the scale takes the largest magnitude to
-``limit``. One scale serves ``group`` adjacent values of the flattened tensor (rows one after the
-other; the last group may be short), or without ``group`` all of them.
+``limit``. One scale is that of a group: of ``group_size`` adjacent values of the flattened tensor
+(rows one after the other; the last group may be short), or, without a size, of all values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ def limit(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def scales_of(values: Tensor, bits: int, group: int | None) -> Tensor:
+def scales_of(values: Tensor, bits: int, group_size: int | None) -> Tensor:
     """The scales ``(groups,)`` that take each group's largest magnitude to ``limit`` steps."""
-    return _grouped(values.abs(), group).amax(1) / limit(bits)
+    return _grouped(values.abs(), group_size).amax(1) / limit(bits)
 
 
-def quantise(values: Tensor, scales: Tensor, bits: int, group: int | None) -> Tensor:
+def quantise(values: Tensor, scales: Tensor, bits: int, group_size: int | None) -> Tensor:
     """The nearest codes ``(n,)``, uint8, of a tensor of n values."""
-    return nearest(_grouped(values, group), scales[:, None], bits).flatten()[: values.numel()]
+    return nearest(_grouped(values, group_size), scales[:, None], bits).flatten()[: values.numel()]
 
 
 def nearest(values: Tensor, scales: Tensor, bits: int) -> Tensor:
@@ -35,19 +35,19 @@ def nearest(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     return (steps.clamp(-limit(bits), limit(bits)) + limit(bits)).to(torch.uint8)
 
 
-def dequantise(codes: Tensor, scales: Tensor, bits: int, group: int | None) -> Tensor:
+def dequantise(codes: Tensor, scales: Tensor, bits: int, group_size: int | None) -> Tensor:
     """The values ``(n,)`` of codes ``(n,)``, in the dtype of the scales."""
-    steps = _grouped(codes.to(scales.dtype) - limit(bits), group)
+    steps = _grouped(codes.to(scales.dtype) - limit(bits), group_size)
     return (steps * scales[:, None]).flatten()[: codes.numel()]
 
 
-def spread(scales: Tensor, count: int, group: int | None, start: int = 0) -> Tensor:
+def spread(scales: Tensor, count: int, group_size: int | None, start: int = 0) -> Tensor:
     """The scale of each of ``count`` values from value ``start`` on."""
-    if group is None:
+    if group_size is None:
         return scales.expand(count)
-    first = start // group
-    some = scales[first : -(-(start + count) // group), None]
-    return some.expand(-1, group).flatten()[start - first * group :][:count]
+    first = start // group_size
+    some = scales[first : -(-(start + count) // group_size), None]
+    return some.expand(-1, group_size).flatten()[start - first * group_size :][:count]
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -68,9 +68,9 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def _grouped(values: Tensor, group: int | None) -> Tensor:
-    """Values of any shape as ``(groups, group)``, zeros behind the last."""
-    size = group or values.numel()
+def _grouped(values: Tensor, group_size: int | None) -> Tensor:
+    """Values of any shape as ``(groups, group_size)``, zeros behind the last."""
+    size = group_size or values.numel()
     return pad(values.flatten(), (0, -values.numel() % size)).view(-1, size)
 
 

@@ -63,5 +63,5 @@ class SharedBasis(Format):
         flat = self.basis @ self.core(index)
         return flat.mT if self.sides[index] == "in" else flat
 
-    def products(self) -> int:
+    def macs(self) -> int:
         return self.basis.numel() + max(self.core(i).numel() for i in range(self.slices))

@@ -1,6 +1,10 @@
-"""Format name -> class: what a checkpoint's plan may name. A format's file has its name."""
+"""Format name -> class: the one place where a new format is listed. A format's file has its name.
 
-from .adapters import Adapted
+They are imported, not named as text: transformers finds the files of a checkpoint's code by their
+relative imports.
+"""
+
+from .adapted import Adapted
 from .base import Format
 from .dense import DenseSlices
 from .low_rank import LowRank

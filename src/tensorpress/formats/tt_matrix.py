@@ -19,8 +19,8 @@ class TTMatrix(Format):
     """``core_k (S, r_{k-1}, in_k, out_k, r_k)`` for k = 0 .. d-1 (Oseledets 2011).
 
     ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``. Applied to few tokens the
-    cores are contracted with them; for many, where that takes fewer multiplications, blocks of rows
-    are rebuilt and multiplied one by one. The matrix never stands in memory.
+    cores are contracted with them; for many, where that takes fewer MACs, blocks of rows are
+    rebuilt and multiplied one by one. The whole matrix is never in memory.
     """
 
     name = "tt_matrix"
@@ -47,16 +47,16 @@ class TTMatrix(Format):
         for k, (n, m) in enumerate(self._modes()):
             self.factor(f"core_{k}", (slices, ranks[k], n, m, ranks[k + 1]))
         sizes = [ranks[k] * n * m * ranks[k + 1] for k, (n, m) in enumerate(self._modes())]
-        self.chain_products = sum(size * self._rows_per_token(k) for k, size in enumerate(sizes))
-        """Multiplications that contracting the cores takes per token."""
-        self.rebuild_products = self._joins()
-        """Multiplications that rebuilding one matrix takes."""
-        self.dense_products = out_features * in_features
+        self.chain_macs = sum(size * self._rows_per_token(k) for k, size in enumerate(sizes))
+        """MACs of contracting the cores with one token."""
+        self.rebuild_macs = self._joins()
+        """MACs of rebuilding one matrix."""
+        self.dense_macs = out_features * in_features
 
-    def products(self) -> int:
-        return min(self.chain_products, self.dense_products + self.rebuild_products)
+    def macs(self) -> int:
+        return min(self.chain_macs, self.dense_macs + self.rebuild_macs)
 
-    def rebuilt(self) -> int:
+    def peak_rebuilt_values(self) -> int:
         half = len(self.out_modes) // 2
         rows = math.prod(self.out_modes[half:])
         return self._rows_at_once(rows) * rows * self.in_features
@@ -93,8 +93,8 @@ class TTMatrix(Format):
         return self._chain(x, lambda rows, k: rows @ cores[k])
 
     def _contracts(self, tokens: int) -> bool:
-        """Whether the cores are contracted with this many tokens: fewer products than otherwise."""
-        return tokens * self.chain_products <= self.rebuild_products + tokens * self.dense_products
+        """Whether contracting the cores with this many tokens takes fewer MACs than rebuilding."""
+        return tokens * self.chain_macs <= self.rebuild_macs + tokens * self.dense_macs
 
     def _grouped_core(self, rows: Tensor, k: int, ends: Tensor) -> Tensor:
         """``rows``, equally many of each token, by core k of each token's slice."""
@@ -142,7 +142,7 @@ class TTMatrix(Format):
         return max(1, BLOCK_VALUES // (rows * self.in_features))
 
     def _joins(self) -> int:
-        """Products of ``rebuild``: merging the cores of each half, then the halves."""
+        """MACs of ``rebuild``: merging the cores of each half, then the halves."""
         ranks = self.settings["ranks"]
         sizes = [n * m for n, m in self._modes()]
         half, order = len(sizes) // 2, len(sizes)

@@ -75,7 +75,7 @@ class TuckerHeads(Format):
         heads = x.unflatten(-1, (self.heads, -1)) @ self.head_dim
         return (heads.flatten(-2) @ core.flatten(1).mT) @ self.hidden.mT
 
-    def products(self) -> int:
+    def macs(self) -> int:
         hidden, head_dim = self.hidden, self.head_dim
         return hidden.numel() + self.core[..., 0].numel() + self.heads * head_dim.numel()
 

@@ -67,7 +67,7 @@ class TuckerSlices(Format):
         small = grouped_linear(x @ self.right, self.slice_cores(), ends)
         return nn.functional.linear(small, self.left)
 
-    def products(self) -> int:
+    def macs(self) -> int:
         return self.left.numel() + self.right.numel() + self.core[0].numel()
 
     def dense(self, index: int) -> Tensor:

@@ -6,7 +6,7 @@ import ast
 from typing import Any, TypeGuard
 
 UNKEYED_DECORATOR = "unkeyed"
-"""``keys.unkeyed``."""
+"""Name of the decorator that marks functions (``keys.unkeyed``)."""
 
 
 def is_text(node: Any) -> bool:

@@ -13,43 +13,47 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK_VALUES = 2**20
+"""Values of the rows that are multiplied at once in float32, before their sum in float64."""
 HALVED_FROM = 128
+"""Columns from which on the result's symmetry is made use of."""
 SAFE_TAIL = 1e-5
+"""Share of all energy below which a tail from float32 products may be nothing but rounding."""
 GRAM_LIMIT = 1e-12
+"""Share of all energy below which not even a float64 Gram matrix resolves a tail."""
 ROUNDING = 1e-6
 """Of products in float32, as a share of all energy."""
 
 
-def gram(matrix: Float[Tensor, "*batch m n"], joint: bool = False) -> Float[Tensor, "*kept n n"]:
+def gram(matrix: Float[Tensor, "*batch m n"], tall: bool = False) -> Float[Tensor, "*kept n n"]:
     """``A^T A`` in float64; float32 input is multiplied block by block of rows.
 
-    ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows, and the result has no
-    batch (``kept``), as in all functions here. It is symmetric:
-    of its four quarters one is not computed but mirrored, and so within those on the diagonal.
+    ``tall``: the batch ``(b, m, n)`` is one tall matrix in b blocks of rows, and the result has no
+    batch (``kept``), as in all functions here. The result is symmetric: its lower left quarter is
+    copied from the upper right one, and the quarters on its diagonal are computed in the same way.
     """
     columns = matrix.shape[-1]
     if columns < HALVED_FROM:
-        return _products(matrix, matrix, joint)
+        return _products(matrix, matrix, tall)
     half = columns // 2
     first, last = matrix[..., :half], matrix[..., half:]
-    batch = () if joint else matrix.shape[:-2]
+    batch = () if tall else matrix.shape[:-2]
     total = matrix.new_empty(*batch, columns, columns, dtype=torch.float64)
-    total[..., :half, :half] = gram(first, joint)
-    total[..., half:, half:] = gram(last, joint)
-    total[..., :half, half:] = _products(first, last, joint)
+    total[..., :half, :half] = gram(first, tall)
+    total[..., half:, half:] = gram(last, tall)
+    total[..., :half, half:] = _products(first, last, tall)
     total[..., half:, :half] = total[..., :half, half:].mT
     return total
 
 
-def _products(left: Tensor, right: Tensor, joint: bool) -> Tensor:
+def _products(left: Tensor, right: Tensor, tall: bool) -> Tensor:
     """``left^T right`` in float64."""
     rows, columns = left.shape[-2:]
     step = max(BLOCK_VALUES // columns, columns)
-    if not joint and (left.dtype == torch.float64 or rows <= step):
+    if not tall and (left.dtype == torch.float64 or rows <= step):
         return (left.mT @ right).double()
-    batch = () if joint else left.shape[:-2]
+    batch = () if tall else left.shape[:-2]
     total = left.new_zeros(*batch, columns, right.shape[-1], dtype=torch.float64)
-    blocks = zip(left, right, strict=True) if joint else [(left, right)]
+    blocks = zip(left, right, strict=True) if tall else [(left, right)]
     for upper_rows, lower_rows in blocks:
         pairs = zip(upper_rows.split(step, -2), lower_rows.split(step, -2), strict=True)
         for upper, lower in pairs:
@@ -58,10 +62,10 @@ def _products(left: Tensor, right: Tensor, joint: bool) -> Tensor:
 
 
 def spectrum(
-    matrix: Float[Tensor, "*batch m n"], joint: bool = False
+    matrix: Float[Tensor, "*batch m n"], tall: bool = False
 ) -> tuple[Float[Tensor, "*kept n n"], Float[Tensor, "*kept n"]]:
     """All right singular vectors and squared singular values, largest first, float64."""
-    squares, vectors = eigenpairs(gram(matrix, joint))
+    squares, vectors = eigenpairs(gram(matrix, tall))
     return vectors.flip(-1), squares.flip(-1).clamp_min(0.0)
 
 
@@ -75,26 +79,26 @@ def eigenpairs(
 
 
 def leading_right(
-    matrix: Float[Tensor, "*batch m n"], rank: int, joint: bool = False, cut: int | None = None
+    matrix: Float[Tensor, "*batch m n"], rank: int, tall: bool = False, cut: int | None = None
 ) -> tuple[Float[Tensor, "*kept n rank"], Float[Tensor, "*kept side"]]:
     """The ``rank`` leading right singular vectors and all squared singular values, float64.
 
     Where ``n > m`` the smaller Gram matrix is taken and turned by ``A^T``; vectors beyond the m-th
-    only complete the basis. ``joint``: the batch ``(b, m, n)`` is one matrix in b blocks of rows.
+    only complete the basis. ``tall`` as in ``gram``.
     ``cut``: how many of the vectors will be kept, where that is not all that are asked for.
     """
     rows, columns = matrix.shape[-2:]
     kept = rank if cut is None else cut
-    if joint and rows * len(matrix) < columns:
+    if tall and rows * len(matrix) < columns:
         return leading_right(matrix.flatten(0, 1), rank, cut=cut)
-    if joint or columns <= rows:
-        basis, squares = spectrum(matrix, joint)
+    if tall or columns <= rows:
+        basis, squares = spectrum(matrix, tall)
         energy, tail = squares.sum(-1), squares[..., kept:].sum(-1)
         if matrix.dtype != torch.float64 and bool((tail < SAFE_TAIL * energy).any()):
-            return leading_right(matrix.double(), rank, joint, cut)
+            return leading_right(matrix.double(), rank, tall, cut)
         squared_too_far = bool((tail < GRAM_LIMIT * energy).any())
         if matrix.dtype == torch.float64 and squared_too_far:
-            return _by_qr(matrix.flatten(0, 1) if joint else matrix, rank)
+            return _by_qr(matrix.flatten(0, 1) if tall else matrix, rank)
         return basis[..., :rank], squares
     left, squares = leading_right(matrix.mT, min(rank, rows))
     # QR, not a division by singular values: these may vanish. Its columns of zeros become
@@ -113,8 +117,9 @@ def _by_qr(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def tail_bounds(matrix: Float[Tensor, "m n"], rank: int, exact_side: int) -> tuple[float, float]:
     """Bounds of the squared tail after ``rank``: equal for small sides, bracketed for large ones.
 
-    Beyond ``exact_side`` a randomised subspace (two power steps) captures nearly all that the
-    leading one does; what it leaves is at least the tail.
+    Beyond ``exact_side`` a randomised subspace (Halko, Martinsson and Tropp 2011, algorithm 4.4,
+    two power steps) captures nearly all that the leading one does; what it leaves is at least the
+    tail.
     """
     thin = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
     side = thin.shape[1]

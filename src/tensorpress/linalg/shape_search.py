@@ -16,7 +16,9 @@ from tensorpress.linalg.tt_error import holds, least_rank, values_within, worst_
 from tensorpress.linalg.tt_shapes import TTShape, prime_factors, tt_ranks
 
 EXACT_UP_TO = 64
+"""Number of shapes up to which all are tried."""
 POPULATION = 8
+"""Shapes that survive a generation, in which twice as many are made."""
 GENERATIONS = 6
 
 
@@ -131,9 +133,11 @@ def _ordered(number: int, order: int) -> Iterator[tuple[int, ...]]:
 
 
 def _evolve(start: TTShape, cost: Callable[[TTShape], float]) -> TTShape:
-    """The shape of least cost found as Li et al. (2020) search tensor shapes.
+    """The shape of least cost that an evolutionary search finds.
 
-    The fittest survive, and children move a prime from one mode to another or swap two modes.
+    After Li and Sun ("Evolutionary topology search for tensor network decomposition", ICML 2020),
+    who evolve topologies: the fittest survive; here children move a prime from one mode to another
+    or swap two modes.
     """
     chance = random.Random(0)
     population = [start]

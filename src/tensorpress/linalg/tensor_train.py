@@ -1,4 +1,8 @@
-"""TT-SVD of a matrix as a TT-matrix (Oseledets 2011; methods.md, "TT modes")."""
+"""TT-SVD (Oseledets 2011, "Tensor-train decomposition", algorithm 1) of a matrix as a TT-matrix.
+
+Mode k of the tensor is the pair of the k-th factors of the inputs and outputs (Oseledets 2010,
+"Approximation of 2^d x 2^d matrices using tensor decomposition").
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ from tensorpress.linalg.gram import leading_right, tail_bounds
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 
 PROJECTED_ROWS = 4096
+"""Rows that are projected at a time, so that their copy stays small."""
 LONG_RUN = 16
-"""Shortest run of adjacent values with which one many-axed permutation reads memory well."""
+"""Shortest run of adjacent values at which a permutation of many axes reads memory fast."""
 
 
 def tt_tensor(weight: Tensor, shape: TTShape) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorpress.linalg.gram import eigenpairs, gram, leading_right
-from tensorpress.linalg.whitening import quadratic
+from tensorpress.linalg.whitening import congruence
 
 
 def balanced_factors_of(
@@ -50,8 +50,8 @@ def weighted_svd(
     wide, mean = matrix.double(), moment.diagonal(dim1=-2, dim2=-1).double().mean(-1)
     ridge = torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
     if wide.shape[-2] <= wide.shape[-1]:
-        weighed = quadratic(wide, moment) + ridge[..., None, None] * gram(wide.mT)
-        basis = eigenpairs(weighed)[1].flip(-1)[..., :rank]
+        whitened = congruence(wide, moment) + ridge[..., None, None] * gram(wide.mT)
+        basis = eigenpairs(whitened)[1].flip(-1)[..., :rank]
     else:
         second = moment.to(torch.float64, copy=True)
         second.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])

@@ -1,4 +1,9 @@
-"""Partial Tucker: bases from Gram matrices, then orthogonal iteration (HOOI)."""
+"""Partial Tucker: bases from Gram matrices, then orthogonal iteration.
+
+The truncated HOSVD is that of De Lathauwer, De Moor and Vandewalle ("A multilinear singular value
+decomposition", 2000), the iteration (HOOI) theirs of the same year ("On the best rank-1 and
+rank-(R1, ..., RN) approximation of higher-order tensors").
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,18 @@ from tensorpress.linalg.bounds import of_tails
 from tensorpress.linalg.gram import SAFE_TAIL, gram, leading_right
 
 SWEEPS = 20
+"""Most sweeps of HOOI."""
 TOLERANCE = 1e-5
+"""Share of the energy by which a sweep must raise what is captured, or it is the last one."""
 REFINED_FROM = 0.01
 """Share of the energy that the start must capture for sweeps to be worth their time."""
 
 
-def unfold(tensor: Tensor, mode: int) -> Tensor:
-    """The mode's unfolding, transposed, in blocks of rows ``(b, rows, n)``: a view if it can be."""
+def row_blocks(tensor: Tensor, mode: int) -> Tensor:
+    """The transposed unfolding of a mode of size n, in blocks of rows ``(b, rows, n)``.
+
+    Blocks, so that it is a view wherever the tensor's memory allows one.
+    """
     lead, size = math.prod(tensor.shape[:mode]), tensor.shape[mode]
     rest = math.prod(tensor.shape[mode + 1 :])
     if rest == 1:
@@ -28,8 +38,11 @@ def unfold(tensor: Tensor, mode: int) -> Tensor:
     return tensor.movedim(mode, -1).reshape(1, -1, size)
 
 
-def project_modes(tensor: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
-    """``tensor x_n U_n^T`` for every listed mode n with basis ``U_n (size, rank)``."""
+def multi_mode_dot(tensor: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
+    """``tensor x_n U_n^T`` for every listed mode n with basis ``U_n (size, rank)``.
+
+    What tensorly's function of this name does with ``transpose=True``.
+    """
     for mode, basis in bases.items():
         # as one matrix product a leading index, so that nothing is transposed
         lead, rest = math.prod(tensor.shape[:mode]), math.prod(tensor.shape[mode + 1 :])
@@ -44,14 +57,9 @@ def project_modes(tensor: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     return tensor
 
 
-def expand_modes(core: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
-    """``core x_n U_n`` for every listed mode n: the inverse of ``project_modes``."""
-    return project_modes(core, {mode: basis.mT for mode, basis in bases.items()})
-
-
 def mode_basis(tensor: Tensor, mode: int, rank: int) -> Tensor:
     """Leading ``rank`` left singular vectors ``(n, rank)`` of a mode's unfolding, float64."""
-    return leading_right(unfold(tensor, mode), rank, joint=True)[0]
+    return leading_right(row_blocks(tensor, mode), rank, tall=True)[0]
 
 
 def mode_spectrum(tensor: Tensor, mode: int, kept: int | None = None) -> Tensor:
@@ -59,11 +67,11 @@ def mode_spectrum(tensor: Tensor, mode: int, kept: int | None = None) -> Tensor:
 
     ``kept``: how many of them are no tail, so that a small one is taken from float64 products.
     """
-    blocks, size = unfold(tensor, mode), tensor.shape[mode]
+    blocks, size = row_blocks(tensor, mode), tensor.shape[mode]
     rows = blocks.shape[0] * blocks.shape[1]
-    # without vectors, which of a wide mode take several times the room of the tensor
-    products = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, joint=True)
-    squares = torch.linalg.eigvalsh(products).flip(-1).clamp_min(0.0)
+    # eigenvalues alone: the vectors of a wide mode take several times the tensor's memory
+    smaller = gram(blocks.reshape(rows, size).mT) if rows < size else gram(blocks, tall=True)
+    squares = torch.linalg.eigvalsh(smaller).flip(-1).clamp_min(0.0)
     is_small = kept is not None and float(squares[kept:].sum()) < SAFE_TAIL * float(squares.sum())
     if is_small and tensor.dtype != torch.float64:
         return mode_spectrum(tensor.double(), mode)
@@ -87,11 +95,11 @@ def hosvd(
         if rank == size:
             bases[mode] = torch.eye(size, dtype=tensor.dtype, device=tensor.device)
         elif not ordered and size**2 - rank**2 < rank * size:
-            vectors, spectra[mode] = leading_right(unfold(tensor, mode), size, True, cut=rank)
+            vectors, spectra[mode] = leading_right(row_blocks(tensor, mode), size, True, cut=rank)
             core, bases[mode] = _reflected(core, mode, vectors[:, rank:])
         else:
-            bases[mode], spectra[mode] = leading_right(unfold(tensor, mode), rank, joint=True)
-            core = project_modes(core, {mode: bases[mode]})
+            bases[mode], spectra[mode] = leading_right(row_blocks(tensor, mode), rank, tall=True)
+            core = multi_mode_dot(core, {mode: bases[mode]})
     return core, bases, spectra
 
 
@@ -100,7 +108,7 @@ def _reflected(tensor: Tensor, mode: int, left_out: Tensor) -> tuple[Tensor, Ten
 
     U is the last columns of ``Q = I - V T V^T``, the k Householder reflections that turn
     ``left_out`` into the first k axes (compact WY, Schreiber and Van Loan 1989): they take
-    ``k (2 n - k)`` products where U itself takes ``rank n``.
+    ``k (2 n - k)`` multiplications a column where U itself takes ``rank n``.
     """
     size, count = left_out.shape
     packed, scales = torch.geqrf(left_out)
@@ -135,9 +143,9 @@ def sequential_hosvd(
     error = 0.0
     for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
         rank = ranks[mode]
-        bases[mode], squares = leading_right(unfold(tensor, mode), rank, joint=True)
+        bases[mode], squares = leading_right(row_blocks(tensor, mode), rank, tall=True)
         error += float(squares[rank:].sum())
-        tensor = project_modes(tensor, {mode: bases[mode]})
+        tensor = multi_mode_dot(tensor, {mode: bases[mode]})
     return tensor, bases, error
 
 
@@ -169,12 +177,12 @@ def _sweep(
     largest = max(modes, key=lambda m: tensor.shape[m])
     others = {m: basis for m, basis in bases.items() if m != largest}
     by_size = dict(sorted(others.items(), key=lambda item: -tensor.shape[item[0]]))
-    bases = {**bases, largest: mode_basis(project_modes(tensor, by_size), largest, ranks[largest])}
-    small = project_modes(tensor, {largest: bases[largest]})
+    bases = {**bases, largest: mode_basis(multi_mode_dot(tensor, by_size), largest, ranks[largest])}
+    small = multi_mode_dot(tensor, {largest: bases[largest]})
     for mode in (m for m in modes if m != largest):
         rest = {m: basis for m, basis in bases.items() if m not in (mode, largest)}
-        bases[mode] = mode_basis(project_modes(small, rest), mode, ranks[mode])
-    return bases, project_modes(small, {m: b for m, b in bases.items() if m != largest})
+        bases[mode] = mode_basis(multi_mode_dot(small, rest), mode, ranks[mode])
+    return bases, multi_mode_dot(small, {m: b for m, b in bases.items() if m != largest})
 
 
 def _energy(tensor: Tensor) -> float:

@@ -90,7 +90,7 @@ def _paired(cores: list[Tensor], shape: TTShape) -> list[Tensor]:
 
 def _undone(cores: list[Tensor], roots: list[Root]) -> list[Tensor]:
     """Cores of the matrix from those of the whitened one."""
-    return [root.undo(core, 1) for core, root in zip(cores, roots, strict=True)]
+    return [root.unwhiten(core, 1) for core, root in zip(cores, roots, strict=True)]
 
 
 def _whitened(weight: Tensor, shape: TTShape, roots: list[Root]) -> Tensor:
@@ -98,5 +98,5 @@ def _whitened(weight: Tensor, shape: TTShape, roots: list[Root]) -> Tensor:
     out = weight.shape[0]
     tensor = weight.reshape(out, *shape.in_modes)
     for mode, root in enumerate(roots, start=1):
-        tensor = root.weigh(tensor, mode)
+        tensor = root.whiten(tensor, mode)
     return tt_tensor(tensor.reshape(out, -1), shape)

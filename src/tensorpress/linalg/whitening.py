@@ -12,16 +12,17 @@ from torch import Tensor
 from tensorpress.linalg.gram import eigenpairs
 
 CLIP = 1e-3
-"""Least eigenvalue over their mean."""
+"""Least eigenvalue that is kept as it is, relative to their mean."""
 BLOCK_ROWS = 512
-"""Of a moment, that stand in float64 at a time."""
+"""Rows of a moment that are in float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Root:
     """``S = directions diag(values)`` with ``S S^T`` the moment, in float64.
 
-    Not the symmetric root, which is ``S`` turned: a mode's truncation does not see the turn.
+    The symmetric root is ``S`` times a rotation. A truncation of the mode keeps the same subspace
+    with either, so the rotation is not computed.
     """
 
     directions: Float[Tensor, "n r"]
@@ -32,13 +33,13 @@ class Root:
         """The root of the inverse moment."""
         return Root(self.directions, self.values.reciprocal())
 
-    def weigh(self, tensor: Tensor, mode: int = -1) -> Tensor:
+    def whiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
         """``tensor x_mode S^T``, float64: the mode's size becomes r."""
         moved = tensor.double().movedim(mode, -1)
         return (moved @ (self.directions * self.values)).movedim(-1, mode)
 
-    def undo(self, tensor: Tensor, mode: int = -1) -> Tensor:
-        """What ``weigh`` made this tensor of: the mode's size becomes n again."""
+    def unwhiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """What ``whiten`` made this tensor of: the mode's size becomes n again."""
         moved = tensor.double().movedim(mode, -1)
         return ((moved / self.values) @ self.directions.mT).movedim(-1, mode)
 
@@ -58,21 +59,22 @@ def root_of(moment: Float[Tensor, "n n"]) -> Root:
 def root_for(matrix: Float[Tensor, "*rows n"], moment: Float[Tensor, "n n"], rank: int) -> Root:
     """The root that weighs ``matrix``, on no more directions than its rows span.
 
-    Where the rows are fewer than the columns, the eigenproblem is only as large as they are many:
-    with ``W = T Q^T`` the weighed matrix is ``T (Q^T S)``. A ``rank`` above them takes the whole.
+    Where ``matrix`` has m < n rows, ``W = T Q^T`` (QR) turns the whitened matrix into
+    ``T (Q^T S)``, so that the eigenproblem is of size m in place of n. A ``rank`` above m needs
+    directions outside of that span, and takes the root of the whole moment.
     """
     rows = matrix.flatten(0, -2)
     if not rank <= len(rows) < len(moment):
         return root_of(moment)
     span, _ = torch.linalg.qr(rows.double().mT)
-    inner = root_of(quadratic(span.mT, moment))
+    inner = root_of(congruence(span.mT, moment))
     return Root(span @ inner.directions, inner.values)
 
 
-def quadratic(
+def congruence(
     matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"]
 ) -> Float[Tensor, "*batch m m"]:
-    """``A M A^T`` in float64, of which only some rows of the moment stand in it at a time."""
+    """``A M A^T`` in float64; of the moment only ``BLOCK_ROWS`` rows are in float64 at a time."""
     wide = matrix.double()
     total = wide.new_zeros(*wide.shape[:-1], wide.shape[-2])
     parts = zip(wide.split(BLOCK_ROWS, -1), moment.split(BLOCK_ROWS, -2), strict=True)

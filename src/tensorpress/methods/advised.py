@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, MethodSpec, dense_store, sizes_of
+from tensorpress.methods.base import Factors, MethodSpec, dense_store, sizes_of
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +23,10 @@ TRIED_METHODS = ("svd", "tt", "tucker_ffn", "tucker_qkvo", "td_moe")
 
 
 class Choice(BaseModel):
-    """One option for some modules of a layer: its settings, bits, damage (nats) and products.
+    """One option for some modules of a layer: its settings, bits, damage (nats per token) and MACs.
 
-    ``ranks`` has one entry a factor set; ``products`` are multiplications of one token, over all
-    modules. ``method`` is a method's name, or ``rounding`` with ``bits`` and ``group`` for the
+    ``ranks`` has one entry a factor set; ``macs`` are multiply-accumulates of one token, over all
+    modules. ``method`` is a method's name, or ``rounding`` with ``bits`` and ``group_size`` for the
     weight itself.
     """
 
@@ -39,8 +40,16 @@ class Choice(BaseModel):
     dense_bits: int
     damage: float
     ranks: tuple[dict[str, Any], ...]
-    products: int
-    dense_products: int
+    macs: int
+    dense_macs: int
+
+
+class Options(BaseModel):
+    """What may be chosen for the modules of one layer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: tuple[Choice, ...]
 
 
 class Advised(BaseModel):
@@ -86,7 +95,7 @@ class Spec(MethodSpec):
     saved: float = Field(gt=0, lt=1, description="share of the whole model's bits to save")
     methods: tuple[str, ...] = Field(TRIED_METHODS, description="methods that take a budget")
     quantise: bool = Field(True, description="rounding weights to nearest is an option too")
-    group: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
+    group_size: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
     choices: tuple[Choice, ...] = Field((), description="filled in from the advice, leave it out")
 
     @field_validator("methods")
@@ -128,6 +137,9 @@ class Spec(MethodSpec):
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [Layout((m,), "dense", sizes_of(s)) for m, s in layer.group(group).items()]
+
+
+EXAMPLE = Spec(method="advised", saved=0.2)
 
 
 def _approach(name: str) -> Approach:

@@ -19,6 +19,7 @@ from tensorpress.files.storage import stored_tensors
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import APPROACHES, Approach
 from tensorpress.methods.cost import Cost, most
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,10 @@ class Budget(BaseModel):
         return math.floor((1.0 - self.saved) * values)
 
     def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
-        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow."""
+        """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
+
+        ``TensorpressError`` if not even rank 1 fits; ``where`` names the module in it.
+        """
         allowed, low, high = self.allowed(dense), 0, limit
         while low < high:
             middle = (low + high + 1) // 2
@@ -77,58 +81,6 @@ class Budget(BaseModel):
                     break
                 ranks = more
         return ranks
-
-
-RANKED = {
-    "rank": "",
-    "out_rank": "out_features",
-    "in_rank": "in_features",
-    "slice_rank": "slices",
-}
-"""Ranks of nested formats, and the size at which a mode's basis is the identity, if any is."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a method will store for ``modules``, known from shapes alone."""
-
-    modules: tuple[str, ...]
-    format: str
-    settings: dict[str, Any]
-
-    def build(self) -> Format:
-        """The empty factors; on the meta device they take no memory."""
-        from tensorpress.formats.table import FORMATS
-
-        return FORMATS[self.format](**self.settings)
-
-    @property
-    def rank_sum(self) -> int:
-        """Sum of the ranks of a nested format: the larger, the more it contains."""
-        return sum(self.settings.get(name) or 0 for name in RANKED)
-
-    def contains(self, other: Layout) -> bool:
-        """Whether every rank of ``other`` is at most that of this one and all else is equal.
-
-        A mode that keeps its size has no order, so leading blocks of it are good for nothing.
-        """
-        for name, value in self.settings.items():
-            theirs = other.settings[name]
-            if name not in RANKED or None in (value, theirs):
-                if value != theirs:
-                    return False
-            elif theirs > value or (theirs < value == self.settings.get(RANKED[name])):
-                return False
-        return self.format == other.format
-
-    def leading(self, larger: Format) -> Format:
-        """The format filled with the leading blocks of the factors of ``larger``."""
-        own, values = self.build(), larger.state_dict()
-        blocks = {
-            name: values[name][tuple(slice(side) for side in value.shape)]
-            for name, value in own.state_dict().items()
-        }
-        return own.fill(**blocks)
 
 
 class MethodSpec(BaseModel):
@@ -211,8 +163,8 @@ class MethodSpec(BaseModel):
         return self
 
     @property
-    def needs_number(self) -> bool:
-        """Whether layers of equal shape may differ in what is stored: by their numbers."""
+    def depends_on_layer_index(self) -> bool:
+        """Whether what is stored of a layer depends on which layer it is, beside its shape."""
         return False
 
     @property
@@ -223,7 +175,7 @@ class MethodSpec(BaseModel):
         """
         return False
 
-    def serves(self, other: MethodSpec, layer: LayerShape, group: str) -> bool:
+    def contains_factors_of(self, other: MethodSpec, layer: LayerShape, group: str) -> bool:
         """Whether leading blocks of the factors of these settings are those of ``other``."""
         if not (self.nested and other.nested):
             return False
@@ -261,7 +213,7 @@ class MethodSpec(BaseModel):
 
 
 class WhitenedSpec(MethodSpec):
-    """Settings of a method that can weigh errors by the moments of the modules' inputs."""
+    """Settings of a method that can weigh errors by the second moments of the modules' inputs."""
 
     whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
 

@@ -11,33 +11,38 @@ from dataclasses import dataclass
 from tensorpress.architectures.layers import ModuleShape
 
 VECTORS = 3.5
-"""Matrices in the room that all eigenvectors of one take: itself, in their place, LAPACK's work."""
+"""Memory of a full eigendecomposition, in matrices of its size.
+
+The matrix, over which its eigenvectors are written, and LAPACK's work space.
+"""
 EIGENVALUES = 2.5
-"""The same without vectors."""
-EIGEN_PRODUCTS = 10
-"""Multiplications of ``n x n`` eigenvectors over n^3."""
+"""Memory of eigenvalues without vectors, in matrices of the same size."""
+EIGEN_MACS = 10
+"""Multiply-accumulates (MACs) of a full eigendecomposition of an ``n x n`` matrix, over n^3."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layout: values of its factors, values held beside weights and factors, products.
+    """What decomposing one layout takes.
 
-    ``before``: values held while the moments still are, where these are gone when the rest is.
+    ``stored``: values of its factors. ``held``: values in memory beside weights, moments and
+    factors. ``macs``: multiply-accumulates. ``before``: where the moments are in memory for a part
+    of the time only, values held beside them; ``held`` then counts those held without them.
     """
 
     stored: int
     held: int = 0
-    products: int = 0
+    macs: int = 0
     before: int | None = None
 
 
-def eigen_products(side: int) -> int:
-    """Multiplications of a Gram matrix's eigenvectors."""
-    return EIGEN_PRODUCTS * side**3
+def eigen_macs(side: int) -> int:
+    """MACs of all eigenvectors of a Gram matrix of this side."""
+    return EIGEN_MACS * side**3
 
 
 def root_side(rows: int, columns: int, rank: int) -> int:
-    """Side of the eigenproblem of a moment that weighs a matrix (``whitening.root_for``)."""
+    """Side of the eigenproblem by which a moment whitens a matrix (``whitening.root_for``)."""
     return rows if rank <= rows < columns else columns
 
 
@@ -51,8 +56,11 @@ def tucker_held(largest: int, other: int, values: int) -> float:
 
 
 def most(shapes: Sequence[ModuleShape]) -> Cost:
-    """Where a method says nothing: dense factors, a few copies and the largest eigenproblem."""
+    """The bound where a method says nothing.
+
+    Factors as large as the weights, three copies, and an eigenproblem of the largest side.
+    """
     values = sum(shape.numel for shape in shapes)
     side = max(max(shape.out_features, shape.in_features) for shape in shapes)
     held = 3 * values + int(VECTORS * side**2)
-    return Cost(values, held, values * side + eigen_products(side))
+    return Cost(values, held, values * side + eigen_macs(side))

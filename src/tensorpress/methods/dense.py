@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, sizes_of, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,9 @@ class Spec(MethodSpec):
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         values = layer.modules[layout.modules[0]].numel
         return Cost(values, -values)  # the weights themselves become the factors
+
+
+EXAMPLE = Spec(method="dense")
 
 
 def decompose(

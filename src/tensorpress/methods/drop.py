@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, sizes_of, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,9 @@ class Spec(MethodSpec):
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         return Cost(0)
+
+
+EXAMPLE = Spec(method="drop")
 
 
 def decompose(

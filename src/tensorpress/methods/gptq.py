@@ -15,8 +15,9 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, MethodSpec, sizes_of, stacked, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, sizes_of, stacked, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +27,14 @@ BLOCK = 128
 
 
 class Spec(MethodSpec):
-    """Bits of a weight, how many share a scale, and what is added to the moments' diagonal."""
+    """Bits of a weight, the size of groups that share a scale, and the damping of the Hessian."""
 
     approach: ClassVar[Approach] = "quantisation"
     groups: ClassVar[tuple[str, ...]] = ("attention", "ffn", "experts")
 
     method: Literal["gptq"]
     bits: int = Field(4, ge=2, le=8)
-    group: int | None = Field(
+    group_size: int | None = Field(
         128, ge=2, description="adjacent weights that share a scale; null: all of a module do"
     )
     damping: float = Field(0.01, gt=0, description="of the moments' mean diagonal, added to it")
@@ -46,20 +47,25 @@ class Spec(MethodSpec):
         return None if rounding_bits else "GPTQ"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
-        how = {"inner": "dense", "bits": self.bits, "group": self.group}
-        return [
-            Layout((module,), "rounded", {**sizes_of(shape), "settings": sizes_of(shape), **how})
-            for module, shape in layer.group(group).items()
-        ]
+        found = []
+        for module, shape in layer.group(group).items():
+            dense = {"format": "dense", "settings": sizes_of(shape)}
+            how = {"inner": dense, "bits": self.bits, "group_size": self.group_size}
+            found.append(Layout((module,), "rounded", how))
+        return found
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
         shape = layer.modules[layout.modules[0]]
-        stored = shape.numel * self.bits // 32 + shape.numel // (self.group or shape.numel)
+        stored = shape.numel * self.bits // 32 + shape.numel // (self.group_size or shape.numel)
         inner, each = shape.in_features, shape.out_features * shape.in_features
-        products = shape.slices * inner * (each + 2 * inner**2)
+        macs = shape.slices * inner * (each + 2 * inner**2)
         before = inner**2 + each + 4 * BLOCK * inner + shape.numel // 2
-        return Cost(stored, shape.numel, products, before)  # first the scales, of magnitudes
+        # without the moments: magnitudes, of which scales are taken; with them: what rounding holds
+        return Cost(stored, shape.numel, macs, before)
+
+
+EXAMPLE = Spec(method="gptq", bits=4)
 
 
 def decompose(
@@ -79,13 +85,13 @@ def decompose(
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
-        scales = rounding.scales_of(stack, spec.bits, spec.group).bfloat16().float()
-        # without moments all inputs weigh the same, and nothing can be made up for
+        scales = rounding.scales_of(stack, spec.bits, spec.group_size).bfloat16().float()
+        # without moments all inputs weigh the same, and no column can make up for another's error
         unknown = stack.new_zeros(1, 1, 1).expand(len(stack), stack.shape[2], stack.shape[2])
         moment = stacked(moments[layout.modules[0]]) if moments else unknown
         codes = []
         for index, (matrix, inputs) in enumerate(zip(stack, moment, strict=True)):
-            each = rounding.spread(scales, matrix.numel(), spec.group, index * matrix.numel())
+            each = rounding.spread(scales, matrix.numel(), spec.group_size, index * matrix.numel())
             codes.append(gptq(matrix, each.view_as(matrix), inputs, spec.bits, spec.damping))
         packed = rounding.pack(torch.stack(codes).flatten(), spec.bits)
         store = layout.build().fill(weight_codes=packed, weight_scales=scales)
@@ -104,7 +110,8 @@ def gptq(weight: Tensor, scales: Tensor, moment: Tensor, bits: int, damping: flo
 
     from tensorpress.formats.rounding import limit, nearest
 
-    # largest last, and rounded from the end: an inverse Cholesky factor's row reaches back
+    # Ascending, and rounded from the end, so that the largest inputs come first all the same: row k
+    # of the inverse Cholesky factor corrects the columns before k, never those behind it
     order = moment.diagonal().argsort(stable=True)
     pull = corrections(moment, order, damping)
     weight = weight.mT[order]  # transposed, so that a column's values are adjacent
@@ -127,8 +134,8 @@ def corrections(moment: Tensor, order: Tensor, damping: float) -> Tensor:
     """How an error in column k, in ``order``, is made up for by those before it: row k, float64.
 
     The rows, divided by their diagonal, of the lower triangular R with ``R^T R`` the inverse of the
-    damped moment. That is the inverse of its Cholesky factor: no other inverse is formed, and all
-    stands in the room of one moment, which is the largest thing here.
+    damped moment: R is the inverse of its Cholesky factor. It is computed in place, in the memory
+    of one moment, which is the largest tensor here.
     """
     import torch
 

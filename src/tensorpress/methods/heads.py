@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
-from tensorpress.methods.base import Layout, sizes_of
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,16 @@ def head_shape(layer: LayerShape, module: str) -> ModuleShape:
     return ModuleShape(layer.modules[module].out_features, layer.head_dim, heads)
 
 
-def per_head(module: str, shape: ModuleShape, inner: str, settings: dict[str, Any]) -> Layout:
-    """A projection whose heads are the slices of an ``inner`` format."""
-    outer: dict[str, Any] = {**sizes_of(shape), "side": side_of(module)}
-    return Layout((module,), "per_head", {**outer, "inner": inner, "settings": settings})
+def per_head(module: str, inner: str, settings: dict[str, Any]) -> Layout:
+    """A projection whose heads are the slices of an ``inner`` format of these settings."""
+    description = {"format": inner, "settings": settings}
+    return Layout((module,), "per_head", {"side": side_of(module), "inner": description})
+
+
+def inner_settings(layout: Layout) -> dict[str, Any]:
+    """Settings of the format that ``per_head`` was given."""
+    settings: dict[str, Any] = layout.settings["inner"]["settings"]
+    return settings
 
 
 def head_slices(weight: Tensor, layer: LayerShape, module: str) -> Tensor:

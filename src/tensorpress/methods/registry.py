@@ -27,7 +27,7 @@ METHODS: dict[str, str] = {
 
 
 def load(method: str) -> ModuleType:
-    """The method's module, with ``Spec`` and ``decompose``."""
+    """The method's module, with ``Spec``, ``EXAMPLE`` (small settings of it) and ``decompose``."""
     return import_module(METHODS[method])
 
 

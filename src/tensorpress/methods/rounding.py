@@ -18,7 +18,7 @@ class Rounding(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bits: int = Field(4, ge=2, le=8)
-    group: int | None = Field(
+    group_size: int | None = Field(
         None, ge=2, description="adjacent values that share a scale; without it a factor's all do"
     )
 
@@ -31,4 +31,4 @@ class Rounding(BaseModel):
         """``store`` with its factors rounded (``formats.rounded``), its scales of that dtype."""
         from tensorpress.formats.rounded import rounded
 
-        return rounded(store, self.bits, self.group, scales)
+        return rounded(store, self.bits, self.group_size, scales)

@@ -14,7 +14,6 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     bounded,
     require_rank,
@@ -22,7 +21,8 @@ from tensorpress.methods.base import (
     stacked,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,8 +79,11 @@ class Spec(WhitenedSpec):
             if out > inner:
                 held += 2 * inner**2 + 2 * out * inner
         batch = min(shape.slices, _step(out, inner))
-        products = shape.slices * (2 * out * inner * side + eigen_products(side))
-        return Cost(shape.slices * rank * both, int(batch * held), products)
+        macs = shape.slices * (2 * out * inner * side + eigen_macs(side))
+        return Cost(shape.slices * rank * both, int(batch * held), macs)
+
+
+EXAMPLE = Spec(method="svd", rank=5)
 
 
 def decompose(
@@ -94,7 +97,7 @@ def decompose(
     For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
     error bounds from below.
     """
-    from tensorpress.running.oom import halving, values_at_once
+    from tensorpress.running.oom import values_at_once, with_smaller_batches
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
@@ -103,7 +106,9 @@ def decompose(
             store = layout.build()
         values = values_at_once(stack.device, BATCH_VALUES)
         step = min(len(stack), _step(stack.shape[1], stack.shape[2], values))
-        squares = halving("svd", partial(_fill, store, stack, moment), step, stack.device)
+        squares = with_smaller_batches(
+            "svd", partial(_fill, store, stack, moment), step, stack.device
+        )
         factors.append(bounded(layout.modules, store, {"rank": squares}, spec))
     return factors
 

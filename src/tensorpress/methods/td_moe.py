@@ -1,4 +1,4 @@
-"""``td_moe``: all experts of one projection as one Tucker decomposition."""
+"""``td_moe``: all experts of one projection as one Tucker decomposition (Xu et al., ICLR 2026)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     MethodSpec,
     bounded,
     require_rank,
@@ -24,7 +23,8 @@ from tensorpress.methods.base import (
     stacked,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,14 +99,14 @@ class Spec(MethodSpec):
         ranks = TuckerRanks(expert, sizes["out_rank"], sizes["in_rank"])
         largest = max(shape.slices, shape.out_features, shape.in_features)
         held = VECTORS * largest**2 + shape.numel
-        products = 3 * shape.numel * largest + 3 * eigen_products(largest)
+        macs = 3 * shape.numel * largest + 3 * eigen_macs(largest)
         stored = ranks.values(shape, self.experts == "compress")
         if not self.needs_moments:
-            return Cost(stored, int(held), products)
-        # of the weighed stack, beside the other one while it is made
+            return Cost(stored, int(held), macs)
+        # the whitened stack in float32, beside the plain one while it is made, and both roots
         sides = shape.out_features**2 + shape.in_features**2
         held, before = held + shape.numel // 2 + 2 * sides, int((VECTORS + 1) * sides)
-        return Cost(stored, int(held), 2 * products, before)
+        return Cost(stored, int(held), 2 * macs, before)
 
     def _layout(self, module: str, shape: ModuleShape) -> Layout:
         if self.ranks is not None:
@@ -122,6 +122,9 @@ class Spec(MethodSpec):
                 f"multiples of {self.alignment}; allowed: a smaller ratio or alignment"
             )
         return layout_of(module, shape, self, planned)
+
+
+EXAMPLE = Spec(method="td_moe", ratio=0.3)
 
 
 @dataclass(frozen=True)
@@ -267,13 +270,13 @@ def _joint(
         roots = expert_roots(stack, stacked(moments[layout.modules[0]]), spec)
         # the ranks are not chosen yet
         plain = {mode: certain(mode_spectrum(stack, mode)) for mode in names}
-        stack = weighed(stack, roots)
+        stack = whitened(stack, roots)
     if spec.ranks is None and spec.rank_choice == "predicted_error":
         layout = layout_of(layout.modules[0], shape, spec, choose_ranks(stack, shape, spec))
     ranks = {mode: layout.settings[name] for mode, name in names.items()}
     core, bases, spectra = hosvd(stack, ranks, ordered=spec.nested)
     del stack  # the factors may be as large
-    bases |= {mode: root.undo(bases[mode], 0) for mode, root in roots.items()}
+    bases |= {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
     values = {"left": bases[1], "right": bases[2], "core": core}
     if spec.experts == "compress":
         values["mix"] = bases[0]
@@ -283,26 +286,26 @@ def _joint(
 
 
 def expert_roots(stack: Tensor, moment: Tensor, spec: Spec) -> dict[int, Root]:
-    """Roots of the modes to be weighed: of the mean moment of all experts' inputs, or outputs."""
-    from tensorpress.linalg.whitening import quadratic, root_of
+    """Roots of the modes to be whitened: of the mean moment of all experts' inputs, or outputs."""
+    from tensorpress.linalg.whitening import congruence, root_of
 
     sums = {}
     if spec.whiten in ("input", "both"):
         sums[2] = sum(inputs.double() for inputs in moment)
     if spec.whiten in ("output", "both"):
-        sums[1] = sum(quadratic(each, inputs) for each, inputs in zip(stack, moment, strict=True))
+        sums[1] = sum(congruence(each, inputs) for each, inputs in zip(stack, moment, strict=True))
     roots = {mode: root_of(total / len(stack)) for mode, total in sums.items()}
     published = spec.whiten_root == "published"
     return {mode: root.inverse if published else root for mode, root in roots.items()}
 
 
-def weighed(stack: Tensor, roots: Mapping[int, Root]) -> Tensor:
+def whitened(stack: Tensor, roots: Mapping[int, Root]) -> Tensor:
     """The stack in its own dtype, modes multiplied by their roots, one expert at a time."""
     import torch
 
     white = torch.empty_like(stack)
     for target, matrix in zip(white, stack, strict=True):
         for mode, root in roots.items():
-            matrix = root.weigh(matrix, mode - 1)
+            matrix = root.whiten(matrix, mode - 1)
         target.copy_(matrix)
     return white

@@ -14,16 +14,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Budget,
-    Factors,
-    Layout,
-    WhitenedSpec,
-    sizes_of,
-    stacked,
-    with_layouts,
-)
+from tensorpress.methods.base import Budget, Factors, WhitenedSpec, sizes_of, stacked, with_layouts
 from tensorpress.methods.cost import VECTORS, Cost
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +34,10 @@ class TrainSpec(WhitenedSpec):
     budget: Budget | None = None
 
     def rank_of(self, shape: TTShape, dense: int, where: str, slices: int = 1) -> int:
-        """The maximal rank of trains of ``shape``; ``slices`` of them replace ``dense`` values."""
+        """The maximal rank of trains of ``shape``; ``slices`` of them replace ``dense`` values.
+
+        ``TensorpressError`` if the given rank, or rank 1 under the budget, is too large for them.
+        """
         limit = dense // slices
         if self.rank is not None:
             if self.rank > limit:
@@ -69,8 +65,8 @@ class TrainSpec(WhitenedSpec):
         shape, rank = modes_of(settings), max(settings["ranks"])
         dense = math.prod(shape.modes)
         held = (6 if self.needs_moments else 4) * dense + 2 * EXACT_SIDE**2
-        products = settings["slices"] * dense * self.order * (6 * rank + EXACT_SIDE)
-        return Cost(settings["slices"] * shape.values(rank), held, products)
+        macs = settings["slices"] * dense * self.order * (6 * rank + EXACT_SIDE)
+        return Cost(settings["slices"] * shape.values(rank), held, macs)
 
 
 class Spec(TrainSpec):
@@ -108,8 +104,11 @@ class Spec(TrainSpec):
         shape, cost = layer.modules[layout.modules[0]], super().cost(layout, layer)
         if self.error is not None:
             # all slices at once, and the eigenvectors of their most square unfoldings
-            cost = Cost(shape.numel, int((6 + VECTORS) * shape.numel), 20 * cost.products)
-        return cost if self.shape == "balanced" else replace(cost, products=100 * cost.products)
+            cost = Cost(shape.numel, int((6 + VECTORS) * shape.numel), 20 * cost.macs)
+        return cost if self.shape == "balanced" else replace(cost, macs=100 * cost.macs)
+
+
+EXAMPLE = Spec(method="tt", order=3, rank=4)
 
 
 def tt_settings(shape: ModuleShape, modes: TTShape, ranks: Sequence[int]) -> dict[str, Any]:

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, with_layouts
+from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
-from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head
+from tensorpress.methods.heads import (
+    head_moments,
+    head_shape,
+    head_slices,
+    inner_settings,
+    per_head,
+)
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
 if TYPE_CHECKING:
@@ -29,12 +36,15 @@ class Spec(TrainSpec):
         found = []
         for module, shape in layer.group(group).items():
             settings = self.train_settings(head_shape(layer, module), module, shape.numel)
-            found.append(per_head(module, shape, "tt_matrix", settings))
+            found.append(per_head(module, "tt_matrix", settings))
         return found
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
-        return self.train_cost(layout.settings["settings"])
+        return self.train_cost(inner_settings(layout))
+
+
+EXAMPLE = Spec(method="tt_per_head", order=2, rank=3)
 
 
 def decompose(
@@ -49,7 +59,7 @@ def decompose(
         module = layout.modules[0]
         heads = head_slices(stack[0], layer, module)
         moment = None if moments is None else head_moments(moments[module], layer, module)
-        trains = train_stack(heads, layout.settings["settings"], moment)
+        trains = train_stack(heads, inner_settings(layout), moment)
         values = core_values([train.cores for train in trains])
         store = layout.build().fill(**{f"inner.{name}": v for name, v in values.items()})
         factors.append(Factors(layout.modules, store, *stack_bounds(trains, heads)))

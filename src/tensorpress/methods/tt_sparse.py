@@ -1,4 +1,8 @@
-"""``tt_sparse``: a tensor train of the inliers, the largest entries exactly."""
+"""``tt_sparse``: a tensor train of the inliers, the largest entries exactly.
+
+After Saten ("Sparse augmented tensor networks for post-training compression of large language
+models", 2025).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ from tensorpress.architectures.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, Layout, stacked, with_layouts
+from tensorpress.methods.base import Factors, stacked, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ class Spec(TrainSpec):
     super_weights: tuple[SuperWeight, ...] = Field((), description="entries kept where they belong")
 
     @property
-    def needs_number(self) -> bool:
+    def depends_on_layer_index(self) -> bool:
         return bool(self.super_weights)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
@@ -87,6 +92,9 @@ class Spec(TrainSpec):
         return tuple(dict.fromkeys([*self.keep, *self.exact(layer, module)]))
 
 
+EXAMPLE = Spec(method="tt_sparse", order=3, rank=4, outliers=0.01)
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
@@ -94,7 +102,6 @@ def decompose(
     moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
     """Saten's split: TT-SVD of the matrix without its outliers, and these added to it."""
-
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]

@@ -14,13 +14,13 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     require_rank,
     sizes_of,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products, root_side, tucker_held
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +85,11 @@ class Spec(WhitenedSpec):
         if self.needs_moments:
             rooted = root_side(slices * sides[0], sides[1], ranks[1])
             held += 2 * values + VECTORS * rooted**2 + sides[1] * rooted
-        products = values * sum(sides) + 2 * sum(map(eigen_products, sides))
-        return Cost(stored + slices * math.prod(ranks), int(held), products)
+        macs = values * sum(sides) + 2 * sum(map(eigen_macs, sides))
+        return Cost(stored + slices * math.prod(ranks), int(held), macs)
+
+
+EXAMPLE = Spec(method="tucker_ffn", ranks=Ranks.model_validate({"out": 16, "in": 12}))
 
 
 def decompose(
@@ -116,8 +119,8 @@ def decompose(
             right = bases[2]
         else:
             root = root_for(tensor, moments[layout.modules[0]], ranks[2])
-            core, bases = partial_tucker(root.weigh(tensor), ranks)
-            right = root.undo(bases[2], 0)
+            core, bases = partial_tucker(root.whiten(tensor), ranks)
+            right = root.unwhiten(bases[2], 0)
         store = layout.build().fill(left=bases[1].float(), right=right.float(), core=core.float())
         upper = bounds[1] if moments is None else None
         factors.append(Factors(layout.modules, store, bounds[0], upper))

@@ -14,14 +14,21 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Budget,
     Factors,
-    Layout,
     WhitenedSpec,
     require_rank,
     sizes_of,
     with_layouts,
 )
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products, root_side, tucker_held
-from tensorpress.methods.heads import head_moments, head_shape, head_slices, per_head, side_of
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
+from tensorpress.methods.heads import (
+    head_moments,
+    head_shape,
+    head_slices,
+    inner_settings,
+    per_head,
+    side_of,
+)
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,23 +61,23 @@ class Spec(WhitenedSpec):
             ranks = self._ranks(heads, module, shape)
             rows, columns = ("head_dim", "hidden")[:: 1 if side_of(module) == "out" else -1]
             inner = {**sizes_of(heads), "out_rank": ranks[rows], "in_rank": ranks[columns]}
-            found.append(per_head(module, shape, "tucker_matrix", inner))
+            found.append(per_head(module, "tucker_matrix", inner))
         return found
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
-        inner = layout.settings["settings"]
+        inner = inner_settings(layout)
         sides, heads = (inner["out_features"], inner["in_features"]), inner["slices"]
         ranks = (inner["out_rank"], inner["in_rank"])
         stored = sum(side * rank for side, rank in zip(sides, ranks, strict=True))
         each = math.prod(sides)
         held = tucker_held(max(sides), min(sides), each) + 2 * heads * each
-        products = heads * 2 * (eigen_products(min(sides)) + each * max(sides))
+        macs = heads * 2 * (eigen_macs(min(sides)) + each * max(sides))
         if self.needs_moments:
             rooted = root_side(*sides, ranks[1])
             held += VECTORS * rooted**2 + sides[1] * rooted
-            products += heads * (eigen_products(rooted) + sides[1] ** 2 * rooted)
-        return Cost(heads * (stored + math.prod(ranks)), int(held), products)
+            macs += heads * (eigen_macs(rooted) + sides[1] ** 2 * rooted)
+        return Cost(heads * (stored + math.prod(ranks)), int(held), macs)
 
     def _ranks(self, heads: ModuleShape, module: str, shape: ModuleShape) -> dict[str, int]:
         out_size, in_size = heads.out_features, heads.in_features
@@ -91,6 +98,9 @@ class Spec(WhitenedSpec):
         return {"head_dim": rank, "hidden": rank}
 
 
+EXAMPLE = Spec(method="tucker_per_head", ranks=Ranks(hidden=6, head_dim=4))
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
@@ -106,7 +116,7 @@ def decompose(
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
-        module, inner = layout.modules[0], layout.settings["settings"]
+        module, inner = layout.modules[0], inner_settings(layout)
         heads = head_slices(stack[0], layer, module)
         ranks = {0: inner["out_rank"], 1: inner["in_rank"]}
         each_moment = None if moments is None else head_moments(moments[module], layer, module)
@@ -117,8 +127,8 @@ def decompose(
                 right = bases[1]
             else:
                 root = root_for(matrix, each_moment[index], ranks[1])
-                core, bases = partial_tucker(root.weigh(matrix), ranks)
-                right = root.undo(bases[1], 0)
+                core, bases = partial_tucker(root.whiten(matrix), ranks)
+                right = root.unwhiten(bases[1], 0)
             lefts.append(bases[0].float())
             cores.append(core.float())
             rights.append(right.float())

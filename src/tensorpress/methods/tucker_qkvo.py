@@ -1,4 +1,8 @@
-"""``tucker_qkvo``: TensorLLM's joint Tucker of the attention projections of a layer."""
+"""``tucker_qkvo``: TensorLLM's joint Tucker of the attention projections of a layer.
+
+Gu et al. 2025, "TensorLLM: Tensorising multi-head attention for enhanced reasoning and compression
+in LLMs" (arXiv 2501.15674).
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,10 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Budget,
-    Factors,
-    Layout,
-    MethodSpec,
-    require_rank,
-    with_layouts,
-)
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products
+from tensorpress.methods.base import Budget, Factors, MethodSpec, require_rank, with_layouts
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.heads import MODULES, side_of
+from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +54,7 @@ class Spec(MethodSpec):
     layout: Literal["tensorllm", "published"] = Field(
         "tensorllm",
         description="tensorllm splits the heads; published splits the residual stream, as the "
-        "study's code does (golden/README.md, error 1)",
+        "study's code does",
     )
     gqa: GroupedQuery = Field(
         "equal_shapes",
@@ -133,13 +131,16 @@ class Spec(MethodSpec):
         values = sizes["slices"] * hidden * flat
         stored = sizes["heads"] * math.prod(ranks) + hidden * ranks[0] + head_dim * ranks[1]
         held = int(VECTORS * hidden**2) + values
-        return Cost(stored + 16, held, 4 * values * hidden + eigen_products(hidden))
+        return Cost(stored + 16, held, 4 * values * hidden + eigen_macs(hidden))
 
     def stream_side(self, module: str) -> str:
         """The side of the matrix that is mode 0: the residual stream's, unless ``published``."""
         heads_side = side_of(module)
         other = "out" if heads_side == "in" else "in"
         return other if self.layout == "tensorllm" else heads_side
+
+
+EXAMPLE = Spec(method="tucker_qkvo", ranks=Ranks(hidden=12, head_dim=4, stack=2))
 
 
 def stacks(layer: LayerShape, gqa: GroupedQuery) -> list[tuple[str, ...]]:

@@ -10,16 +10,10 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Budget,
-    Factors,
-    Layout,
-    MethodSpec,
-    require_rank,
-    with_layouts,
-)
-from tensorpress.methods.cost import VECTORS, Cost, eigen_products
+from tensorpress.methods.base import Budget, Factors, MethodSpec, require_rank, with_layouts
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.heads import MODULES, side_of
+from tensorpress.methods.layout import Layout
 from tensorpress.methods.tucker_qkvo import GroupedQuery
 
 if TYPE_CHECKING:
@@ -58,8 +52,8 @@ class Spec(MethodSpec):
         hidden, width = layout.settings["hidden"], sum(layout.settings["widths"])
         # side by side in float32, squared in float64
         held = int(VECTORS * hidden**2) + 3 * hidden * width
-        products = 2 * hidden**2 * width + eigen_products(hidden)
-        return Cost(layout.settings["rank"] * (hidden + width), held, products)
+        macs = 2 * hidden**2 * width + eigen_macs(hidden)
+        return Cost(layout.settings["rank"] * (hidden + width), held, macs)
 
     def _stacks(self, layer: LayerShape) -> list[tuple[str, ...]]:
         if layer.heads == layer.kv_heads:
@@ -104,6 +98,9 @@ class Spec(MethodSpec):
                 "rank": rank,
             },
         )
+
+
+EXAMPLE = Spec(method="tucker_qkvo_separate", rank=7)
 
 
 def decompose(

@@ -29,9 +29,7 @@ class Objective(ABC):
     described: ClassVar[str]
     """Such a model in an error's words."""
     metric: ClassVar[str]
-    """What tells how well a model answers: the exponential of the mean loss of a token."""
-    lower_is_better: ClassVar[bool] = True
-    """The direction of ``metric``."""
+    """What tells how well a model answers: the exponential of the mean loss, so less is better."""
     question: ClassVar[str | None] = None
     """How a text is asked, for the protocol of a measurement; ``None``: as that says anyway."""
     passes: ClassVar[int] = 1

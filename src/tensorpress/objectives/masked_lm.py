@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 STRIDE = 7
+"""Tokens from one mask to the next, and passes over a window."""
 NEEDED = ("mask_token", "cls_token", "sep_token")
 
 

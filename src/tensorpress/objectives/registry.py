@@ -14,6 +14,11 @@ OBJECTIVES: dict[str, str] = {
 }
 
 
+def quality_metrics() -> tuple[str, ...]:
+    """The metric of each objective."""
+    return tuple(load(name).metric for name in OBJECTIVES)
+
+
 def load(name: str) -> Objective:
     """The objective of a registered name."""
     found: Objective = import_module(OBJECTIVES[name]).OBJECTIVE

@@ -20,6 +20,7 @@ def token_windows(
     """The text tokenised once, without special tokens, in non-overlapping windows, tail dropped.
 
     With ``bos`` the first token of each window is the tokenizer's BOS, the others are text.
+    ``TensorpressError`` if the tokenizer has no BOS, or the text not the tokens of one window.
     """
     if bos and tokenizer.bos_token_id is None:
         raise TensorpressError("bos: True is not allowed; allowed: False, the tokenizer has no BOS")

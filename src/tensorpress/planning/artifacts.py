@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.config.params import Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.params import Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
@@ -35,6 +36,8 @@ class ModelArtifact:
     name: str
     spec: Model
     key: str
+    is_quantised: bool
+    """Whether its source holds codes, which the fetch turns into plain weights."""
     architecture: Architecture = field(repr=False)
 
     @property
@@ -84,17 +87,45 @@ class CalibrationArtifact:
 
 
 @dataclass(frozen=True)
-class AdviceArtifact:
-    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+class OptionsArtifact:
+    """What may be chosen for every module of a model, whatever the budget; one job a layer."""
 
     calibration: CalibrationArtifact
-    spec: Advised
+    methods: tuple[str, ...]
+    group_size: int | None
+    """Weights that share a scale where they are rounded."""
     dtype: str
     key: str
 
     @property
     def id(self) -> str:
         return f"{self.calibration.model.name}-{self.key}"
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of all layers."""
+        return [paths.options(self.id, layer) for layer in self.layers]
+
+    @property
+    def layers(self) -> range:
+        return range(self.calibration.model.architecture.layers)
+
+    def job_name(self, layer: int) -> str:
+        """What the job of a layer is called."""
+        return f"{self.id}-{layer:03d}"
+
+
+@dataclass(frozen=True)
+class AdviceArtifact:
+    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+
+    options: OptionsArtifact
+    spec: Advised
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.options.calibration.model.name}-{self.key}"
 
 
 @dataclass(frozen=True)
@@ -118,10 +149,10 @@ class DecompositionArtifact:
         """The advice that completes the method's settings, if it takes any."""
         return [paths.advice(self.advised.id)] if self.advised else []
 
-    def placed(self, layer: int, modules: tuple[str, ...]) -> Placement:
+    def placed(self, layer: int, modules: tuple[str, ...]) -> FactorPlacement:
         """Some modules of a layer with the factors of this decomposition."""
         factors, rows = paths.factors(self.id, layer), paths.decomposition_rows(self.id, layer)
-        return Placement(layer, modules, self, factors, rows)
+        return FactorPlacement(layer, modules, self, factors, rows)
 
     @property
     def moments(self) -> list[Path]:
@@ -130,7 +161,7 @@ class DecompositionArtifact:
 
 
 @dataclass(frozen=True)
-class Placement:
+class FactorPlacement:
     """Which modules of a layer take their weights from a decomposition, and where that lies."""
 
     layer: int
@@ -147,11 +178,11 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class RunArtifact:
+class CheckpointArtifact:
     """A compressed checkpoint: a model with some modules replaced by factors."""
 
     model: ModelArtifact
-    placements: tuple[Placement, ...] = field(repr=False)
+    placements: tuple[FactorPlacement, ...] = field(repr=False)
     dtype: str
     label: str
     key: str
@@ -163,14 +194,14 @@ class RunArtifact:
 
     @property
     def checkpoint(self) -> Path:
-        return paths.run(self.id)
+        return paths.assembled(self.id)
 
     @property
     def storage(self) -> Path:
         return paths.storage_rows(self.id)
 
     @property
-    def assembled(self) -> RunArtifact:
+    def assembled(self) -> CheckpointArtifact:
         return self
 
 
@@ -178,7 +209,7 @@ class RunArtifact:
 class RecoveryArtifact:
     """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
 
-    assembled: RunArtifact
+    assembled: CheckpointArtifact
     spec: Lora
     seed: int
     corpus: CorpusArtifact
@@ -207,15 +238,15 @@ class RecoveryArtifact:
         return paths.recovery_rows(self.id)
 
 
-AnyRun = RunArtifact | RecoveryArtifact
+AnyCheckpoint = CheckpointArtifact | RecoveryArtifact
 
 
 @dataclass(frozen=True)
 class EvaluationArtifact:
     """Metrics of one task on one run."""
 
-    run: AnyRun
-    dense: RunArtifact | None
+    run: AnyCheckpoint
+    dense: CheckpointArtifact | None
     task_name: str
     spec: BaseTask
     corpora: dict[str, CorpusArtifact] = field(repr=False)
@@ -253,7 +284,7 @@ class RecipeRun:
     """Another recipe that this one varies."""
     layer_set: str
     layers: tuple[int, ...]
-    run: AnyRun
+    run: AnyCheckpoint
     seed: int | None
     """Where chance enters: in recovery."""
     evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)

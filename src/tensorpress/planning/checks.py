@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from tensorpress.architectures.layers import LayerShape, group_of, middle, middle_out
-from tensorpress.config.params import LayerSet, MiddleLayers, MiddleOutLayers
-from tensorpress.config.tasks import BaseTask
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.params import Calibration, LayerSet, MiddleLayers, MiddleOutLayers
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import ModelArtifact
+from tensorpress.planning.artifacts import CorpusArtifact, DecompositionArtifact, ModelArtifact
+from tensorpress.planning.leakage import shared_text
 
 
 def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
-    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer."""
+    """The sets of layers that a layer set stands for: one, or with ``each`` one per layer.
+
+    ``TensorpressError`` if the model has too few layers; ``layers`` is their number.
+    """
     if spec == "each":
         return [(layer,) for layer in range(layers)]
     if spec == "all":
@@ -59,10 +65,15 @@ def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
             f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
             f"{objective}; allowed: kinds for {objective}, as perplexity"
         )
-    if spec.asks:
-        spec.check_asked(where, model.architecture.objective)
+    if spec.follows_objective:
+        spec.check_objective(where, model.architecture.objective)
     for field, tokens in spec.positions.items():
         check_positions(f"{where}.{field}", tokens, model)
+    if spec.needs_experts and not model.architecture.expert_layers:
+        raise TensorpressError(
+            f"models.{model.name}: task {name!r} is not allowed; "
+            "allowed: tasks for models without experts"
+        )
 
 
 def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:
@@ -83,6 +94,44 @@ def check_whole(
         raise TensorpressError(
             f"{where}: a method that is advised plans the whole model; "
             "allowed: modules: [all] on layers: all"
+        )
+
+
+def check_group(
+    where: str,
+    method_name: str,
+    made: DecompositionArtifact,
+    chosen: Collection[str],
+    present: Collection[str],
+) -> None:
+    """Refuse a part of a group whose modules share factors."""
+    if made.spec.whole_groups and len(chosen) < len(present):
+        raise TensorpressError(
+            f"{where}.modules: {list(chosen)} is not allowed: method {method_name!r} shares "
+            f"factors; allowed: all of {made.group}"
+        )
+
+
+def check_apart(
+    where: str, trained: CorpusArtifact, evaluated: Iterable[tuple[str, CorpusArtifact]]
+) -> None:
+    """Refuse to train on text that is evaluated on: by a task, on a corpus."""
+    for task, corpus in evaluated:
+        shared = shared_text(corpus, trained)
+        if corpus.name == trained.name or corpus.key == trained.key or shared:
+            detail = f" (both hold: {shared[:60]!r})" if shared else ""
+            raise TensorpressError(
+                f"{where}: {trained.name!r} is not allowed: task {task!r} evaluates on text of "
+                f"it{detail}; allowed: a corpus that shares nothing with those of the recipe's "
+                "tasks"
+            )
+
+
+def check_gradients(settings: Calibration) -> None:
+    """Refuse a calibration without what advice predicts damage from."""
+    if not settings.gradients:
+        raise TensorpressError(
+            "calibration.gradients: False is not allowed where a method is advised; allowed: true"
         )
 
 

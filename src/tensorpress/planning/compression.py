@@ -9,14 +9,14 @@ from types import MappingProxyType
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import AnyRun
+from tensorpress.planning.artifacts import AnyCheckpoint
 
 NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """What the methods of a run are together; of the uncompressed model all is empty.
+    """What the methods of a run are together; the defaults are those of the uncompressed model.
 
     ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
     ``holds_tensor_format`` whether any module is so held (``methods.approach``). ``control`` is the
@@ -34,7 +34,7 @@ class Compression:
     head_layout: str | None = None
 
 
-def compression_of(run: AnyRun, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
+def compression_of(run: AnyCheckpoint, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
     """What was done to the model of a checkpoint.
 
     ``advices`` by id say what was chosen; before that is known, it is what ``advised`` may come to.

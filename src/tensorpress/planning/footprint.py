@@ -22,36 +22,40 @@ from tensorpress.methods.cost import most
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     CalibrationArtifact,
+    CheckpointArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
     ModelArtifact,
+    OptionsArtifact,
     RecoveryArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.inputs import EmbeddedModel
 
 PROCESS = 500 * 10**6
-"""Python with torch, transformers and the BLAS at work."""
+"""Resident bytes of Python with torch and transformers once the BLAS has worked."""
 RUNNING = 900 * 10**6
-"""The same with what runs and measures a model."""
+"""Resident bytes of a process that runs and measures models, without the models."""
 SUMS = 150 * 10**6
-"""Blocks in float64 while errors are summed (``frobenius.SUMMED_VALUES``)."""
+"""Bytes of float64 blocks while errors are summed (``frobenius.SUMMED_VALUES``)."""
+DEQUANTISED = 200 * 10**6
+"""Bytes of codes, indices and values of a block while it is dequantised (``quantised.base``)."""
 TRAINING = 4 * 10**9
-"""An embedded model's training."""
+"""Bytes of an embedded model's training."""
 ENGINE = 500 * 10**6
-"""The two Snakemakes around a job on a cluster, which a scheduler counts as part of it."""
+"""Bytes of the two Snakemakes around a cluster's job, which a scheduler counts as part of it."""
 FLOAT, DOUBLE = 4, 8
+"""Bytes of a value in float32 and float64."""
 START = 300
 """Seconds that any job is granted beside its work: a cold start, a busy file system."""
 READ = 50e6
 """Bytes a second from a shared file system."""
-PRODUCTS = 5e9
-"""Multiplications a second of one slow core."""
-MODEL_PRODUCTS = 1e12
-"""The same where a model runs: a large one has a GPU, a small one is done soon anyway."""
+MACS = 5e9
+"""Multiply-accumulates (MACs) a second of one slow core."""
+MODEL_MACS = 1e12
+"""MACs a second where a model runs: a large one has a GPU, a small one is done soon anyway."""
 TOKENS, WAIT = 10**6, 3600
-"""What a task may read, and the seconds it is granted beside that."""
+"""Tokens that a task may read, and the seconds it is granted beside that."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,17 @@ class Footprint:
 
 
 def fetch(model: ModelArtifact) -> Footprint:
-    """A copy and a check tensor by tensor, or the training of a small model."""
+    """A copy and a check tensor by tensor, or the training of a small model.
+
+    Of codes also the shard that is being written, and a block of values in the making.
+    """
     if isinstance(model.spec, EmbeddedModel):
         return Footprint(TRAINING, 3600)
-    stored = value_bytes(model.architecture.config)
+    stored, values = value_bytes(model.architecture.config), values_of(model.architecture)
     peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
-    return Footprint(peak, 4 * stored * values_of(model.architecture) / READ)
+    if model.is_quantised:
+        peak += min(SHARD_BYTES, stored * values) + DEQUANTISED
+    return Footprint(peak, (8 if model.is_quantised else 4) * stored * values / READ)
 
 
 def transform(made: TransformedArtifact) -> Footprint:
@@ -104,21 +113,25 @@ def calibrate(made: CalibrationArtifact) -> Footprint:
     weights = values * RUNNING_BITS[made.dtype] // 8
     batch = _activations(architecture, settings.batch * settings.window, settings.gradients)
     asked = settings.tokens * architecture.objective.passes
-    products = asked * (3 * values * len(parts) + sum(moments))
+    macs = asked * (3 * values * len(parts) + sum(moments))
     peak = RUNNING + weights + held + batch
-    return Footprint(peak, weights / READ + products / MODEL_PRODUCTS)
+    return Footprint(peak, weights / READ + macs / MODEL_MACS)
+
+
+def options(made: OptionsArtifact, layer: int) -> Footprint:
+    """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
+    shape = made.calibration.model.architecture.shape(layer)
+    costs = [most([module]) for module in shape.modules.values()]
+    weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
+    held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
+    macs = len(made.methods) * sum(cost.macs for cost in costs)
+    peak = weights + 2 * FLOAT * moment_values(shape) + held
+    return Footprint(PROCESS + peak, macs / MACS)
 
 
 def advise(made: AdviceArtifact) -> Footprint:
-    """Weights and moments of a layer, and the costliest of what may be chosen for a module."""
-    peak = products = 0
-    for shape in made.calibration.model.architecture.shapes[:-1]:
-        costs = [most([module]) for module in shape.modules.values()]
-        weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
-        held = max(FLOAT * cost.stored + DOUBLE * cost.held for cost in costs)
-        peak = max(peak, weights + 2 * FLOAT * moment_values(shape) + held)
-        products += len(made.spec.methods) * sum(cost.products for cost in costs)
-    return Footprint(PROCESS + peak, products / PRODUCTS)
+    """The options of all layers, which are small."""
+    return Footprint(PROCESS, WAIT)
 
 
 def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
@@ -129,19 +142,21 @@ def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
 @cache
 def _of_alike(made: DecompositionArtifact, layer: int) -> Footprint:
     architecture = made.model.architecture
-    return of_group(
+    return group_footprint(
         made.spec, architecture.shape(layer), made.group, value_bytes(architecture.config)
     )
 
 
-def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
+def group_footprint(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Footprint:
     """A decomposition of a group from weights of ``stored`` bytes a value, layout by layout.
 
-    In float32: all factors before, the last ones once more, the weights, beside them those before
-    while they are read. Then the moment, what the method holds, and its factors once in float64.
+    While a layout is worked on, memory holds in float32 the factors of all earlier layouts, those
+    of the last one a second time, and the layout's weights. To these come, while the weights are
+    read, the weights of the layout before and one matrix as it is stored; then the moment, what the
+    method holds in float64, and its factors in float64.
     """
     modules = shape.group(group)
-    peak = done = before = last = products = largest = 0
+    peak = done = before = last = macs = largest = 0
     for layout in spec.layouts(shape, group):
         own, cost = [modules[module] for module in layout.modules], spec.cost(layout, shape)
         weights, factors = FLOAT * sum(each.numel for each in own), FLOAT * cost.stored
@@ -154,16 +169,16 @@ def of_group(spec: MethodSpec, shape: LayerShape, group: str, stored: int) -> Fo
             working = max(working, moment + DOUBLE * cost.before)
         peak = max(peak, done + last + weights + max(reading, working))
         done, before, last = done + factors, weights, factors
-        largest, products = max(largest, cost.stored), products + cost.products
+        largest, macs = max(largest, cost.stored), macs + cost.macs
     # then the errors: one module's weights, and one of its matrices rebuilt
     most_values = max(each.numel for each in modules.values())
     matrix = max(each.out_features * each.in_features for each in modules.values())
     peak = max(peak, done + FLOAT * (most_values + 2 * matrix) + SUMS)
     read = 2 * stored * sum(each.numel for each in modules.values())
-    return Footprint(PROCESS + peak, read / READ + products / PRODUCTS, largest)
+    return Footprint(PROCESS + peak, read / READ + macs / MACS, largest)
 
 
-def of_step(
+def step_footprints(
     architecture: Architecture, spec: MethodSpec, modules: Sequence[str], layers: Sequence[int]
 ) -> Iterator[Footprint]:
     """The decompositions that a step of a recipe needs on some layers."""
@@ -174,18 +189,25 @@ def of_step(
     for shape in map(architecture.shape, (*layers, architecture.outer)):
         for group in GROUPS:
             if wanted & set(shape.group(group)):
-                yield of_group(spec, shape, group, stored)
+                yield group_footprint(spec, shape, group, stored)
 
 
-def assemble(run: RunArtifact) -> Footprint:
+def assemble(run: CheckpointArtifact) -> Footprint:
     """A compressed checkpoint."""
     sets = (decompose(p.decomposition, p.layer).largest_set for p in run.placements)
     architecture = run.model.architecture
-    return of_assembly(architecture, max(sets, default=0), run.dtype, run.rounding is not None)
+    return assembly_footprint(
+        architecture, max(sets, default=0), run.dtype, run.rounding is not None
+    )
 
 
-def of_assembly(architecture: Architecture, factors: int, dtype: str, rounded: bool) -> Footprint:
-    """A shard, and what is on its way into one: a factor set, a tensor, or experts to be fused."""
+def assembly_footprint(
+    architecture: Architecture, factors: int, dtype: str, rounded: bool
+) -> Footprint:
+    """A shard being filled, and the largest thing that is made for one.
+
+    That is a factor set (of ``factors`` values), a copied tensor, or experts to be fused.
+    """
     stored, value = value_bytes(architecture.config), VALUE_BITS[dtype] // 8
     size = values_of(architecture) * (stored + value)
     one = max(
@@ -208,8 +230,8 @@ def recover(made: RecoveryArtifact) -> Footprint:
     weights = values * RUNNING_BITS[made.dtype] // 8
     peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
     asked = tokens * architecture.objective.passes
-    products = 3 * values * asked * spec.accumulation * spec.steps
-    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
+    macs = 3 * values * asked * spec.accumulation * spec.steps
+    return Footprint(peak, WAIT + weights / READ + macs / MODEL_MACS)
 
 
 def evaluate(made: EvaluationArtifact) -> Footprint:
@@ -222,8 +244,8 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
         peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
-    products = TOKENS * values * (architecture.objective.passes if made.spec.asks else 1)
-    return Footprint(peak, WAIT + weights / READ + products / MODEL_PRODUCTS)
+    macs = TOKENS * values * (architecture.objective.passes if made.spec.follows_objective else 1)
+    return Footprint(peak, WAIT + weights / READ + macs / MODEL_MACS)
 
 
 @cache

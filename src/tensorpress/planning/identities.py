@@ -11,8 +11,9 @@ from typing import Any
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.config.params import BASELINE, Calibration, Lora, Report
-from tensorpress.config.tasks import BaseTask
+from tensorpress.config.base_task import BaseTask
+from tensorpress.config.params import BASELINE, Calibration, Lora
+from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
@@ -23,26 +24,29 @@ from tensorpress.methods.rounding import Rounding
 from tensorpress.objectives.registry import OBJECTIVES
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
-    AnyRun,
+    AnyCheckpoint,
     CalibrationArtifact,
+    CheckpointArtifact,
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
-    Placement,
+    OptionsArtifact,
     RecoveryArtifact,
     ReportArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.contents import (
     FETCHERS,
     READERS,
     corpus_source,
+    fetched_config,
     model_config,
     model_source,
 )
 from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
+from tensorpress.sources.quantised import quantisation
 from tensorpress.transforms import registry as transforms
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
@@ -58,20 +62,25 @@ def corpus(name: str, spec: Corpus) -> CorpusArtifact:
     return CorpusArtifact(name, spec, content)
 
 
-def model(name: str, spec: Model) -> ModelArtifact:
+def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     """A checkpoint: its source, and the code that trains an embedded one or reads what is there.
 
     What others call their weights is found by their family; an embedded one is saved by the class
-    that runs it.
+    that runs it. Quantised weights are stored in ``dtype``, others as they are.
     """
-    architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    architecture = architecture_of(fetched_config(name, spec, dtype), f"models.{name}")
     entries = [_run("fetch_model")]
+    source = model_source(name, spec)
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
     if not isinstance(spec, EmbeddedModel):
         entries.append(_family(architecture))
-    content = key(stage="fetch", source=model_source(name, spec), code=code_fingerprint(*entries))
-    return ModelArtifact(name, spec, content, architecture)
+    codes = quantisation(model_config(name, spec), f"models.{name}")
+    if codes is not None:
+        entries.append(codes.reader)
+        source = {**source, "dtype": dtype}
+    content = key(stage="fetch", source=source, code=code_fingerprint(*entries))
+    return ModelArtifact(name, spec, content, codes is not None, architecture)
 
 
 def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
@@ -87,7 +96,9 @@ def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
             _family(of.architecture),
         ),
     )
-    return TransformedArtifact(of.name, of.spec, content, architecture, of, transform)
+    return TransformedArtifact(
+        of.name, of.spec, content, of.is_quantised, architecture, of, transform
+    )
 
 
 def calibration(
@@ -107,21 +118,33 @@ def calibration(
     return CalibrationArtifact(of, text, settings, dtype, content)
 
 
-def advice(moments: CalibrationArtifact, spec: Advised, dtype: str) -> AdviceArtifact:
-    """Pre-flight choices: moments, settings, and all that may be chosen."""
+def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsArtifact:
+    """What may be chosen: moments, methods, and how weights are rounded; no budget."""
     content = key(
-        stage="advise",
+        stage="options",
         moments=moments.key,
-        spec=spec.model_dump(),
+        methods=spec.methods,
+        group_size=spec.group_size,
         dtype=dtype,
         code=code_fingerprint(
-            _run("advise"),
+            _run("options"),
             *(entry for name in spec.methods for entry in _method(name)),
             *all_modules("tensorpress.formats"),
             _family(moments.model.architecture),
         ),
     )
-    return AdviceArtifact(moments, spec, dtype, content)
+    return OptionsArtifact(moments, spec.methods, spec.group_size, dtype, content)
+
+
+def advice(of: OptionsArtifact, spec: Advised) -> AdviceArtifact:
+    """Pre-flight choices: what there is to choose, and the budget."""
+    content = key(
+        stage="advise",
+        options=of.key,
+        spec=spec.model_dump(),
+        code=code_fingerprint(_run("advise"), _family(of.calibration.model.architecture)),
+    )
+    return AdviceArtifact(of, spec, content)
 
 
 def decomposition(
@@ -135,8 +158,7 @@ def decomposition(
 ) -> DecompositionArtifact:
     """Factors: model, settings, group, the moments and the advice if they are read."""
     layouts = spec.layouts(shape, group)
-    formats = {layout.format for layout in layouts}
-    formats |= {layout.settings["inner"] for layout in layouts if "inner" in layout.settings}
+    formats = {name for layout in layouts for name in layout.formats}
     content = key(
         stage="decompose",
         model=of.key,
@@ -154,12 +176,12 @@ def decomposition(
     return DecompositionArtifact(of, method_name, spec, group, moments, advised, content)
 
 
-def run(
+def checkpoint(
     of: ModelArtifact,
-    placements: tuple[Placement, ...],
+    placements: tuple[FactorPlacement, ...],
     dtype: str,
     rounding: Rounding | None = None,
-) -> RunArtifact:
+) -> CheckpointArtifact:
     """A compressed checkpoint: model, factors, how they are stored."""
     content = key(
         stage="assemble",
@@ -174,13 +196,18 @@ def run(
             *[_ROUNDING] * bool(rounding),
         ),
     )
-    return RunArtifact(of, placements, dtype, _label(placements, rounding), content, rounding)
+    return CheckpointArtifact(
+        of, placements, dtype, _label(placements, rounding), content, rounding
+    )
 
 
 def recovery(
-    of: RunArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+    of: CheckpointArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
 ) -> RecoveryArtifact:
-    """A recovered checkpoint: the compressed one, text, settings, seed."""
+    """A recovered checkpoint: text, settings, seed, and the compressed one.
+
+    The key of that covers the family and the code that travels in it.
+    """
     content = key(
         stage="recover",
         run=of.key,
@@ -190,8 +217,6 @@ def recovery(
         **_precision(dtype),
         code=code_fingerprint(
             _run("recover"),
-            *_BUNDLED,
-            _family(of.model.architecture),
             *[_ROUNDING] * bool(spec.rounding),
             _objective(of.model.architecture),
         ),
@@ -200,8 +225,8 @@ def recovery(
 
 
 def evaluation(
-    of: AnyRun,
-    dense: RunArtifact | None,
+    of: AnyCheckpoint,
+    dense: CheckpointArtifact | None,
     task_name: str,
     spec: BaseTask,
     corpora: dict[str, CorpusArtifact],
@@ -223,7 +248,7 @@ def evaluation(
         code=code_fingerprint(
             _run("evaluate"),
             f"{spec.entry}:evaluate",
-            *[_objective(of.model.architecture)] * spec.asks,
+            *[_objective(of.model.architecture)] * spec.follows_objective,
         ),
     )
     return EvaluationArtifact(of, dense, task_name, spec, corpora, moments, dtype, content)
@@ -270,7 +295,7 @@ def _objective(of: Architecture) -> str:
     return f"{OBJECTIVES[of.family.objective]}:OBJECTIVE"
 
 
-def _label(placements: tuple[Placement, ...], rounding: Rounding | None) -> str:
+def _label(placements: tuple[FactorPlacement, ...], rounding: Rounding | None) -> str:
     """Readable part of a run's name: methods, rounding, layers; the key tells equal ones apart."""
     if not placements:
         return BASELINE

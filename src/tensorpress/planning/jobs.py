@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from tensorpress.planning.artifacts import CalibrationArtifact
     from tensorpress.planning.plan import Plan
 
-_STAGES = {"fetch_model": "fetch", "fetch_corpus": "fetch", "report": "reports"}
+_STAGES = {
+    "fetch_model": "fetch",
+    "fetch_corpus": "fetch",
+    "options": "advise",
+    "report": "reports",
+}
 """Stages that are not named as their rule."""
 
 
@@ -49,7 +54,9 @@ def live_jobs(plan: Plan) -> list[Job]:
           for m in models.values() if m.id in plan.transformed),
         *(Job("calibrate", c.id, c.model.name, (paths.calibration(c.id),))
           for c in calibrations.values()),
-        *(Job("advise", a.id, a.calibration.model.name, (paths.advice(a.id),))
+        *(Job("options", o.job_name(layer), o.calibration.model.name, (paths.options(o.id, layer),))
+          for o in plan.options.values() for layer in o.layers),
+        *(Job("advise", a.id, a.options.calibration.model.name, (paths.advice(a.id),))
           for a in plan.advices.values()),
         *(Job("decompose", p.job_name, p.decomposition.model.name, (p.factors, p.rows))
           for p in plan.used_decompositions),
@@ -82,7 +89,8 @@ def slow_imports(plan: Plan, rules: Collection[str]) -> list[str]:
         "fetch_model": running,
         "transform": [],
         "calibrate": running,
-        "advise": methods,
+        "options": methods,
+        "advise": ["scipy.optimize"],
         "decompose": methods,
         "assemble": [],
         "recover": running,

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.planning.artifacts import DecompositionArtifact, Placement
+from tensorpress.planning.artifacts import DecompositionArtifact, FactorPlacement
 
 
-def containers(placements: Iterable[Placement]) -> dict[tuple[str, int], str]:
-    """(id, layer) of each nested decomposition -> id of the largest one there that holds it."""
+def largest_holders(placements: Iterable[FactorPlacement]) -> dict[tuple[str, int], str]:
+    """(id, layer) of each nested decomposition -> id of the largest one there that holds it.
+
+    One that no other holds has its own id.
+    """
     together: dict[tuple[str, str, int], list[DecompositionArtifact]] = {}
     for placement in placements:
         made = placement.decomposition
@@ -35,13 +38,15 @@ def containers(placements: Iterable[Placement]) -> dict[tuple[str, int], str]:
 def _largest(
     peers: Sequence[DecompositionArtifact], shape: LayerShape, group: str
 ) -> dict[str, str]:
-    """Id of each decomposition -> id of that with the largest ranks which holds it, or itself."""
+    """Id of each decomposition -> id of the one with the largest ranks that holds its factors."""
     size = {
         made.id: sum(layout.rank_sum for layout in made.spec.layouts(shape, group))
         for made in peers
     }
     largest_first = sorted(peers, key=lambda made: (size[made.id], made.id), reverse=True)
     return {
-        made.id: next(o.id for o in largest_first if o.spec.serves(made.spec, shape, group))
+        made.id: next(
+            o.id for o in largest_first if o.spec.contains_factors_of(made.spec, shape, group)
+        )
         for made in peers
     }

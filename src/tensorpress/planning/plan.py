@@ -20,20 +20,24 @@ from tensorpress.methods.rounding import Rounding
 from tensorpress.planning import identities, nesting
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
-    AnyRun,
+    AnyCheckpoint,
     CalibrationArtifact,
+    CheckpointArtifact,
     CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
+    FactorPlacement,
     ModelArtifact,
-    Placement,
+    OptionsArtifact,
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
-    RunArtifact,
     TransformedArtifact,
 )
 from tensorpress.planning.checks import (
+    check_apart,
+    check_gradients,
+    check_group,
     check_method,
     check_modules,
     check_task,
@@ -42,7 +46,6 @@ from tensorpress.planning.checks import (
     layer_sets,
 )
 from tensorpress.planning.compression import compression_of
-from tensorpress.planning.leakage import shared_text
 from tensorpress.sources.contents import file_content
 from tensorpress.sources.hub_datasets import require
 from tensorpress.sources.inputs import HubCorpus
@@ -59,6 +62,7 @@ class Plan:
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
         self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self.options: dict[str, OptionsArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
 
@@ -74,7 +78,7 @@ class Plan:
         return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
 
     @cached_property
-    def runs(self) -> dict[str, RunArtifact]:
+    def runs(self) -> dict[str, CheckpointArtifact]:
         """Assembled checkpoints by id; equal ones of several recipes are one."""
         return {each.run.assembled.id: each.run.assembled for each in self.recipe_runs}
 
@@ -85,7 +89,7 @@ class Plan:
         return {run.id: run for run in runs if isinstance(run, RecoveryArtifact)}
 
     @cached_property
-    def checkpoints(self) -> dict[str, AnyRun]:
+    def checkpoints(self) -> dict[str, AnyCheckpoint]:
         """Checkpoints that are evaluated, assembled or recovered, by id."""
         return {each.run.id: each.run for each in self.recipe_runs}
 
@@ -95,7 +99,7 @@ class Plan:
         return {e.id: e for each in self.recipe_runs for e in each.evaluations}
 
     @cached_property
-    def used_decompositions(self) -> list[Placement]:
+    def used_decompositions(self) -> list[FactorPlacement]:
         """One placement per (decomposition, layer) that some run needs."""
         wanted = {
             (p.decomposition.id, p.layer): p for r in self.runs.values() for p in r.placements
@@ -103,8 +107,8 @@ class Plan:
         return list(wanted.values())
 
     @cached_property
-    def _containers(self) -> dict[tuple[str, int], str]:
-        return nesting.containers(self.used_decompositions)
+    def _largest_holders(self) -> dict[tuple[str, int], str]:
+        return nesting.largest_holders(self.used_decompositions)
 
     def larger(self, identity: str, layer: int) -> list[Path]:
         """Factors of larger ranks that hold those of a decomposition of a layer, or nothing.
@@ -112,7 +116,7 @@ class Plan:
         One factorisation so serves all smaller ranks; which one is nobody's key, for the result
         is the same.
         """
-        largest = self._containers.get((identity, layer), identity)
+        largest = self._largest_holders.get((identity, layer), identity)
         return [] if largest == identity else [paths.factors(largest, layer)]
 
     @cached_property
@@ -160,7 +164,7 @@ class Plan:
 
     def _model(self, name: str) -> ModelArtifact:
         spec = self.params.models[name]
-        artifact = identities.model(name, spec)
+        artifact = identities.model(name, spec, self.params.storage.dtype)
         for transform in spec.transform:
             artifact = identities.transformed(artifact, transform)
         artifact.architecture.shape(0)  # the config has every size
@@ -199,44 +203,26 @@ class Plan:
 
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
         moments = self._moments(model)
-        if not moments.settings.gradients:
-            raise TensorpressError(
-                "calibration.gradients: False is not allowed where a method is advised; "
-                "allowed: true"
-            )
-        made = identities.advice(moments, spec, self.params.storage.dtype)
+        check_gradients(moments.settings)
+        options = identities.options(moments, spec, self.params.storage.dtype)
+        options = self.options.setdefault(options.id, options)
+        made = identities.advice(options, spec)
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
-        self, recipe_name: str, recipe: Recipe, spec: Lora, run: RunArtifact, seed: int
+        self, recipe_name: str, recipe: Recipe, spec: Lora, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
         check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
-        self._check_apart(recipe_name, recipe, corpus)
+        tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
+        evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
+        check_apart(f"recipes.{recipe_name}.lora.corpus", corpus, evaluated)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
-    def _check_apart(self, recipe_name: str, recipe: Recipe, corpus: CorpusArtifact) -> None:
-        """Recovery and evaluation must not share text."""
-        for task in recipe.tasks:
-            for name in self.params.tasks[task].corpora.values():
-                shared = shared_text(self.corpora[name], corpus)
-                if name == corpus.name or self.corpora[name].key == corpus.key or shared:
-                    detail = f" (both hold: {shared[:60]!r})" if shared else ""
-                    raise TensorpressError(
-                        f"recipes.{recipe_name}.lora.corpus: {corpus.name!r} is not allowed: task "
-                        f"{task!r} evaluates on text of it{detail}; allowed: a corpus that shares "
-                        "nothing with those of the recipe's tasks"
-                    )
-
-    def _evaluation(self, run: AnyRun, task: str) -> EvaluationArtifact:
+    def _evaluation(self, run: AnyCheckpoint, task: str) -> EvaluationArtifact:
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         check_task(task, spec, model)
-        if spec.needs_experts and not model.architecture.expert_layers:
-            raise TensorpressError(
-                f"models.{model.name}: task {task!r} is not allowed; "
-                "allowed: tasks for models without experts"
-            )
         dense = self._run(model, ()) if spec.needs_dense else None
         moments = self._moments(model) if spec.needs_moments else None
         files = self.task_files[task]
@@ -249,10 +235,10 @@ class Plan:
     def _run(
         self,
         model: ModelArtifact,
-        placements: tuple[Placement, ...],
+        placements: tuple[FactorPlacement, ...],
         rounding: Rounding | None = None,
-    ) -> RunArtifact:
-        return identities.run(model, placements, self.params.storage.dtype, rounding)
+    ) -> CheckpointArtifact:
+        return identities.checkpoint(model, placements, self.params.storage.dtype, rounding)
 
     def _baselines(self) -> Iterator[RecipeRun]:
         for model in self.models.values():
@@ -287,8 +273,8 @@ class Plan:
                             )
 
     def _final_runs(
-        self, name: str, recipe: Recipe, run: RunArtifact
-    ) -> Iterator[tuple[AnyRun, int | None]]:
+        self, name: str, recipe: Recipe, run: CheckpointArtifact
+    ) -> Iterator[tuple[AnyCheckpoint, int | None]]:
         """The compressed checkpoint, or one recovered from it for every seed."""
         if recipe.lora is None:
             yield run, None
@@ -298,9 +284,9 @@ class Plan:
 
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]
-    ) -> tuple[Placement, ...]:
+    ) -> tuple[FactorPlacement, ...]:
         architecture = model.architecture
-        placements: list[Placement] = []
+        placements: list[FactorPlacement] = []
         taken: dict[tuple[int, str], int] = {}
         for index, step in enumerate(recipe.steps):
             where = f"recipes.{recipe_name}.steps.{index}"
@@ -315,11 +301,7 @@ class Plan:
                     decomposition = self._decomposition(model, step.method, group, layer)
                     if self.params.methods[step.method].needs_advice:
                         check_whole(where, step.modules, layers, model)
-                    if decomposition.spec.whole_groups and len(chosen) < len(present):
-                        raise TensorpressError(
-                            f"{where}.modules: {list(chosen)} is not allowed: method "
-                            f"{step.method!r} shares factors; allowed: all of {group}"
-                        )
+                    check_group(where, step.method, decomposition, chosen, present)
                     for module in chosen:
                         if taken.setdefault((layer, module), index) != index:
                             raise TensorpressError(

@@ -17,6 +17,7 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
+from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.files import numbers
 from tensorpress.files.numbers import number
 from tensorpress.report.queries import run_query
@@ -73,9 +74,23 @@ class Page:
         return run_query(name, self._tables, self._queries).df()
 
     def title(self, words: str, of: str | None = None) -> None:
-        """The page's heading, and what it is of: the model, if nothing else is said."""
-        of = of or f"Model <b>{html.escape(self.model)}</b>"
+        """The page's heading, and what it is of: the model, if nothing else is said.
+
+        Of a model it is said if its weights had been quantised before.
+        """
+        of = of or f"Model <b>{html.escape(self.model)}</b>{self._origin()}"
         display(HTML(f'<div class="page"><h1>{words}</h1><p>{of}</p></div>'))
+
+    def _origin(self) -> str:
+        """What the uncompressed weights were dequantised from; nothing of plain ones."""
+        rows = self.query("sources").dropna(subset="source_quantisation")
+        return "".join(
+            f", whose uncompressed weights were dequantised from {html.escape(row[0])}. These "
+            f"files hold {100 * row.source_bits / row.dense_bits:.1f} % of the bits that savings "
+            "are counted against. What was rounded once loses little when it is rounded again: "
+            "rounding looks better here than on weights that never were."
+            for row in rows.itertuples(index=False)
+        )
 
     def lead(self, words: str) -> None:
         """What a reader in a hurry should take along; HTML."""
@@ -90,6 +105,12 @@ class Page:
         """A list; items are HTML."""
         text = "".join(f"<li>{item}</li>" for item in items)
         display(HTML(f'<div class="page"><ul>{text}</ul></div>'))
+
+    def others(self, name: str) -> None:
+        """A list of what the notebooks but ``name`` are about."""
+        self.items(
+            *(f"<b>{other}</b>: {each.about}" for other, each in NOTEBOOKS.items() if other != name)
+        )
 
     def show(self, frame: pd.DataFrame, digits: int = 3) -> None:
         """A table that sorts by a click on a column's head; missing values are empty."""
@@ -126,7 +147,7 @@ def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
         shown[column] = [
             _cell(value, digits, is_span and words, is_exact) for value in shown[column]
         ]
-    # underscores do not break, and wide heads must
+    # a browser breaks lines at spaces, not at underscores, and long column names must break
     heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
     rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
     return (

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
-from tensorpress.objectives.registry import OBJECTIVES, load
+from tensorpress.objectives.registry import quality_metrics
 
 HALF_WIDTH = """
 CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
@@ -27,15 +27,14 @@ estimated from so many samples; NULL of a single one."""
 def connect() -> duckdb.DuckDBPyConnection:
     """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``.
 
-    They may read ``objectives``: the metric of each, and whether less of it is better.
+    They may read ``quality_metrics``: by which models of each objective are judged.
     """
     connection = duckdb.connect()
     connection.create_function("t95", _t95, ["BIGINT"], "DOUBLE")
     connection.execute(HALF_WIDTH)
-    connection.execute("CREATE TABLE objectives (metric VARCHAR, lower_is_better BOOLEAN)")
-    for objective in map(load, OBJECTIVES):
-        row = [objective.metric, objective.lower_is_better]
-        connection.execute("INSERT INTO objectives VALUES (?, ?)", row)
+    connection.execute("CREATE TABLE quality_metrics (metric VARCHAR)")
+    for metric in quality_metrics():
+        connection.execute("INSERT INTO quality_metrics VALUES (?)", [metric])
     return connection
 
 
@@ -50,7 +49,7 @@ def run_query(
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
     A query may read others by their names, and call what ``connect`` defines. ``hint``: what to do
-    where a file is missing.
+    where a file is missing. ``TensorpressError`` for an unknown name or a missing file.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
@@ -79,7 +78,8 @@ def _relation(
 def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
     """Execute a notebook with papermill and write it as one self-contained HTML page.
 
-    A notebook is given those of the parameters that it has.
+    A notebook is given those of the parameters that it has. ``TensorpressError`` names a cell that
+    fails.
     """
     # slow imports that queries do without
     import nbconvert

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
-from tensorpress.files.atomic import discard
+from tensorpress.files.atomic import mark_partial
 
 _SPLIT = re.compile(r"[\s&;<>()$`\"'\\|*?{}]")
 """What a shell does not take as part of a word."""
@@ -49,7 +49,7 @@ def check_writable(artifacts: Iterable[str]) -> None:
             )
 
 
-def settle(inputs: Iterable[Path]) -> None:
+def clamp_future_times(inputs: Iterable[Path]) -> None:
     """Date inputs from the future to now, as a clock that was moved back leaves them behind.
 
     Snakemake fails a job whose output is older than its inputs, ancient or not.
@@ -62,7 +62,7 @@ def settle(inputs: Iterable[Path]) -> None:
                 os.utime(dated, follow_symlinks=False)
 
 
-def set_aside(damaged: Path, inputs: Iterable[Path]) -> Path | None:
+def quarantine(damaged: Path, inputs: Iterable[Path]) -> Path | None:
     """Discard the input that ``damaged`` is (part of), so that the next run makes it anew.
 
     What its job made beside it goes too: Snakemake would not write over a read-only file of DVC's.
@@ -73,5 +73,5 @@ def set_aside(damaged: Path, inputs: Iterable[Path]) -> Path | None:
         return None
     for made in paths.made_with(artifact):
         with suppress(FileNotFoundError):  # there is none, or another job was faster
-            discard(made)
+            mark_partial(made)
     return artifact

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.errors.redaction import one_line, redacted
+from tensorpress.files.storage import dtype_name
 from tensorpress.running import forkserver, guards
 from tensorpress.running.records import Record
 from tensorpress.running.request import Request
@@ -54,21 +55,21 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
     record.write()
     try:
         _warn_into(log)
-        guards.settle(inputs)
+        guards.clamp_future_times(inputs)
         with gpu_slot(count=request.gpus) if request.gpus else nullcontext() as slot:
             if slot is not None:
                 os.environ[VISIBLE] = slot
             granted = _granted(request, slot)
             dtype = granted.get("dtype")
             gpu = _gpu_name(granted.get("device"))
-            record = record.granted(slot, gpu, dtype and _name(dtype), request.began)
+            record = record.granted(slot, gpu, dtype and dtype_name(dtype), request.began)
             record.write()
             yield granted
         _append(log, "finished\n")
         record.finished().write()
     except BaseException as error:
         message = _message(error, log)
-        if isinstance(error, DamagedFile) and (moved := guards.set_aside(error.path, inputs)):
+        if isinstance(error, DamagedFile) and (moved := guards.quarantine(error.path, inputs)):
             message += f"; moved aside, 'snakemake -- {moved}' makes it anew"
         record.finished(message).write()
         _append(log, redacted(traceback.format_exc()))
@@ -145,7 +146,3 @@ def _gpu_name(device: torch.device | None) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

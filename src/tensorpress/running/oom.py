@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return told or isinstance(error, torch.OutOfMemoryError)
 
 
-def halving(
+def with_smaller_batches(
     what: str,
     run: Callable[[int], Result],
     batch: int,
@@ -68,14 +68,14 @@ def with_fallback(
     """
     try:
         place(device)
-        return halving(what, lambda size: run(device, size), batch, device, say)
+        return with_smaller_batches(what, lambda size: run(device, size), batch, device, say)
     except RuntimeError as error:
         if device == CPU or not is_out_of_memory(error):
             raise
     _release()
     say(f"{what}: out of memory on {device}; begins anew on the CPU with a batch of {batch}")
     place(CPU)
-    return halving(what, lambda size: run(CPU, size), batch, CPU, say)
+    return with_smaller_batches(what, lambda size: run(CPU, size), batch, CPU, say)
 
 
 def values_at_once(device: torch.device, least: int) -> int:

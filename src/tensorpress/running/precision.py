@@ -8,6 +8,8 @@ from functools import cache
 
 import torch
 
+from tensorpress.files.storage import dtype_name
+
 AUTO = "auto"
 SIDE, ROUNDS = 512, 12
 """Of the square product that is measured, and how often: the fastest counts. About 20 ms."""
@@ -23,7 +25,7 @@ def resolved(asked: str, device: torch.device) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, asked)
         return dtype
     dtype, why = fast_dtype(device)
-    _log.info("models run in %s: %s", str(dtype).removeprefix("torch."), why)
+    _log.info("models run in %s: %s", dtype_name(dtype), why)
     return dtype
 
 

@@ -28,7 +28,8 @@ UNKEYED = "what jobs cost is part of no key"
 RUN = "TENSORPRESS_RUN"
 """Environment variable by which a driver names itself to its jobs."""
 
-CPU = ("cpu",)
+NO_GPU = ("cpu",)
+"""Devices of a job that was granted no GPU."""
 
 
 def this_run(driver: int | None = None) -> str:
@@ -51,11 +52,12 @@ class Record(BaseModel):
     ``name`` identifies the job within its rule, as in the name of its log. ``attempt`` counts from
     one since the job last succeeded. ``devices`` are the ids granted (``cpu`` where there is none,
     nothing while the job waits for one), ``gpu`` is what CUDA calls the first, ``dtype`` the
-    precision in which the job ran models. Times are UTC;
-    ``start_seconds`` is from the start of its script to the grant: Python, imports, the wait for a
-    device. ``wall_seconds`` runs from the grant and is not taken from the clock, which may be set;
-    ``load_seconds`` of them it read models. ``cpu_seconds`` are those of its process and of what
-    that started. ``peak_rss_mb`` is of the job's own process, in 10^6 bytes.
+    precision in which the job ran models; ``driver`` is what ``this_run`` calls the driver that
+    started it. Times are UTC; ``start_seconds`` is from the start of its script to the grant:
+    Python, imports, the wait for a device. ``wall_seconds`` runs from the grant and is not taken
+    from the clock, which may be set; ``load_seconds`` of them it read models. ``cpu_seconds`` are
+    those of its process and of what that started. ``peak_rss_mb`` is of the job's own process, in
+    10^6 bytes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +65,7 @@ class Record(BaseModel):
     rule: str
     name: str
     state: Literal["running", "done", "failed"] = "running"
-    run: str
+    driver: str
     attempt: int
     host: str
     pid: int
@@ -88,7 +90,7 @@ class Record(BaseModel):
         return cls(
             rule=rule,
             name=name,
-            run=this_run(),
+            driver=this_run(),
             attempt=earlier.attempt + 1 if earlier and earlier.state != "done" else 1,
             host=_host(),
             pid=os.getpid(),
@@ -98,7 +100,7 @@ class Record(BaseModel):
 
     def granted(self, slot: str | None, gpu: str | None, dtype: str | None, began: float) -> Record:
         """The same job at work on the devices of a slot; ``began``: when its script did."""
-        devices = tuple(slot.split(",")) if slot else CPU
+        devices = tuple(slot.split(",")) if slot else NO_GPU
         at_work = self.model_copy(
             update={
                 "devices": devices,
@@ -134,7 +136,7 @@ class Record(BaseModel):
     @property
     def gpus(self) -> int:
         """How many devices it holds that are no CPU."""
-        return 0 if self.devices == CPU else len(self.devices)
+        return 0 if self.devices == NO_GPU else len(self.devices)
 
     def write(self) -> None:
         """Save, replacing that of an earlier attempt; nothing happens where that is impossible."""
@@ -169,7 +171,7 @@ def _read(path: Path) -> Record | None:
 
 def run_line(records: Iterable[Record], run: str) -> str:
     """One line on what a driver's jobs came to."""
-    mine = [record for record in records if record.run == run and record.ended]
+    mine = [record for record in records if record.driver == run and record.ended]
     if not mine:
         return "this run: no jobs"
     began, ended = min(r.started for r in mine), max(r.ended for r in mine if r.ended)

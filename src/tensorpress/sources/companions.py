@@ -111,7 +111,10 @@ def check_tokenizer(
 
 
 def largest_id(tokenizer_json: Path, where: str) -> int:
-    """The largest token id of a ``tokenizer.json``, added tokens included."""
+    """The largest token id of a ``tokenizer.json``, added tokens included.
+
+    ``TensorpressError`` if the file is not of the tokenizers library.
+    """
     try:
         read = json.loads(tokenizer_json.read_text(encoding="utf-8"))
         vocabulary = read["model"]["vocab"]

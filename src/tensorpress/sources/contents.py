@@ -35,7 +35,8 @@ from tensorpress.sources.inputs import (
     LocalModel,
     Model,
 )
-from tensorpress.sources.weightfiles import INDEX, check_quantised, check_weights
+from tensorpress.sources.quantised import dequantised_config, quantisation
+from tensorpress.sources.weightfiles import INDEX, check_weights
 
 UNKEYED = "sources are part of a key by their content"
 
@@ -57,7 +58,7 @@ _FINGERPRINTS = paths.RESULTS / ".fingerprints.json"
 
 
 def model_config(name: str, model: Model) -> dict[str, Any]:
-    """The ``config.json`` of a model, without its weights."""
+    """The ``config.json`` of a model as it is, without its weights."""
     if isinstance(model, EmbeddedModel):
         return dict(EMBEDDED[model.name].config)
     if isinstance(model, ConfigModel):
@@ -65,6 +66,14 @@ def model_config(name: str, model: Model) -> dict[str, Any]:
     if isinstance(model, LocalModel):
         return read_config(_directory(name, model) / CONFIG, f"models.{name}.path")
     return read_config(hub_file(name, model, CONFIG), f"models.{name}.repository")
+
+
+def fetched_config(name: str, model: Model, dtype: str) -> dict[str, Any]:
+    """The config of a model when it is fetched: what was quantised is then stored in ``dtype``."""
+    config = model_config(name, model)
+    if isinstance(model, ConfigModel) or quantisation(config, f"models.{name}") is None:
+        return config
+    return dequantised_config(config, dtype)
 
 
 def model_source(name: str, model: Model) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
         return {"source": "local", "content": {f: _fingerprint(directory / f) for f in files}}
     if isinstance(model, HubModel):
         config = model_config(name, model)
-        check_quantised(config, f"models.{name}")
+        quantisation(config, f"models.{name}")
         check_code(name, config, {}, model.trust_remote_code)
         # what is off changes no key
         off = set() if model.trust_remote_code else {"trust_remote_code"}
@@ -128,7 +137,7 @@ def check_local(name: str, model: LocalModel) -> None:
     """
     directory, where = _directory(name, model), f"models.{name}.path"
     configs = [read_config(directory / "config.json", where), tokenizer_config(directory, where)]
-    check_quantised(configs[0], f"models.{name}")
+    quantisation(configs[0], f"models.{name}")
     check_weights(directory, where)
     check_code(name, configs[0], configs[1], model.trust_remote_code)
     if model.trust_remote_code:
@@ -145,7 +154,10 @@ def check_local(name: str, model: LocalModel) -> None:
 
 
 def vocabulary_size(config: dict[str, Any], where: str) -> int:
-    """Rows of the embedding by ``config.json``."""
+    """Rows of the embedding by ``config.json``.
+
+    ``TensorpressError`` if that is no whole number.
+    """
     rows = config.get("vocab_size")
     if not isinstance(rows, int):
         raise TensorpressError(
@@ -173,7 +185,10 @@ def _directory(name: str, model: LocalModel) -> Path:
 
 
 def read_config(path: Path, where: str) -> dict[str, Any]:
-    """A ``config.json``; ``where`` begins every error."""
+    """A ``config.json``; ``where`` begins every error.
+
+    ``TensorpressError`` if it is missing or no JSON object.
+    """
     if not path.is_file():
         raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
     try:

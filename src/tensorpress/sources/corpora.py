@@ -27,7 +27,10 @@ from tensorpress.sources.texts import (
 
 
 def fetch_corpus(name: str, spec: Corpus, target: Path) -> None:
-    """Write the text of a corpus."""
+    """Write the text of a corpus.
+
+    ``TensorpressError`` if it is empty.
+    """
     text = text_of(name, spec)
     if not text.strip():
         raise TensorpressError(f"corpora.{name}: the text is empty")

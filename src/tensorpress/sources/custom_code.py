@@ -69,7 +69,10 @@ def own_tokenizer(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def architecture(config: Mapping[str, Any], where: str) -> str:
-    """The class that ``config.json`` names; it is written into code, so it must be a plain name."""
+    """The class that ``config.json`` names; it is written into code, so it must be a plain name.
+
+    ``TensorpressError`` if it is not.
+    """
     named = config.get("architectures")
     if not (isinstance(named, list) and named and str(named[0]).isidentifier()):
         raise TensorpressError(
@@ -104,7 +107,7 @@ def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_names(files: Iterable[str], where: str) -> None:
-    """Refuse code whose files a compressed checkpoint has its own ones of the same name."""
+    """Refuse code whose files have the names of those that a compressed checkpoint brings."""
     own = {f"{module.rpartition('.')[2]}.py" for module in all_modules("tensorpress.formats")}
     taken = sorted(own.intersection(files))
     if taken:

@@ -6,8 +6,9 @@ A copy goes through memory in small blocks, whatever the size of a tensor.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,16 @@ class Stored:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def bits(self) -> int:
+        """Its bits in the file."""
+        return 8 * (self.end - self.begin)
+
+    @property
+    def flat(self) -> Stored:
+        """The same values in one axis."""
+        return replace(self, shape=(math.prod(self.shape),))
 
     def blocks(self) -> Iterator[bytes]:
         """Its bytes, in blocks."""

@@ -43,15 +43,22 @@ def column(dataset: HubDataset, split: str, name: str, where: str) -> list[str]:
 
 @contextmanager
 def explained(dataset: HubDataset, where: str) -> Iterator[None]:
-    """Turn what ``datasets`` raises without a cache or a hub into one line that says what to do."""
+    """Turn what ``datasets`` raises without a cache or a hub into one line that says what to do.
+
+    That is a ``TensorpressError``; ``where`` begins it.
+    """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
     try:
         yield
     # a hub out of reach, a refusal and an unknown dataset are OSErrors; a cache that lacks the
-    # configuration is a ValueError
-    except (OSError, ValueError) as error:
+    # configuration is a ValueError; a download that stays broken is an HTTPError, a file that is no
+    # Parquet a DatasetsError
+    except (OSError, ValueError, HTTPError, DatasetsError) as error:
         raise TensorpressError(
             f"{where}: dataset {dataset.path} is not in the cache and the hub does not give it; "
-            f"connect once, or name a local file with path "
+            f"connect once (for a gated one after 'hf auth login'), or name a local file with path "
             f"({one_line(error)[:200]})"
         ) from error
 

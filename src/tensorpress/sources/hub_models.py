@@ -67,7 +67,14 @@ def check_there(name: str, model: HubModel, wanted: Iterable[str], names: Contai
 @contextmanager
 def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     at = _at(name, model)
     try:
@@ -77,10 +84,26 @@ def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
             f"{at}: the hub cannot be reached and {what} is not in the cache; connect once, "
             f"or download the model and use source: local with its path"
         ) from error
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise TensorpressError(
+            f"{at}: the repository is gated; allowed: one whose terms you have accepted on its "
+            "page, after 'hf auth login' or with HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise TensorpressError(
+            f"models.{name}.repository: {model.repository!r} is not on the hub or is private; "
+            "allowed: a repository that is there, a private one after 'hf auth login' or with "
+            "HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise TensorpressError(
+            f"models.{name}.revision: {model.repository} has no commit {model.revision}; "
+            "allowed: a commit of its history, 40 hex digits"
+        ) from error
     except HfHubHTTPError as error:
         raise TensorpressError(
-            f"{at}: the hub refuses {what}; check repository and revision, and run 'hf auth login' "
-            f"for gated models; HF_HUB_OFFLINE=1 takes the cache as it is ({one_line(error)[:200]})"
+            f"{at}: the hub refuses {what} ({one_line(error)[:200]}); allowed: a repository that "
+            "it gives; HF_HUB_OFFLINE=1 takes the cache as it is"
         ) from error
     except (OSError, HTTPError) as error:
         raise TensorpressError(

@@ -36,7 +36,10 @@ class StandardTask:
 
 
 def standard_items(task: str, path: Path, count: int | None, where: str) -> list[Item]:
-    """The first ``count`` items of a file in the columns of the task's dataset."""
+    """The first ``count`` items of a file in the columns of the task's dataset.
+
+    ``TensorpressError`` names the first line that is not such an item.
+    """
     standard = STANDARD[task]
     items = []
     for number, line in enumerate(_lines(path, count, where), start=1):
@@ -55,7 +58,10 @@ def standard_items(task: str, path: Path, count: int | None, where: str) -> list
 
 
 def question_items(path: Path, count: int | None, where: str) -> list[Item]:
-    """The first ``count`` lines of a file, each with a ``question`` and an ``answer``."""
+    """The first ``count`` lines of a file, each with a ``question`` and an ``answer``.
+
+    ``TensorpressError`` names the first line that has not.
+    """
     columns = ("question", "answer")
     lines = _lines(path, count, where)
     for number, line in enumerate(lines, start=1):

@@ -1,7 +1,6 @@
 """Which files hold a model's weights: safetensors in the model's own folder, and no pickles.
 
-One set of weights, whose index says what its shards hold, and no numbers that stand for others.
-Torch-free.
+One set of weights, whose index says what its shards hold. Torch-free.
 """
 
 from __future__ import annotations
@@ -52,7 +51,10 @@ def has_weights(directory: Path) -> bool:
 
 
 def held_tensors(directory: Path, where: str) -> dict[str, Stored]:
-    """The tensors of a folder's one set of weights, which ``check_weights`` let pass."""
+    """The tensors of a folder's one set of weights, which ``check_weights`` let pass.
+
+    ``TensorpressError`` if the folder has no weights in safetensors.
+    """
     if (directory / INDEX).is_file():
         files = indexed_shards(directory / INDEX, where)
         return check_index(directory / INDEX, [directory / file for file in files], where)
@@ -111,20 +113,6 @@ def check_index(index: Path, shards: Iterable[Path], where: str) -> dict[str, St
             "allowed: an index of tensors that its shards hold"
         )
     return held
-
-
-def check_quantised(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a model whose config says that its weights are codes."""
-    declared = config.get("quantization_config")
-    if declared is not None:  # of {} transformers fails as of any other
-        known = isinstance(declared, Mapping) and declared.get("quant_method")
-        method = known or declared
-        raise TensorpressError(
-            f"{where}: config.json: quantization_config: weights quantised with {method!r} are "
-            "not read; allowed: weights of 16 or 32 bits, which transformers writes after "
-            "loading them so (from_pretrained with a quantization_config of dequantize=True, or "
-            "model.dequantize(); then save_pretrained)"
-        )
 
 
 def check_shards(shards: Iterable[Any], where: str) -> None:

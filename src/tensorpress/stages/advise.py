@@ -1,25 +1,61 @@
-"""Rule advise: which method and size for every module of a model."""
+"""Rule advise: which method and size for every module of a model.
+
+Predicted damages add up, so the choice of least damage under a budget of bits is a knapsack
+(``analysis.knapsack``).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from tensorpress.analysis.knapsack import choose
+from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.files.atomic import replacing
+from tensorpress.files.storage import VALUE_BITS
+from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Options, Spec
 from tensorpress.planning.artifacts import AdviceArtifact
-from tensorpress.running.oom import with_fallback
-from tensorpress.stages.advice import advise
 
 
-def run(
-    made: AdviceArtifact, model: Path, moments: Path, target: Path, device: torch.device
-) -> None:
+def run(made: AdviceArtifact, model: Path, options: Sequence[Path], target: Path) -> None:
     """Write the choices as JSON."""
-    advice = with_fallback(
-        "advise",
-        lambda where, _: advise(model, moments, made.spec, made.dtype, where),
-        device,
-    )
+    found = [
+        choice
+        for path in options
+        for choice in Options.model_validate_json(path.read_text(encoding="utf-8")).choices
+    ]
+    dense_bits = VALUE_BITS[made.options.dtype] * _values(Checkpoint.open(model))
+    advice = advise(found, made.spec, dense_bits)
     with replacing(target) as temporary:
         temporary.write_text(advice.model_dump_json(indent=1), encoding="utf-8")
+
+
+def advise(options: Sequence[Choice], spec: Spec, dense_bits: int) -> Advice:
+    """The choice among the options of all layers; ``dense_bits`` are the whole model's."""
+    found = [each for each in options if spec.quantise or each.method != ROUNDING]
+    to_save = math.ceil(spec.saved * dense_bits)
+    compressible = sum(c.dense_bits for c in found if c.method == "dense")
+    chosen = choose(found, compressible - to_save)
+    return Advice(
+        saved=spec.saved,
+        dense_bits=dense_bits,
+        stored_bits=dense_bits - compressible + sum(c.bits for c in chosen),
+        damage=sum(c.damage for c in chosen),
+        modules=tuple(
+            Advised(chosen=c, alternatives=tuple(alternatives(found, c))) for c in chosen
+        ),
+    )
+
+
+def alternatives(found: Sequence[Choice], chosen: Choice) -> list[Choice]:
+    """The best option of each method on the same modules that takes no more bits."""
+    same = [c for c in found if c.layer == chosen.layer and c.modules == chosen.modules]
+    fitting = [c for c in same if c.bits <= chosen.bits]
+    best = {c.method: c for c in sorted(fitting, key=lambda c: -c.damage)}
+    return sorted(best.values(), key=lambda c: c.damage)
+
+
+def _values(checkpoint: Checkpoint) -> int:
+    """Values of a model; files hold a tied matrix once."""
+    return sum(math.prod(shape) for shape in checkpoint.shapes().values())

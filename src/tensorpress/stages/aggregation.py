@@ -59,7 +59,7 @@ def job_rows(jobs: Iterable[Job], records: Iterable[Record], this_run: str) -> l
     began: dict[str, datetime] = {}
     for _, record in found:
         if record:
-            began[record.run] = min(record.started, began.get(record.run, record.started))
+            began[record.driver] = min(record.started, began.get(record.driver, record.started))
     return [_job_row(job, record, this_run, began) for job, record in found]
 
 
@@ -69,15 +69,15 @@ def _job_row(job: Job, record: Record | None, this_run: str, began: dict[str, da
         return row
     return replace(
         row,
-        made="this run" if record.run == this_run else "earlier run",
-        run=record.run,
+        made="this run" if record.driver == this_run else "earlier run",
+        driver=record.driver,
         attempts=record.attempt,
         host=record.host,
         devices=",".join(record.devices),
         gpus=record.gpus,
         gpu=record.gpu,
         started=record.started.isoformat(timespec="seconds"),
-        started_seconds=(record.started - began[record.run]).total_seconds(),
+        started_seconds=(record.started - began[record.driver]).total_seconds(),
         wall_seconds=record.wall_seconds,
         peak_rss_mb=record.peak_rss_mb,
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 from tensorpress.checkpoints.manifest import write_manifest
 from tensorpress.checkpoints.rows import StorageRow, write_rows
 from tensorpress.files.atomic import replacing
-from tensorpress.planning.artifacts import RunArtifact
+from tensorpress.planning.artifacts import CheckpointArtifact
 from tensorpress.stages.assembly import assemble
 
 
 def run(
-    made: RunArtifact,
+    made: CheckpointArtifact,
     model: Path,
     factors: Sequence[Path],
     errors: Sequence[Path],

@@ -25,13 +25,14 @@ from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved
 from tensorpress.formats.base import STORES, Format
 from tensorpress.methods.base import dense_store
 from tensorpress.methods.rounding import Rounding
-from tensorpress.planning.artifacts import Placement
+from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.sources.custom_code import base_class
+from tensorpress.sources.quantised import Origin
 
 
 def assemble(
     model_directory: Path,
-    placements: Sequence[Placement],
+    placements: Sequence[FactorPlacement],
     dtype: str,
     target: Path,
     rounding: Rounding | None = None,
@@ -63,7 +64,7 @@ def assemble(
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
     saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
-    return StorageRow.of(saved, checkpoint_bytes), build.sets
+    return StorageRow.of(saved, checkpoint_bytes, Origin.of(model_directory)), build.sets
 
 
 class _Build:
@@ -96,7 +97,7 @@ class _Build:
         self._compressed: set[str] = set()
         """Tensors beside replaced weights that belong to compressed modules: biases."""
 
-    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+    def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], FactorPlacement]) -> None:
         """Store the factors of a layer's linear modules, or of the embedding."""
         if not sets:
             return
@@ -138,7 +139,7 @@ class _Build:
                     }
                 )
 
-    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], Placement]) -> None:
+    def add_experts(self, layer: int, sets: Mapping[tuple[str, ...], FactorPlacement]) -> None:
         """Store a layer's experts if one projection is compressed; the others stay dense."""
         if not sets:
             return
@@ -155,8 +156,8 @@ class _Build:
             own = sets.get((module,))
             store = self._read((module,), own) if own else self._dense_slices(layer, module)
             name = module.split(".")[1]
-            entry[name] = _description(store)
-            _add_store(self.writer, f"{path}.{name}", store, layer, replaced=module in replaced)
+            entry[name] = store.description
+            self.writer.add_store(f"{path}.{name}", store, layer, replaced=module in replaced)
             del store  # before the next one is read
             self._count(module, shape, layer, replaced=module in replaced)
         if {"experts.gate", "experts.up"} <= replaced:
@@ -227,10 +228,10 @@ class _Build:
     def _add_owned(
         self, owner: str, name: str, store: Format, layer: int, *, replaced: bool
     ) -> None:
-        self.plan["stores"].append({"owner": owner, "name": name, **_description(store)})
+        self.plan["stores"].append({"owner": owner, "name": name, **store.description})
         prefix = f"{owner}.{STORES}.{name}".removeprefix(".")
         outer = layer == self.architecture.outer
-        _add_store(self.writer, prefix, store, None if outer else layer, replaced=replaced)
+        self.writer.add_store(prefix, store, None if outer else layer, replaced=replaced)
 
     def _count(self, module: str, shape: LayerShape, layer: int, *, replaced: bool) -> None:
         matrices = shape.modules[module]
@@ -244,7 +245,7 @@ class _Build:
             )
         )
 
-    def _read(self, modules: tuple[str, ...], placement: Placement) -> Format:
+    def _read(self, modules: tuple[str, ...], placement: FactorPlacement) -> Format:
         """A factor set as it is stored: rounded, if the recipe rounds."""
         (stored,) = load_factors(placement.factors, modules)
         store = exact = stored.store
@@ -281,15 +282,3 @@ def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:
         return 0.0
     error, norm = squared_errors(store, slices[0], map(exact.dense, slices))
     return (error / norm) ** 0.5 if norm else 0.0
-
-
-def _add_store(
-    writer: ShardWriter, prefix: str, store: Format, layer: int | None, *, replaced: bool
-) -> None:
-    entries = stored_tensors(store, layer, replaced=replaced)
-    for name, value in store.state_dict().items():
-        writer.add(f"{prefix}.{name}", value, entries[name])
-
-
-def _description(store: Format) -> dict[str, Any]:
-    return {"format": store.name, "settings": store.settings}

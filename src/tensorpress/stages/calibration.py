@@ -22,6 +22,7 @@ from tensorpress.checkpoints.moments import Moments
 from tensorpress.config.params import Calibration
 from tensorpress.errors import TensorpressError
 from tensorpress.files.numbers import spans
+from tensorpress.files.storage import dtype_name
 from tensorpress.formats.base import Format
 from tensorpress.formats.dense import DenseSlices
 from tensorpress.formats.modules import FactoredExperts, gate_of
@@ -126,7 +127,7 @@ def _name_idle_experts(tensors: dict[str, Tensor], layer: int) -> None:
 def _finite(tensors: dict[str, Tensor], layer: int, dtype: torch.dtype) -> dict[str, Tensor]:
     if not all(map(is_finite, tensors.values())):
         raise TensorpressError(
-            f"compute.dtype: {str(dtype).removeprefix('torch.')} is not allowed: moments of layer "
+            f"compute.dtype: {dtype_name(dtype)} is not allowed: moments of layer "
             f"{layer} are not finite; allowed: a dtype of more range, bfloat16 or float32"
         )
     return tensors

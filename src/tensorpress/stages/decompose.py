@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from tensorpress.files import paths
 from tensorpress.methods.base import Factors
 from tensorpress.planning.artifacts import DecompositionArtifact
 from tensorpress.running.oom import with_fallback
-from tensorpress.stages.decomposition import MadeBy, decompose_layer, measure
+from tensorpress.stages.decomposition import decompose_layer, measure
 
 
 def run(
@@ -28,8 +29,7 @@ def run(
     device: torch.device,
 ) -> None:
     """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
-    spec = made.spec.completed(advice, layer)
-    made_by = MadeBy(made.model.name, made.method_name, spec, made.group)
+    made = replace(made, spec=made.spec.completed(advice, layer))
     shapes = made.model.architecture.shape(layer).modules
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:
@@ -37,14 +37,14 @@ def run(
         file = paths.moments(moments[0], layer) if moments else None
         found, seconds, weights = decompose_layer(
             model,
-            spec,
+            made.spec,
             made.group,
             layer,
             file,
             where,
             larger[0] if larger else None,
         )
-        return found, measure(found, weights.matrices, shapes, made_by, layer, seconds, file)
+        return found, measure(found, weights.matrices, shapes, made, layer, seconds, file)
 
     found, measured = with_fallback("decompose", work, device)
     save_factors(found, factors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,27 +13,12 @@ from torch import Tensor
 from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
-from tensorpress.checkpoints.factorfile import load_factors
+from tensorpress.checkpoints.factorfile import StoredFactors, load_factors
 from tensorpress.checkpoints.moments import InputMoments, tokens_of
 from tensorpress.checkpoints.rows import DecompositionRow
 from tensorpress.methods import registry
-from tensorpress.methods.base import Factors, MethodSpec, bounded
-
-
-@dataclass(frozen=True)
-class MadeBy:
-    """What the rows of a job say of the method, whose settings are complete."""
-
-    model: str
-    method_name: str
-    spec: MethodSpec
-    group: str
-
-    @property
-    def settings(self) -> str:
-        """JSON of what has no column of its own; what was advised is in the checkpoint's plan."""
-        settings = self.spec.model_dump(mode="json", exclude={"method", "layout", "choices"})
-        return json.dumps(settings, sort_keys=True)
+from tensorpress.methods.base import Factors, Layout, MethodSpec, bounded
+from tensorpress.planning.artifacts import DecompositionArtifact
 
 
 def decompose_layer(
@@ -68,19 +52,27 @@ def decompose_layer(
 
 
 def truncate(larger: Path, spec: MethodSpec, shape: LayerShape, group: str) -> list[Factors]:
-    """The factors of ``spec`` out of those of a spec that serves it (``MethodSpec.serves``)."""
+    """The factors of ``spec``: leading blocks of factors in the file ``larger``, which has its own.
+
+    ``MethodSpec.contains_factors_of`` says of which settings these may be.
+    """
     factors = []
     for layout in spec.layouts(shape, group):
         (source,) = load_factors(larger, layout.modules)
-        factors.append(bounded(layout.modules, layout.leading(source.store), source.spectra, spec))
+        factors.append(leading(layout, source, spec))
     return factors
+
+
+def leading(layout: Layout, source: Factors | StoredFactors, spec: MethodSpec) -> Factors:
+    """The leading blocks of factors, as many as ``layout`` of ``spec`` has."""
+    return bounded(layout.modules, layout.leading(source.store), source.spectra, spec)
 
 
 def measure(
     factors: Sequence[Factors],
     matrices: Callable[[str], Iterable[Tensor]],
     shapes: dict[str, ModuleShape],
-    made_by: MadeBy,
+    made: DecompositionArtifact,
     layer: int,
     seconds: float,
     moments_file: Path | None = None,
@@ -88,8 +80,9 @@ def measure(
     """Relative Frobenius errors in float64, per module and per stack, with bits and bounds.
 
     ``matrices(module)`` gives the module's weights ``(out, in)`` one by one (``LayerWeights``);
-    ``moments_file`` is what the method read, if it did. The first module of a stack carries the
-    stack's stored values, the first row the job's seconds.
+    ``made`` has the complete settings of its method; ``moments_file`` is what the method read, if
+    it did. The first module of a stack carries the stack's stored values, the first row the job's
+    seconds.
     """
     rows: list[DecompositionRow] = []
     calibration_tokens = None if moments_file is None else tokens_of(moments_file)
@@ -104,13 +97,13 @@ def measure(
             error, norm = errors[module]
             rows.append(
                 DecompositionRow(
-                    model=made_by.model,
-                    method_name=made_by.method_name,
-                    method=made_by.spec.method,
-                    approach=made_by.spec.approach_of(module),
-                    head_layout=made_by.spec.head_layout,
-                    settings=made_by.settings,
-                    group=made_by.group,
+                    model=made.model.name,
+                    method_name=made.method_name,
+                    method=made.spec.method,
+                    approach=made.spec.approach_of(module),
+                    head_layout=made.spec.head_layout,
+                    settings=other_settings(made.spec),
+                    group=made.group,
                     layer=layer,
                     module=module,
                     stack="+".join(each.modules),
@@ -126,3 +119,9 @@ def measure(
                 )
             )
     return rows
+
+
+def other_settings(spec: MethodSpec) -> str:
+    """JSON of what has no column of its own; what was advised is in the checkpoint's manifest."""
+    settings = spec.model_dump(mode="json", exclude={"method", "layout", "choices"})
+    return json.dumps(settings, sort_keys=True)

@@ -10,6 +10,7 @@ import torch
 
 from tensorpress.checkpoints.rows import EvalRow, write_rows
 from tensorpress.evaluation.job import EvaluationJob
+from tensorpress.files.storage import dtype_name
 from tensorpress.planning.artifacts import EvaluationArtifact
 
 
@@ -30,7 +31,7 @@ def run(
         corpora=dict(zip(made.corpora, corpora, strict=True)),
         device=device,
         moments_directory=moments[0] if moments else None,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype_name(dtype),
         joined={role: corpus.spec.joined for role, corpus in made.corpora.items()},
     )
     rows = import_module(made.spec.entry).evaluate(task, made.spec)

@@ -14,4 +14,5 @@ def run(
     model: ModelArtifact, target: Path, threads: int, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Write the checkpoint; an embedded model is trained in ``dtype``."""
-    fetch_model(model.name, model.spec, target, device, threads, dtype)
+    stored = str(model.architecture.config.get("dtype"))
+    fetch_model(model.name, model.spec, target, device, threads, dtype, stored)

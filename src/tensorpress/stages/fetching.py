@@ -16,6 +16,7 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.completeness import contents
 from tensorpress.checkpoints.loading import empty_model, load_tokenizer, objective_of
+from tensorpress.checkpoints.quantised.dequantise import dequantise
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
 from tensorpress.files.atomic import replacing
@@ -42,6 +43,7 @@ from tensorpress.sources.custom_code import (
 from tensorpress.sources.headers import Stored, rewrite, tensors_in
 from tensorpress.sources.hub_models import CONFIG, check_there, hub_file, hub_names
 from tensorpress.sources.inputs import EmbeddedModel, HubModel, LocalModel, Model
+from tensorpress.sources.quantised import Origin, dequantised_config, quantisation
 from tensorpress.sources.weightfiles import (
     INDEX,
     PICKLES,
@@ -64,17 +66,29 @@ def fetch_model(
     device: torch.device,
     threads: int = 1,
     dtype: torch.dtype = torch.float32,
+    stored: str = "float32",
 ) -> None:
     """Train (in ``dtype``), copy or download a model into ``target``, named as its class names it.
 
-    Whatever of the files cannot be what the model runs with is refused before it is copied.
+    Quantised weights are written as plain ones of dtype ``stored``. Whatever of the files cannot be
+    what the model runs with is refused before it is copied.
     """
     fetch: Fetcher = function(FETCHERS[spec.source])
     with replacing(target) as temporary:
         temporary.mkdir()
         try:
-            stored = fetch(name, spec, temporary, device, threads, dtype)
-            _write_weights(name, stored, temporary)
+            tensors = fetch(name, spec, temporary, device, threads, dtype)
+            where = f"models.{name}"
+            config = read_config(temporary / CONFIG, where)
+            if codes := quantisation(config, where):
+                bits = dequantise(name, codes, tensors, stored, temporary)
+                tensors = held_tensors(temporary, where)
+                text = json.dumps(dequantised_config(config, stored), indent=1)
+                (temporary / CONFIG).write_text(text, encoding="utf-8")
+            used = _write_weights(name, tensors, temporary)
+            if codes:
+                kept = sum(bits[given] for given, each in tensors.items() if each in used)
+                Origin(kept, codes.described).write(temporary)
             Checkpoint.open(temporary).verify()
         except TensorpressError as error:
             # that folder is gone when the error is read
@@ -206,11 +220,12 @@ def _settle_code(target: Path, trusted: bool) -> None:
             (target / file).write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
-def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> None:
+def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> set[Stored]:
     """Copy what is the weights of the model whose config is in ``target``, file by file.
 
     What stands there then is what the model runs with: the names are its own, no tensor has no
-    place in it, and the config says whether its head is tied.
+    place in it, and the config says whether its head is tied. Returns the tensors of the files that
+    it is.
     """
     config = read_config(target / "config.json", f"models.{name}")
     if "." not in base_class(config) and not is_native(config):
@@ -247,6 +262,7 @@ def _write_weights(name: str, stored: Mapping[str, Stored], target: Path) -> Non
         size = sum((target / path.name).stat().st_size for path in files)
         weight_map = {place: tensor.path.name for place, tensor in held.tensors.items()}
         write_index(target, weight_map, size)
+    return set(held.tensors.values())
 
 
 def _check_modules(name: str, architecture: Architecture, tensors: Mapping[str, Stored]) -> None:

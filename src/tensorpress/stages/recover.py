@@ -13,8 +13,8 @@ from tensorpress.files.atomic import replacing
 from tensorpress.formats.base import Format
 from tensorpress.planning.artifacts import RecoveryArtifact
 from tensorpress.running.oom import with_fallback
-from tensorpress.stages.recovered import write_recovered
 from tensorpress.stages.recovery import recover
+from tensorpress.stages.recovery_checkpoint import write_recovered
 
 
 def run(

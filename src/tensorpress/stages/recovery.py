@@ -47,6 +47,7 @@ def recover(
     ``batch``: windows of one forward pass where those of ``spec`` are too many; the steps remain.
     Returns low-rank formats by module path: one slice for a linear layer, one an expert for a
     projection of experts (``...experts.gate``). The scale ``alpha / rank`` is part of the values.
+    ``TensorpressError`` if no layer can be adapted, or the loss is no longer finite.
     """
     torch.manual_seed(seed)
     adapted = {**_linears(model, architecture, spec), **_experts(model)}

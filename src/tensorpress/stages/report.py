@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tensorpress.config.params import Report
+from tensorpress.config.reports import Report
 from tensorpress.report.queries import render
 
 

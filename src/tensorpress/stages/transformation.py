@@ -11,6 +11,7 @@ from tensorpress.checkpoints.bundle import copy_tokenizer
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.files.storage import StoredTensor
+from tensorpress.sources.quantised import Origin
 from tensorpress.transforms.base import Transform
 
 
@@ -30,4 +31,5 @@ def write_transformed(source: Path, transform: Transform, target: Path) -> None:
     config = json.dumps(dict(made.config), indent=1)
     (target / "config.json").write_text(config, encoding="utf-8")
     copy_tokenizer(source, target)
+    Origin.of(source).write(target)
     Checkpoint.open(target).verify()

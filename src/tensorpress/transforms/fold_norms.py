@@ -116,7 +116,8 @@ def _scaled(weight: Tensor, reader: _Reader, source: Checkpoint, unit: float) ->
     name = f"{reader.norm}.weight"
     scale = source.read([name])[name].float() + (1 - unit)
     along = scale if reader.axis == -1 else scale[:, None]
-    # in float32 products of two bfloat16 values are exact, so each value is rounded once
+    # Float32 holds the product of two bfloat16 values, so it is rounded once, when it is stored.
+    # Gemma's norms scale by 1 + weight: that sum and its product are rounded to float32 before
     return (weight.float() * along).to(weight.dtype)
 
 

@@ -220,7 +220,10 @@ class Family:
         return self.linears[module].transposed
 
     def experts_path(self, layer: int) -> str:
-        """Module path of a layer's experts."""
+        """Module path of a layer's experts.
+
+        ``TensorpressError`` for a family without experts.
+        """
         if self.experts is None:
             raise TensorpressError(f"model_type {self.model_type} has no experts")
         return f"{self.layer_path(layer)}.{self.experts.module}"

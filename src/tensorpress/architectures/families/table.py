@@ -13,6 +13,7 @@ UNKEYED = "the family of a model is an entry of its own in the keys (identities.
 NAMES = (
     "bert",
     "gemma2",
+    "gemma3_text",
     "gpt2",
     "gpt_neo",
     "gpt_neox",

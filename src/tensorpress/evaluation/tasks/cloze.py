@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Cloze
+from tensorpress.config.tasks.cloze import Spec
 from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import cloze_items
 from tensorpress.evaluation.job import EvaluationJob
@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-def evaluate(job: EvaluationJob, spec: Cloze) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Accuracy by likelihood and by likelihood per byte; chance is a quarter."""
     items = cloze_items(
         job.text("text"), spec.items, spec.context_words, spec.answer_words, spec.seed

@@ -6,17 +6,17 @@ from functools import partial
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import ExpertBalance
+from tensorpress.config.tasks.expert_balance import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.routing import BATCH, effective_experts
 from tensorpress.objectives.windows import token_windows
 
 
-def evaluate(job: EvaluationJob, spec: ExpertBalance) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Effective experts (exponential of the assignment entropy) per layer, and the least."""
     tokenizer = load_tokenizer(job.run_directory)
     windows = token_windows(tokenizer, job.text("text"), spec.window, spec.max_windows)
-    counts = job.run(
+    counts = job.with_fallback(
         "expert_balance",
         job.model(job.run_directory),
         lambda model, device, batch: effective_experts(model, windows, device, batch),

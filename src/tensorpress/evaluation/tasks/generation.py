@@ -6,7 +6,7 @@ import statistics
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Generation
+from tensorpress.config.tasks.generation import Spec
 from tensorpress.evaluation.continuations import greedy_continuations
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
@@ -21,14 +21,14 @@ PROMPTS = (
 )
 
 
-def evaluate(job: EvaluationJob, spec: Generation) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """New tokens and their mean log-probability in nats: per prompt, with the text, and of all.
 
     The continuation is the row's ``text``.
     """
     tokenizer = load_tokenizer(job.run_directory)
     check_room(job.run_directory, tokenizer, PROMPTS, spec.new_tokens)
-    continuations = job.run(
+    continuations = job.with_fallback(
         "generation",
         job.model(job.run_directory),
         lambda model, device, batch: greedy_continuations(

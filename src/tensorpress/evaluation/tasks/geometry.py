@@ -25,7 +25,7 @@ from tensorpress.analysis.geometry import (
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Geometry
+from tensorpress.config.tasks.geometry import Spec
 from tensorpress.evaluation.activations import Points, scratch, stream_points
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import Protocol, text_protocol
@@ -34,7 +34,7 @@ from tensorpress.objectives.windows import token_windows
 PLACES = (*POINTS, *DELTAS)
 
 
-def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Mean, median and deviation of each measure at each point of each layer.
 
     ``samples`` counts the tokens with a meaningful value; a measure that has none (the cosine of a
@@ -54,7 +54,7 @@ def evaluate(job: EvaluationJob, spec: Geometry) -> list[EvalRow]:
     return rows
 
 
-def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
+def _measure(job: EvaluationJob, spec: Spec, windows: Tensor) -> Tensor:
     """``(layers, points, measures, tokens)`` in float64."""
     architecture = Checkpoint.open(job.dense).architecture
     layers, hidden = architecture.layers, architecture.shape(0).hidden_size
@@ -79,7 +79,7 @@ def _measure(job: EvaluationJob, spec: Geometry, windows: Tensor) -> Tensor:
                 stream_points(model, architecture, windows, batch, device, consume)  # noqa: B023
 
             # no name for the model: the first is gone before the second comes
-            job.run("geometry", job.model(directory), work, spec.batch)
+            job.with_fallback("geometry", job.model(directory), work, spec.batch)
     return measured
 
 

@@ -35,7 +35,7 @@ from tensorpress.analysis.spectra import (
 from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Heterogeneity
+from tensorpress.config.tasks.heterogeneity import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.formats.base import STORES
@@ -61,8 +61,11 @@ class Layer:
         return partial(EvalRow, layer=self.number, module=module, comparison=comparison, **fields)
 
 
-def evaluate(job: EvaluationJob, spec: Heterogeneity) -> list[EvalRow]:
-    """Spectra, overlaps and sharing penalties of every layer of a plain model."""
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
+    """Spectra, overlaps and sharing penalties of every layer of a plain model.
+
+    ``TensorpressError`` for a compressed one.
+    """
     checkpoint = Checkpoint.open(job.run_directory)
     if STORES in checkpoint.config:
         raise TensorpressError(
@@ -99,7 +102,7 @@ def _spectra(layer: Layer) -> Iterator[EvalRow]:
         yield row(metric="tail_exponent", value=float(tail_exponent(stack.squares).mean()))
 
 
-def _attention(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+def _attention(layer: Layer, spec: Spec) -> Iterator[EvalRow]:
     """The projections with each other, by the stream, and the heads of each."""
     present = {m: layer.modules[m] for m in GROUPS["attention"] if m in layer.modules}
     for one, other in combinations(present, 2):
@@ -117,7 +120,7 @@ def _attention(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
             yield from _stack_rows(decompose(slices, spec.share), spec, row)
 
 
-def _feed_forward(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+def _feed_forward(layer: Layer, spec: Spec) -> Iterator[EvalRow]:
     """Gate with up, within each expert where there are some, and the experts of each projection."""
     for one, other in (("ffn.gate", "ffn.up"), ("experts.gate", "experts.up")):
         if one in layer.modules and other in layer.modules:
@@ -132,7 +135,7 @@ def _feed_forward(layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
             yield from _stack_rows(stack, spec, layer.row(module, "experts"))
 
 
-def _neighbours(before: Layer, layer: Layer, spec: Heterogeneity) -> Iterator[EvalRow]:
+def _neighbours(before: Layer, layer: Layer, spec: Spec) -> Iterator[EvalRow]:
     """The same module in two layers that follow each other."""
     for module, stack in layer.modules.items():
         other = before.modules.get(module)
@@ -142,7 +145,7 @@ def _neighbours(before: Layer, layer: Layer, spec: Heterogeneity) -> Iterator[Ev
             yield from _stack_rows(join([other, stack]), spec, row)
 
 
-def _stack_rows(stack: Stack, spec: Heterogeneity, row: Row) -> Iterator[EvalRow]:
+def _stack_rows(stack: Stack, spec: Spec, row: Row) -> Iterator[EvalRow]:
     """Overlaps on both sides, mean over pairs of slices, and the sharing penalty."""
     for side, bases in (("stream", stack.right), ("inner", stack.left)):
         yield from _overlap_rows(side, mean_overlap(bases), bases, row)
@@ -163,7 +166,7 @@ def _overlap_rows(side: str, value: float, bases: Tensor, row: Row) -> Iterator[
     yield at(value=random_overlap(rank, dimension), state="random")
 
 
-def _sharing_rows(stack: Stack, spec: Heterogeneity, row: Row) -> Iterator[EvalRow]:
+def _sharing_rows(stack: Stack, spec: Spec, row: Row) -> Iterator[EvalRow]:
     """Penalty, that of noise, errors and bounds at each budget; ranks as text."""
     shape, device = tuple(stack.matrices.shape), stack.matrices.device
     found = sharing(stack.matrices, stack.squares, spec.saved)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import HotpotQA
+from tensorpress.config.tasks.hotpotqa import Spec
 from tensorpress.evaluation.answers import contains, token_f1
 from tensorpress.evaluation.continuations import Continuation, greedy_continuations
 from tensorpress.evaluation.harness import language_model
@@ -30,7 +30,7 @@ NEW_TOKENS = 15
 VERSION = f'"QUESTION The answer is", greedy, {NEW_TOKENS} tokens'
 
 
-def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Containment, token F1, and nats of the true answer after the prompt, as means over items."""
     items = question_items(Path(spec.path), spec.items, "path")
     prompts = [f"{item['question'].strip()} The answer is" for item in items]
@@ -49,7 +49,9 @@ def evaluate(job: EvaluationJob, spec: HotpotQA) -> list[EvalRow]:
         made = greedy_continuations(model, tokenizer, prompts, NEW_TOKENS, batch, device)
         return made, language_model(model, tokenizer, batch).loglikelihood(requests)
 
-    continuations, likelihoods = job.run("hotpotqa", job.model(job.run_directory), work, spec.batch)
+    continuations, likelihoods = job.with_fallback(
+        "hotpotqa", job.model(job.run_directory), work, spec.batch
+    )
     found = [(made.text, answer) for made, answer in zip(continuations, answers, strict=True)]
     measured = {
         "contains": [float(contains(*pair)) for pair in found],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import LastWord
+from tensorpress.config.tasks.last_word import Spec
 from tensorpress.evaluation.harness import made_task, run_task
 from tensorpress.evaluation.items import last_word_items
 from tensorpress.evaluation.job import EvaluationJob
@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-def evaluate(job: EvaluationJob, spec: LastWord) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Share of words that greedy decoding gets right, and perplexity per word."""
     items = last_word_items(job.text("text"), spec.items, spec.context_words, spec.seed)
     task = made_task("last_word", "1", [asdict(item) for item in items], SETTINGS)

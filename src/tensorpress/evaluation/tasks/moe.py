@@ -25,7 +25,7 @@ from tensorpress.analysis.moe import (
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import MoeDiagnostics
+from tensorpress.config.tasks.moe import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.mixture import (
     LayerView,
@@ -39,7 +39,7 @@ from tensorpress.objectives.windows import token_windows
 
 
 @torch.inference_mode()
-def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Overlap, alignment, drift and routing of every layer that has experts.
 
     What is of one model, or what chance gives, says so by its ``state``.
@@ -53,9 +53,9 @@ def evaluate(job: EvaluationJob, spec: MoeDiagnostics) -> list[EvalRow]:
         return observe(model, architecture, windows, batch, device)
 
     # no name for the dense model: it is gone before the compressed one comes
-    dense = job.run("moe", job.model(job.dense), work, spec.batch, spill=False)
+    dense = job.with_fallback("moe", job.model(job.dense), work, spec.batch, spill=False)
     model = job.model(job.run_directory)
-    compressed = job.run("moe", model, work, spec.batch, spill=False)
+    compressed = job.with_fallback("moe", model, work, spec.batch, spill=False)
     protocol = text_protocol(
         job, "text", window=spec.window, dtype=job.dtype, max_windows=spec.max_windows
     )

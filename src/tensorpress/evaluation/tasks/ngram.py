@@ -6,7 +6,7 @@ from functools import partial
 
 from tensorpress.checkpoints.loading import load_tokenizer
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Ngram
+from tensorpress.config.tasks.ngram import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.ngram import nll_nats
 from tensorpress.evaluation.perplexity import PerplexityResult
@@ -15,7 +15,7 @@ from tensorpress.evaluation.text_bytes import predicted_bytes
 from tensorpress.objectives.windows import token_windows
 
 
-def evaluate(job: EvaluationJob, spec: Ngram) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Perplexity and bits per byte of the n-gram on the tokens that ``perplexity`` scores."""
     protocol = text_protocol(job, "text", window=spec.window, dtype="float64")
     tokenizer = load_tokenizer(job.run_directory)

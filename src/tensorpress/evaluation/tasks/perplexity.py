@@ -6,15 +6,15 @@ from functools import partial
 
 from tensorpress.checkpoints.loading import load_tokenizer, objective_of
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Perplexity
+from tensorpress.config.tasks.perplexity import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.text_bytes import predicted_bytes
 
 
-def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
-    """Perplexity, or the objective's own measure, and bits per byte of the same tokens."""
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
+    """Spec, or the objective's own measure, and bits per byte of the same tokens."""
     objective = objective_of(job.run_directory)
     protocol = text_protocol(
         job,
@@ -37,7 +37,7 @@ def evaluate(job: EvaluationJob, spec: Perplexity) -> list[EvalRow]:
         objective.text(spec.window, spec.bos),
         objective.predicted(spec.window, spec.bos),
     )
-    result = job.run(
+    result = job.with_fallback(
         "perplexity",
         job.model(job.run_directory),
         lambda model, device, batch: perplexity(model, objective, rows, batch, device, counted),

@@ -12,17 +12,18 @@ from tensorpress.checkpoints.loading import load_model, matrices
 from tensorpress.checkpoints.manifest import MANIFEST
 from tensorpress.checkpoints.moments import load_moments, tokens_of
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Prediction
+from tensorpress.config.tasks.prediction import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.files import paths
 from tensorpress.methods.base import stacked
 
 
-def evaluate(job: EvaluationJob, spec: Prediction) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """``predicted_damage`` in nats per token: of every replaced module, and of the run.
 
-    Adapters of recovery are no part of it.
+    Adapters of recovery are no part of it. ``TensorpressError`` for a checkpoint without a
+    manifest: nothing was replaced.
     """
     manifest = job.run_directory / MANIFEST
     if not manifest.is_file():

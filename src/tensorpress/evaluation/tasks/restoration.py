@@ -20,7 +20,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model, load_tokenizer, matrices
 from tensorpress.checkpoints.manifest import MANIFEST
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Restoration
+from tensorpress.config.tasks.restoration import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
@@ -28,9 +28,10 @@ from tensorpress.methods.base import stacked
 from tensorpress.methods.registry import spec_class
 
 ENTRIES = 64
+"""Largest other entries, and random ones, that are looked at in each module."""
 
 
-def evaluate(job: EvaluationJob, spec: Restoration) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """``absolute_error`` and ``relative_error`` of each replaced module, by kind of entries.
 
     The ``entries`` are ``super_weights`` (of a module that has some), ``next_64`` and
@@ -90,15 +91,13 @@ def _dense_bits(each: dict[str, Any], replaced: Sequence[dict[str, Any]]) -> int
     )
 
 
-def _places(
-    job: EvaluationJob, spec: Restoration, architecture: Architecture
-) -> tuple[SuperWeight, ...]:
+def _places(job: EvaluationJob, spec: Spec, architecture: Architecture) -> tuple[SuperWeight, ...]:
     """The super weights given, or those that the finder sees in the dense model."""
     if spec.super_weights is None:
         tokenizer = load_tokenizer(job.dense)
         check_room(job.dense, tokenizer, [spec.prompt])
         ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
-        search = job.run(
+        search = job.with_fallback(
             "restoration",
             job.model(job.dense),
             lambda model, device, _: find_super_weights(

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import Speed
+from tensorpress.config.tasks.speed import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.peak_memory import peak_bytes, random_prompt
 from tensorpress.running.oom import with_fallback
@@ -26,7 +26,7 @@ from tensorpress.running.placement import place
 MIB = 2**20
 
 
-def evaluate(job: EvaluationJob, spec: Speed) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Tokens per second of both models, their ratios, and peak memory above an idle process."""
     models = {name: job.model(path) for name, path in _directories(job).items()}
     return with_fallback(
@@ -45,7 +45,7 @@ def _directories(job: EvaluationJob) -> dict[str, Path]:
 
 def _compare(
     job: EvaluationJob,
-    spec: Speed,
+    spec: Spec,
     models: Mapping[str, PreTrainedModel],
     device: torch.device,
     batch: int,

@@ -19,15 +19,17 @@ from tensorpress.architectures.published import DOWN, SuperWeight, published
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_tokenizer, matrices
 from tensorpress.checkpoints.rows import EvalRow
-from tensorpress.config.tasks import SuperWeights, SuperWeightSearch
+from tensorpress.config.tasks.super_weights import Spec, SuperWeightSearch
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
 
 BLOCKS = 32
+"""Blocks along each side of the coarse map of a matrix."""
 RADIUS = 8
+"""Rows and columns around an entry in the fine map."""
 
 
-def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
+def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Super weights, found and published, with each layer's activations and maps of magnitudes.
 
     Of the model: ``super_weights``, how many were found. Of each: ``super_weight``, its value, and
@@ -40,7 +42,7 @@ def evaluate(job: EvaluationJob, spec: SuperWeights) -> list[EvalRow]:
     model = job.model(job.run_directory)
     architecture = Checkpoint.open(job.run_directory).architecture
     ids = tokenizer(spec.prompt, return_tensors="pt")["input_ids"]
-    search = job.run(
+    search = job.with_fallback(
         "super_weights",
         model,
         lambda model, device, _: find_super_weights(

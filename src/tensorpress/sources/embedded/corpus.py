@@ -25,6 +25,7 @@ Split = Literal["train", "heldout"]
 
 HASHES = Path(__file__).with_name("paragraph_hashes.txt")
 MAX_MISSING_SHARE = 0.02
+"""Share of the recorded paragraphs that another Python may lack."""
 TOPICS = "pydoc_data/topics.py"
 # tests, packages that Linux distributions ship apart, and files made on the user's machine
 LEFT_OUT = frozenset(
@@ -85,7 +86,10 @@ def load(split: Split) -> Corpus:
 
 
 def select(library: Mapping[str, list[str]], record: Record, where: str) -> Corpus:
-    """The recorded paragraphs out of all of ``library``; one that moved to another file counts."""
+    """The recorded paragraphs out of all of ``library``; one that moved to another file counts.
+
+    ``TensorpressError`` if more than ``MAX_MISSING_SHARE`` of them are missing.
+    """
     known = {paragraph_hash(p): p for paragraphs in library.values() for p in paragraphs}
     recorded = [digest for digests in record.documents.values() for digest in digests]
     missing = sum(digest not in known for digest in recorded)

@@ -28,6 +28,7 @@ def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
 
     ``model``: a name of ``params.models`` or the folder of a checkpoint. Corpora and calibration
     are those of ``params``. An ``advised`` method of equal settings finds the same artifact.
+    ``TensorpressError`` if a job fails.
     """
     study = _study(model, params, saved, quantise)
     plan = Plan(study)
@@ -110,7 +111,7 @@ def _row(each: Advised) -> tuple[object, ...]:
         describe(chosen),
         100 * (1 - chosen.bits / chosen.dense_bits),
         chosen.damage,
-        f"{chosen.products / chosen.dense_products:.2f} x",
+        f"{chosen.macs / chosen.dense_macs:.2f} x",
         describe(beside) if beside else "",
         beside.damage if beside else "",
     )
@@ -121,8 +122,8 @@ def describe(choice: Choice) -> str:
     if choice.method == "dense":
         return "leave dense"
     if choice.method == ROUNDING:
-        group = choice.settings["group"]
-        shared = f", groups of {group}" if group else ""
+        size = choice.settings["group_size"]
+        shared = f", groups of {size}" if size else ""
         return f"quantise to {choice.settings['bits']} bits{shared}"
     ranks = "; ".join(
         ", ".join(

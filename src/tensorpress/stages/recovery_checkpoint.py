@@ -17,7 +17,8 @@ from tensorpress.checkpoints.rows import StorageRow
 from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
 from tensorpress.config.params import Lora
-from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, stored_tensors
+from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits
+from tensorpress.formats.adapted import Adapted
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
 
@@ -47,9 +48,7 @@ def write_recovered(
         }
     inside = _adapt_experts(plan, kept)
     plan["adapters"] += [
-        {"path": path, "format": store.name, "settings": store.settings}
-        for path, store in kept.items()
-        if path not in inside
+        {"path": path, **store.description} for path, store in kept.items() if path not in inside
     ]
     writer = ShardWriter(target, values)
     for name in sorted(checkpoint.files):
@@ -60,15 +59,13 @@ def write_recovered(
         writer.add(_moved(name, inside), tensor, StoredTensor(tuple(tensor.shape), None))
     counts = _Counts(plan, family, VALUE_BITS[dtype])
     for path, store in kept.items():
-        entries = stored_tensors(store, family.layer_of(path), replaced=True)
-        for name, value in store.state_dict().items():
-            writer.add(f"{path}.{ADAPTER}.{name}", value, entries[name])
-        counts.add(path, list(entries.values()))
+        layer = family.layer_of(path)
+        counts.add(path, writer.add_store(f"{path}.{ADAPTER}", store, layer, replaced=True))
     checkpoint_bytes = writer.close()
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
     saved = compressed.saved.plus(counts.modules, counts.blocks, counts.model)
-    return StorageRow.of(saved, checkpoint_bytes)
+    return StorageRow.of(saved, checkpoint_bytes, compressed.origin)
 
 
 class _Counts:
@@ -96,16 +93,11 @@ def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> set[str]
     wrapped = set()
     for entry in plan["experts"]:
         for name in ("gate", "up", "down"):
-            path, inner = f"{entry['path']}.{name}", entry[name]
-            if path not in kept:
-                continue
-            sizes = ("slices", "out_features", "in_features")
-            store = kept[path]
-            settings: dict[str, Any] = {size: inner["settings"][size] for size in sizes}
-            settings["inner"] = inner
-            settings[ADAPTER] = {"format": store.name, "settings": store.settings}
-            entry[name] = {"format": "adapted", "settings": settings}
-            wrapped.add(path)
+            path = f"{entry['path']}.{name}"
+            if path in kept:
+                settings = {"inner": entry[name], ADAPTER: kept[path].description}
+                entry[name] = {"format": Adapted.name, "settings": settings}
+                wrapped.add(path)
     return wrapped
 
 

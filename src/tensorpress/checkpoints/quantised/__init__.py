@@ -1,0 +1,1 @@
+"""Weights from codes and scales, one file a format; each has ``weights`` (``base.Reader``)."""
