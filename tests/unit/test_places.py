@@ -85,6 +85,7 @@ def test_queries_are_the_project_s_wherever_commands_run(
     monkeypatch.chdir(tmp_path)
     assert paths.queries() == ROOT / "queries"
     assert paths.notebooks() == ROOT / "notebooks"
+    assert paths.snakefile() == ROOT / "Snakefile"
     (tmp_path / "queries").mkdir()
     assert paths.queries() == Path("queries")
     monkeypatch.setattr(

@@ -17,9 +17,16 @@ from tensorpress.config.tasks.generation import Spec as Generation
 from tensorpress.config.tasks.hotpotqa import Spec as HotpotQA
 from tensorpress.config.tasks.restoration import Spec as Restoration
 from tensorpress.config.tasks.super_weights import Spec as SuperWeights
+from tensorpress.config.tasks.zero_shot import Spec as ZeroShot
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation import job as evaluation_job
-from tensorpress.evaluation.tasks import generation, hotpotqa, restoration, super_weights
+from tensorpress.evaluation.tasks import (
+    generation,
+    hotpotqa,
+    restoration,
+    super_weights,
+    zero_shot,
+)
 from tensorpress.planning.plan import Plan
 
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -125,3 +132,27 @@ def test_prompts_are_measured_before_the_model_is_loaded(
     monkeypatch.setattr(restoration, "_replaced", lambda job: [])
     with pytest.raises(TensorpressError, match="allowed: up to 128 in 128 positions"):
         restoration.evaluate(job, Restoration(kind="restoration", prompt=LONG))
+
+
+def test_what_lm_eval_cuts_is_said(tmp_path: Path, llama_directory: Path) -> None:
+    """Both choices of one item are too long, of the other none is."""
+    items = [
+        {"query": query, "choices": ["a", "b"], "gold": 0}
+        for query in ("Question: Who?\n", f"Question: {LONG}\n")
+    ]
+    path = write(tmp_path / "items.jsonl", *items)
+    job = job_of(llama_directory)
+    zero_shot.evaluate(job, ZeroShot(kind="zero_shot", task="piqa", path=str(path)))
+    assert job.notes == [
+        "piqa: 2 requests are longer than the 128 positions of the model, lm-eval left out their "
+        "beginning"
+    ]
+
+
+def test_an_answer_longer_than_the_positions(tmp_path: Path, llama_directory: Path) -> None:
+    item = {"query": "Question: Who?\n", "choices": ["a", LONG], "gold": 0}
+    path = write(tmp_path / "items.jsonl", item, item)
+    with pytest.raises(TensorpressError, match=r"the answer ' .* tokens; allowed: up to 128, the"):
+        zero_shot.evaluate(
+            job_of(llama_directory), ZeroShot(kind="zero_shot", task="piqa", path=str(path))
+        )

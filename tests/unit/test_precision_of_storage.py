@@ -96,6 +96,14 @@ def test_factors_and_their_scales(copy: Path, tmp_path: Path, factor: float, rou
     make(copy, "svd", {"rank": 5}, FFN, tmp_path / "b", rounding, "bfloat16")
 
 
+def test_what_no_dtype_can_hold() -> None:
+    """Weights may be stored in float64."""
+    with pytest.raises(
+        TensorpressError, match=r"up to 1e\+39 .*; allowed: smaller values, for no st"
+    ):
+        stored_as("w", torch.tensor([1e39], dtype=torch.float64), torch.float32)
+
+
 def test_adapters(llama_directory: Path, tmp_path: Path) -> None:
     made = make(llama_directory, "svd", {"rank": 5}, FFN, tmp_path)
     spec, architecture = Lora(**FAST), Checkpoint.open(llama_directory).architecture

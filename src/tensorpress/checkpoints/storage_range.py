@@ -71,5 +71,6 @@ def _out_of_range(name: str, tensor: Tensor, dtype: torch.dtype, which: str) -> 
     allowed = [n for n in VALUE_BITS if n != own and torch.finfo(getattr(torch, n)).max >= largest]
     return TensorpressError(
         f"storage.dtype: {own} cannot hold {name}, whose values are {which} {largest:.6g} (it "
-        f"holds {limits.tiny:.2g} to {limits.max:.6g} in full); allowed: {', '.join(allowed)}"
+        f"holds {limits.tiny:.2g} to {limits.max:.6g} in full); allowed: "
+        + (", ".join(allowed) or "smaller values, for no storage.dtype holds these")
     )

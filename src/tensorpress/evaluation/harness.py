@@ -62,9 +62,12 @@ def run_task(
     if _lacks_prefix(tokenizer):
         _check_contexts(task, limit)
 
-    def work(model: PreTrainedModel, device: torch.device, size: int) -> dict[str, Any]:
+    def work(
+        model: PreTrainedModel, device: torch.device, size: int
+    ) -> tuple[dict[str, Any], LanguageModel]:
+        asked = language_model(model, tokenizer, size)
         found = lm_eval.simple_evaluate(
-            model=language_model(model, tokenizer, size),
+            model=asked,
             tasks=[task],
             limit=limit,
             bootstrap_iters=BOOTSTRAP_DRAWS,
@@ -72,9 +75,14 @@ def run_task(
             task_manager=_manager(),
         )
         assert found is not None
-        return found
+        return found, asked
 
-    result = job.with_fallback(name, job.model(job.run_directory), work, batch)
+    result, asked = job.with_fallback(name, job.model(job.run_directory), work, batch)
+    if asked.cut:
+        job.say(
+            f"{name}: {asked.cut} requests are longer than the {asked.max_length} positions of the "
+            "model, lm-eval left out their beginning"
+        )
     metrics = result["results"][name]
     version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
     protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))
@@ -101,7 +109,29 @@ def run_task(
     return rows
 
 
-def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> HFLM:
+class LanguageModel(HFLM):  # type: ignore[misc]
+    """lm-eval's, which counts the requests that it cuts: it does so without a word at our level."""
+
+    cut = 0
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **options: Any
+    ) -> list[tuple[float, bool]]:
+        for (_, text), context, continuation in requests:
+            if len(continuation) > self.max_length:
+                raise TensorpressError(
+                    f"the answer {text[:60]!r} has {len(continuation)} tokens; allowed: up to "
+                    f"{self.max_length}, the positions of the model"
+                )
+            # the last token is predicted, not read
+            self.cut += len(context) + len(continuation) - 1 > self.max_length
+        scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **options)
+        return scores
+
+
+def language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int
+) -> LanguageModel:
     """A model as lm-eval drives it, where it is and in its own dtype.
 
     Of a tokenizer without BOS and EOS no context may be empty.
@@ -110,7 +140,9 @@ def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, b
     # lm-eval scores what has no context behind the BOS or EOS; it asks for the token in any case,
     # and where no context is empty nothing depends on which it is
     prefix = 0 if _lacks_prefix(tokenizer) else None
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, prefix_token_id=prefix)
+    return LanguageModel(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch, prefix_token_id=prefix
+    )
 
 
 def _lacks_prefix(tokenizer: PreTrainedTokenizerBase) -> bool:

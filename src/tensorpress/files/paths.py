@@ -41,15 +41,20 @@ def notebooks() -> Path:
     return _of_project("notebooks")
 
 
+def snakefile() -> Path:
+    """The project's rules."""
+    return _of_project("Snakefile")
+
+
 def _of_project(name: str) -> Path:
-    """A folder of the working directory, or, where that is another one, beside the package."""
+    """A part of the working directory, or, where that is another one, beside the package."""
     source = Path(__file__).parents[3] / name
-    for folder in (Path(name), source):
-        if folder.is_dir():
-            return folder
+    for part in (Path(name), source):
+        if part.exists():
+            return part
     raise TensorpressError(
         f"{Path.cwd()}: a folder without {name} is not allowed; allowed: the project's, or one "
-        "with its queries and notebooks"
+        "with its Snakefile, queries and notebooks"
     )
 
 
