@@ -86,6 +86,12 @@ def _cell(value: object) -> str:
     return significant(value) if isinstance(value, float) else str(value)
 
 
+def _init(options: argparse.Namespace) -> None:
+    from tensorpress.commands.init import init
+
+    print(init(options.model, options.text, options.minutes), end="")
+
+
 def _sizes(options: argparse.Namespace) -> None:
     from tensorpress.architectures.families.table import architecture_of
     from tensorpress.commands.meta_model import MetaModel
@@ -240,6 +246,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    init = add("init", _init, "print a study for a checkpoint that fits the time, for snakemake")
+    init.add_argument("model", help="a checkpoint's folder, or org/name[@revision] of the hub")
+    init.add_argument("--text", type=Path, help="a UTF-8 text to calibrate and measure on")
+    init.add_argument("--minutes", type=float, default=30, help="on this machine (default: 30)")
     add("check", _check, "validate params.yaml against the models' shapes")
     add("schema", _schema, "print the JSON schema of params.yaml")
     families = add(

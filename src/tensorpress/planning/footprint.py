@@ -66,6 +66,8 @@ class Footprint:
     seconds: float
     largest_set: int = 0
     """Values of the largest factor set that it makes."""
+    macs: int = 0
+    """Multiply-accumulates of what is decomposed."""
 
     @property
     def mem_mb(self) -> int:
@@ -126,7 +128,7 @@ def options(made: OptionsArtifact, layer: int) -> Footprint:
     held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
     macs = len(made.methods) * sum(cost.macs for cost in costs)
     peak = weights + 2 * FLOAT * moment_values(shape) + held
-    return Footprint(PROCESS + peak, macs / MACS)
+    return Footprint(PROCESS + peak, macs / MACS, macs=macs)
 
 
 def advise(made: AdviceArtifact) -> Footprint:
@@ -175,7 +177,7 @@ def group_footprint(spec: MethodSpec, shape: LayerShape, group: str, stored: int
     matrix = max(each.out_features * each.in_features for each in modules.values())
     peak = max(peak, done + FLOAT * (most_values + 2 * matrix) + SUMS)
     read = 2 * stored * sum(each.numel for each in modules.values())
-    return Footprint(PROCESS + peak, read / READ + macs / MACS, largest)
+    return Footprint(PROCESS + peak, read / READ + macs / MACS, largest, macs)
 
 
 def step_footprints(

@@ -34,6 +34,7 @@ from tensorpress.sources.inputs import (
     Corpus,
     EmbeddedCorpus,
     EmbeddedModel,
+    FileCorpus,
     HubModel,
     LocalModel,
     Model,
@@ -129,7 +130,9 @@ def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
     if isinstance(corpus, EmbeddedCorpus) or corpus.path is None:
         return corpus.model_dump()
     content = file_content(corpus.path, f"corpora.{name}.path")
-    return {"source": corpus.source, "content": content}
+    # of a text that papers measure the file is the split
+    part = {"split": corpus.split} if isinstance(corpus, FileCorpus) and corpus.split else {}
+    return {"source": corpus.source, "content": content, **part}
 
 
 def existing_file(path: str, where: str) -> Path:

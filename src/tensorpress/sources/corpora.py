@@ -21,6 +21,7 @@ from tensorpress.sources.texts import (
     C4_SPLIT,
     c4_documents,
     c4_text,
+    part_of,
     wikitext2_rows,
     wikitext2_text,
 )
@@ -50,9 +51,10 @@ def prose(name: str, spec: EmbeddedCorpus) -> str:
 
 
 def file(name: str, spec: FileCorpus) -> str:
-    """Of a file as it is."""
+    """Of a file as it is, or of a part of it."""
     with _readable(name, spec.path) as path:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+    return text if spec.split is None else part_of(text, spec.split)
 
 
 def wikitext2(name: str, spec: Wikitext2Corpus) -> str:

@@ -33,6 +33,23 @@ def require(dataset: HubDataset, where: str) -> None:
         load_dataset_builder(**_arguments(dataset))
 
 
+def within_reach(dataset: HubDataset) -> bool:
+    """Whether the hub or its cache has a dataset; that neither has it is known in a second."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        snapshot_download(
+            dataset.path,
+            repo_type="dataset",
+            revision=dataset.revision,
+            allow_patterns="README.md",
+        )
+    except (OSError, HTTPError):
+        return False
+    return True
+
+
 def column(dataset: HubDataset, split: str, name: str, where: str) -> list[str]:
     """The texts of one column of a split, from the cache or the hub."""
     from datasets import load_dataset

@@ -28,7 +28,7 @@ def hub_names(name: str, model: HubModel) -> list[str]:
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     repository, revision = model.repository, model.revision
-    with _explained(name, model, "the list of files"):
+    with _explained(name, repository, revision, "the list of files"):
         # keeps the list; without a hub that answers it gives what is cached
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=CONFIG))
         try:
@@ -44,28 +44,38 @@ def hub_file(name: str, model: HubModel, filename: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     check_there(name, model, [filename], hub_names(name, model))
-    with _explained(name, model, filename):
+    with _explained(name, model.repository, model.revision, filename):
         return Path(hf_hub_download(model.repository, filename, revision=model.revision))
+
+
+def commit_of(repository: str, revision: str) -> str:
+    """The commit, 40 hex digits, that a branch or tag names to the hub, or to its cache."""
+    from huggingface_hub import snapshot_download
+
+    with _explained(repository.split("/")[1], repository, revision, "the commit"):
+        folder = snapshot_download(repository, revision=revision, allow_patterns=CONFIG)
+    return Path(folder).name
 
 
 def check_there(name: str, model: HubModel, wanted: Iterable[str], names: Container[str]) -> None:
     """Refuse a repository that lacks a file, ``names`` being those of all its files."""
     from huggingface_hub import constants
 
+    at = _at(name, model.repository, model.revision)
     missing = [file for file in wanted if file not in names]
     if missing and constants.HF_HUB_OFFLINE:
         raise TensorpressError(
-            f"{_at(name, model)}: {missing[0]} is not in the cache, and HF_HUB_OFFLINE is set; "
+            f"{at}: {missing[0]} is not in the cache, and HF_HUB_OFFLINE is set; "
             "connect once, or download the model and use source: local with its path"
         )
     if missing:
         raise TensorpressError(
-            f"{_at(name, model)}: the repository has no {missing[0]}; allowed: one that has it"
+            f"{at}: the repository has no {missing[0]}; allowed: one that has it"
         )
 
 
 @contextmanager
-def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
+def _explained(name: str, repository: str, revision: str, what: str) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -76,7 +86,7 @@ def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    at = _at(name, model)
+    at = _at(name, repository, revision)
     try:
         yield
     except LocalEntryNotFoundError as error:
@@ -91,13 +101,13 @@ def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise TensorpressError(
-            f"models.{name}.repository: {model.repository!r} is not on the hub or is private; "
+            f"models.{name}.repository: {repository!r} is not on the hub or is private; "
             "allowed: a repository that is there, a private one after 'hf auth login' or with "
             "HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
         raise TensorpressError(
-            f"models.{name}.revision: {model.repository} has no commit {model.revision}; "
+            f"models.{name}.revision: {repository} has no commit {revision}; "
             "allowed: a commit of its history, 40 hex digits"
         ) from error
     except HfHubHTTPError as error:
@@ -113,5 +123,5 @@ def _explained(name: str, model: HubModel, what: str) -> Iterator[None]:
         ) from error
 
 
-def _at(name: str, model: HubModel) -> str:
-    return f"models.{name}: {model.repository}@{model.revision[:8]}"
+def _at(name: str, repository: str, revision: str) -> str:
+    return f"models.{name}: {repository}@{revision[:8]}"

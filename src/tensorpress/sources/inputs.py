@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from tensorpress.errors.refusals import LONGEST_NAME, NAME_PATTERN
 from tensorpress.sources.hub_datasets import HubDataset
-from tensorpress.sources.texts import C4, WIKITEXT2
+from tensorpress.sources.texts import C4, WIKITEXT2, FileSplit
 from tensorpress.transforms.registry import TRANSFORMS
 
 UNKEYED = "settings are part of a key by their values"
@@ -87,12 +87,15 @@ class EmbeddedCorpus(Section):
 
 
 class FileCorpus(Section):
-    """A UTF-8 text file; documents are separated by blank lines."""
+    """A UTF-8 text file, or a part of it; documents are separated by blank lines."""
 
     joined: ClassVar[str] = "one file"
 
     source: Literal["file"]
     path: str
+    split: FileSplit | None = Field(
+        None, description="train: about its first three quarters; heldout: the rest; null: all"
+    )
 
 
 class HubCorpus(Section):

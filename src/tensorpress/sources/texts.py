@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from tensorpress.sources.hub_datasets import HubDataset
 
@@ -23,6 +24,19 @@ C4 = HubDataset(
 )
 C4_DOCUMENTS = 1100
 C4_SPLIT = f"validation[:{C4_DOCUMENTS}]"
+
+FileSplit = Literal["train", "heldout"]
+
+
+def part_of(text: str, split: FileSplit) -> str:
+    """The beginning of a text, about three quarters of it, or the rest.
+
+    Cut once, so that the parts share no passage: between paragraphs, else between lines or words.
+    """
+    half, wanted = len(text) // 2, 3 * len(text) // 4
+    ends = (text.rfind(mark, half, wanted) for mark in ("\n\n", "\n", " "))
+    cut = next((end for end in ends if end >= 0), wanted)
+    return text[:cut] if split == "train" else text[cut:].lstrip()
 
 
 def wikitext2_text(rows: Iterable[str]) -> str:

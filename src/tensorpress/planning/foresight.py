@@ -1,0 +1,157 @@
+"""How long a study will take on a machine: seconds by rule, from shapes and its speed. Torch-free.
+
+Of the same counts as ``footprint``, which bounds what one job may take anywhere; this is what all
+jobs together will probably take here. Every constant is measured (docs/scale.md, "Foresight").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.layers import LayerShape, group_of
+from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.planning import footprint
+from tensorpress.planning.artifacts import (
+    AdviceArtifact,
+    CalibrationArtifact,
+    EvaluationArtifact,
+    Placement,
+)
+from tensorpress.planning.jobs import live_jobs
+from tensorpress.planning.plan import Plan
+
+BEGIN = 12.0
+"""Seconds of Snakemake, its plan, and the imports that jobs are forked from."""
+JOB = 0.35
+"""Seconds that any job takes beside its work."""
+PAGE = 4.0
+"""Seconds of a report's page beside that."""
+TABLES = 2.0
+"""Seconds of the tables' job."""
+PROSE = 4.0
+"""Seconds that a text takes to be read or gathered."""
+LOAD = 0.8
+"""Seconds that a model takes to be built and a text to be tokenised, beside the weights' bytes."""
+READ = 400e6
+"""Bytes a second of a local disk's cache, with what is made of them."""
+OPTION = 3e-3
+"""Seconds of each option of an advice, beside its products."""
+AROUND = 1.15
+"""Time of a model's matrix products over that of the one that was measured."""
+SCORE = 1.2e-9
+"""Seconds of a score of attention, of a pair of tokens and a head."""
+ELEMENT = 25e-9
+"""Seconds that all elementwise operations of a layer take of a value of the residual stream."""
+LOGIT = 2e-9
+"""Seconds that a logit takes on its way to a loss."""
+SIZES = 9
+"""Sizes of a method that an advice tries."""
+BACKWARD = 3
+"""Forward passes that one with gradients is worth."""
+DOUBLE = 2.5
+"""Time of products in float64, and of LAPACK's, over float32's as they are counted."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``products`` a second of one job, and how many ``workers`` run at a time."""
+
+    products: float
+    workers: int
+
+    def __str__(self) -> str:
+        jobs = "one job" if self.workers == 1 else f"{self.workers} jobs"
+        return f"{jobs} at a time, {self.products:.1e} multiplications a second each"
+
+
+def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
+    """Seconds of wall time by rule of all that a study needs, made or not; first ``begin``."""
+    jobs = Counter(job.rule for job in live_jobs(plan))
+    work = {
+        "fetch_model": sum(LOAD + 3 * _bytes(m.architecture) / READ for m in plan.fetched.values()),
+        "fetch_corpus": PROSE * jobs["fetch_corpus"],
+        "calibrate": sum(_calibrate(made, machine) for made in _calibrations(plan)),
+        "advise": sum(_advise(made, machine) for made in plan.advices.values()),
+        "decompose": sum(_decompose(plan, made, machine) for made in plan.used_decompositions),
+        "assemble": sum(2 * _bytes(r.model.architecture) / READ for r in plan.runs.values()),
+        "evaluate": sum(_evaluate(made, machine) for made in plan.evaluations.values()),
+        "aggregate": TABLES,
+        "report": PAGE * jobs["report"],
+    }
+    at_a_time = {rule: min(machine.workers, jobs[rule]) for rule in work if jobs[rule]}
+    return {"begin": BEGIN} | {
+        rule: (JOB * jobs[rule] + work[rule]) / workers for rule, workers in at_a_time.items()
+    }
+
+
+def evaluation_seconds(architecture: Architecture, window: int, machine: Machine) -> float:
+    """Of one window of so many tokens: a forward pass and its losses."""
+    outer = architecture.shape(architecture.outer).modules["embedding"]
+    layers = architecture.shapes[: architecture.layers]
+    top_k = architecture.size("top_k") or 1
+    products = outer.numel + sum(_products(shape, top_k, window) for shape in layers)
+    token = AROUND * products / machine.products + LOGIT * outer.out_features
+    token += sum(SCORE * shape.heads * window + ELEMENT * shape.hidden_size for shape in layers)
+    return window * architecture.objective.passes * token
+
+
+def _products(shape: LayerShape, top_k: int, window: int) -> int:
+    """Multiplications of a token: of the matrices that it meets, and of attention."""
+    met = {
+        module: min(top_k, each.slices) if group_of(module) == "experts" else 1
+        for module, each in shape.modules.items()
+    }
+    matrices = sum(
+        met[m] * each.out_features * each.in_features for m, each in shape.modules.items()
+    )
+    return matrices + 2 * window * shape.heads * shape.head_dim
+
+
+def _calibrations(plan: Plan) -> list[CalibrationArtifact]:
+    read = {job.name for job in live_jobs(plan) if job.rule == "calibrate"}
+    return [made for made in plan.calibrations.values() if made.id in read]
+
+
+def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:
+    """Forward and backward passes for each part of the layers, and the sums of moments."""
+    settings, architecture = made.settings, made.model.architecture
+    windows = -(-settings.tokens // settings.window)
+    once = evaluation_seconds(architecture, settings.window, machine) * windows
+    parts = len(passes(architecture.shapes[: architecture.layers]))
+    asked = settings.tokens * architecture.objective.passes
+    moments = asked * sum(map(moment_values, architecture.shapes)) / machine.products
+    repeated = parts * (BACKWARD if settings.gradients else 1)
+    return _load(architecture) + repeated * once + DOUBLE * moments
+
+
+def _advise(made: AdviceArtifact, machine: Machine) -> float:
+    """Every module in every method at every size that is tried."""
+    shapes = made.calibration.model.architecture.shapes[:-1]
+    options = len(made.spec.methods) * SIZES * sum(len(shape.modules) for shape in shapes)
+    return OPTION * options + DOUBLE * footprint.advise(made).products / machine.products
+
+
+def _decompose(plan: Plan, made: Placement, machine: Machine) -> float:
+    """Nothing where the factors are the leading ones of others."""
+    if plan.larger(made.decomposition.id, made.layer):
+        return 0.0
+    products = footprint.decompose(made.decomposition, made.layer).products
+    return DOUBLE * products / machine.products
+
+
+def _evaluate(made: EvaluationArtifact, machine: Machine) -> float:
+    """A task that does not say how much it reads is taken for one that reads all it may."""
+    architecture, spec = made.run.model.architecture, made.spec
+    window = getattr(spec, "window", 256)
+    windows = getattr(spec, "max_windows", None) or footprint.TOKENS // window
+    return _load(architecture) + windows * evaluation_seconds(architecture, window, machine)
+
+
+def _load(architecture: Architecture) -> float:
+    return LOAD + _bytes(architecture) / READ
+
+
+def _bytes(architecture: Architecture) -> int:
+    return footprint.value_bytes(architecture.config) * footprint.values_of(architecture)
