@@ -101,7 +101,7 @@ def _heads(name: str, config: object) -> int | None:
 
 
 def _changed(name: str, weight: Tensor, architecture: str, config: object) -> Tensor:
-    """``LlamaModel.permute`` and the shift of Gemma's norms, of ``convert_hf_to_gguf.py``."""
+    """``LlamaModel.permute`` and the shift of Gemma's norms, of convert_hf_to_gguf.py."""
     heads = _heads(name, config)
     if architecture == "llama" and heads is not None:
         halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])

@@ -1,6 +1,6 @@
 """GGUF: what a file's header says of its metadata and tensors. Torch-free.
 
-The layout is that of ``docs/gguf.md`` of ggml, versions 2 and 3. The ``gguf`` package's reader does
+The layout is that of gguf.md in the docs of ggml, versions 2 and 3. The ``gguf`` package's reader does
 the same, but takes ten seconds for the vocabulary of Gemma 3, at every planning.
 """
 

@@ -1,6 +1,6 @@
 """GGUF: blocks of ggml's types, which the ``gguf`` package dequantises, under the file's own names.
 
-Names and what llama.cpp changed when it wrote the file are undone as its ``convert_hf_to_gguf.py``
+Names and what llama.cpp changed when it wrote the file are undone as its convert_hf_to_gguf.py
 does them: rows of Llama's queries and keys are in another order, Gemma's norms have one added.
 """
 
