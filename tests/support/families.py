@@ -65,7 +65,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "ernie4_5": LLAMA,
     "falcon": {**NAMES, "new_decoder_architecture": True, "num_kv_heads": 2},
     "gemma3": {
-        "text_config": {**LLAMA, "vocab_size": 96}, "mm_tokens_per_image": 4,
+        "text_config": {**LLAMA, "vocab_size": 300}, "mm_tokens_per_image": 4,
         "vision_config": {
             "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
@@ -93,6 +93,8 @@ FOUND: dict[str, dict[str, Any]] = {
     "starcoder2": LLAMA,
 }  # fmt: skip
 """Sizes of types without a file, whose families are found by their structure."""
+RENAMED = ("gemma3",)
+"""Types whose tensors have other names on the hub, which the fetch changes."""
 CAUSAL = sorted(name for name, family in FAMILIES.items() if family.objective == "causal_lm")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.families import FOUND, SIZES, auto_class, loaded
+from support.families import FOUND, RENAMED, SIZES, auto_class, loaded
 from support.methods import ALONE
 from support.stages import placed
 from transformers import AutoConfig
@@ -32,8 +32,6 @@ from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
 
 LAYER = 1
-RENAMED = ("gemma3",)
-"""Types whose tensors have other names on the hub."""
 
 
 @pytest.fixture(scope="module", params=[*sorted(FAMILIES), *sorted(FOUND)])

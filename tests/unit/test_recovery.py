@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.families import SIZES
+from support.families import FOUND, RENAMED, SIZES
 from support.recovery import FAST, IDS, LLAMA, MOE, WINDOWS, recovered
 from support.stages import compress
 from support.workspace import tiny_params, tiny_text
@@ -55,11 +55,15 @@ def test_experts_learn_and_are_stored(moe_directory: Path, tmp_path: Path, case)
     assert row.stored_bits - storage.stored_bits == 32 * values
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "gpt_oss"])
+RECOVERED = ["gpt2", "gpt_neox", "opt", "gpt_oss", "deepseek_v3", "gemma3", "llama4_text", "phi3"]
+
+
+@pytest.mark.parametrize("family", RECOVERED)
 def test_fused_and_transposed_layers(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, vocab_size=300, **SIZES[family])
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    config = AutoConfig.for_model(family, vocab_size=300, **{**SIZES, **FOUND}[family])
+    network = AutoModelForCausalLM.from_config(config)
+    network.save_pretrained(tmp_path / "model", save_original_format=family not in RENAMED)
     case = ("svd", {"rank": 5}, "attention")
     for keep in ("kept", "merged"):
         folder = tmp_path / keep
