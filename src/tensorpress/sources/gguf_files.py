@@ -1,7 +1,7 @@
 """GGUF: what a file's header says of its metadata and tensors. Torch-free.
 
-The layout is that of gguf.md in the docs of ggml, versions 2 and 3. The ``gguf`` package's reader does
-the same, but takes ten seconds for the vocabulary of Gemma 3, at every planning.
+The layout is that of gguf.md in the docs of ggml, versions 2 and 3. The ``gguf`` package reads the
+same, but takes ten seconds for the vocabulary of Gemma 3, at every planning.
 """
 
 from __future__ import annotations
