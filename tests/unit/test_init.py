@@ -21,14 +21,22 @@ from tensorpress.commands.sizing import MetaModel, sizes
 from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.registry import spec_class
-from tensorpress.planning.foresight import LOGIT, Machine, evaluation_seconds, foreseen
+from tensorpress.planning.foresight import (
+    AROUND,
+    ELEMENT,
+    LOGIT,
+    SCORE,
+    Machine,
+    evaluation_seconds,
+    foreseen,
+)
 from tensorpress.planning.plan import Plan
 from tensorpress.sources.corpora import text_of
 from tensorpress.sources.hub_datasets import require
 from tensorpress.sources.inputs import FileCorpus
 from tensorpress.sources.texts import WIKITEXT2
 
-SLOW = Machine(products=1e9, workers=1)
+SLOW = Machine(macs_per_second=1e9, workers=1)
 CONTROLS = {"RTN-8", "RTN-4", "whitened SVD", "drop"}
 TEXT = Path("inputs/text.txt")
 
@@ -219,16 +227,16 @@ def test_the_foreseen_time_of_a_window_is_that_of_its_products(llama_directory: 
     architecture = architecture_of(config, "m")
     attention = 32 * 32 * 2 + 32 * 16 * 2 + 2 * 64 * 32  # q, o; k, v; scores and sums of 64 tokens
     token = 3 * (attention + 3 * 32 * 48) + 300 * 32
-    fast = Machine(products=2e9, workers=1)
-    once, twice = (evaluation_seconds(architecture, 64, each) for each in (fast, SLOW))
-    assert (twice - once) * 1e9 * 2 / 1.35 == pytest.approx(64 * token)
-    assert 2 * once - twice == pytest.approx(64 * 300 * LOGIT)
+    slow, fast = (evaluation_seconds(architecture, 64, Machine(rate, 1)) for rate in (1e9, 2e9))
+    assert slow - fast == pytest.approx(AROUND * 64 * token / 2e9)
+    rest = 3 * (SCORE * 4 * 64 + ELEMENT * 32) + LOGIT * 300
+    assert 2 * fast - slow == pytest.approx(64 * rest)
 
 
 @pytest.mark.usefixtures("inputs")
 def test_jobs_beside_each_other_take_less_time() -> None:
     plan = Plan(study(init("inputs/tiny", TEXT, 60)))
     one = foreseen(plan, SLOW)
-    two = foreseen(plan, Machine(SLOW.products, 2))
+    two = foreseen(plan, Machine(SLOW.macs_per_second, 2))
     assert two["evaluate"] == pytest.approx(one["evaluate"] / 2)
     assert two["calibrate"] == one["calibrate"]  # a single job

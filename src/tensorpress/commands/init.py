@@ -13,7 +13,7 @@ import yaml
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
-from tensorpress.commands.preflight import name_of
+from tensorpress.commands.advise import name_of
 from tensorpress.commands.recipes import Grid, recipes
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
@@ -289,10 +289,11 @@ def _machine(architecture: Architecture) -> Machine:
     """Measured at the model's own widths."""
     from tensorpress.running import speed
 
-    widest = max(architecture.shape(0).modules.values(), key=lambda m: m.out_features)
+    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
+    widest = max(modules, key=lambda module: module.out_features)
     where = speed.device()
-    products = speed.products_per_second(widest.in_features, widest.out_features, COMPUTE, where)
-    return Machine(products, speed.workers(where))
+    rate = speed.macs_per_second(widest.in_features, widest.out_features, COMPUTE, where)
+    return Machine(rate, speed.workers(where))
 
 
 def _outside(path: str | Path) -> bool:

@@ -32,7 +32,7 @@ WHITENED_SVD: dict[str, Settings] = {
     group: {"method": "svd", "whiten": "input"} for group in ("attention", "ffn", "experts")
 }
 ROUNDED = {"rtn8": 8, "rtn4": 4}
-GROUP = 64
+GROUP_SIZE = 64
 """Weights that share a scale."""
 MOST = 0.9
 """Share of what is compressed that can be saved with sense."""
@@ -134,9 +134,9 @@ def _add_rounded(tried: Tried, architecture: Architecture, layers: Sequence[str]
     tried.methods["dense"] = {"method": "dense"}
     steps = [{"modules": ["all"], "method": "dense"}]
     for name, bits in ROUNDED.items():
-        rounding = {"bits": bits, "group": GROUP}
+        rounding = {"bits": bits, "group_size": GROUP_SIZE}
         tried.recipes[name] = {"steps": steps, "layers": list(layers), "rounding": rounding}
-    gptq = {"method": "gptq", "bits": 4, "group": GROUP}
+    gptq = {"method": "gptq", "bits": 4, "group_size": GROUP_SIZE}
     reasons = [_misfit(architecture, group, gptq) for group in GROUPS if group != "embedding"]
     if any(reasons):
         tried.left_out.append(f"Left out: gptq4, for {next(filter(None, reasons))}")

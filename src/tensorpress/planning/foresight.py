@@ -14,10 +14,10 @@ from tensorpress.architectures.layers import LayerShape, group_of
 from tensorpress.architectures.sites import moment_values, passes
 from tensorpress.planning import footprint
 from tensorpress.planning.artifacts import (
-    AdviceArtifact,
     CalibrationArtifact,
     EvaluationArtifact,
-    Placement,
+    FactorPlacement,
+    OptionsArtifact,
 )
 from tensorpress.planning.jobs import live_jobs
 from tensorpress.planning.plan import Plan
@@ -37,7 +37,7 @@ LOAD = 0.8
 READ = 400e6
 """Bytes a second of a local disk's cache, with what is made of them."""
 OPTION = 3e-3
-"""Seconds of each option of an advice, beside its products."""
+"""Seconds of each option of an advice, beside its multiply-accumulates."""
 AROUND = 1.15
 """Time of a model's matrix products over that of the one that was measured."""
 SCORE = 1.2e-9
@@ -48,6 +48,8 @@ LOGIT = 2e-9
 """Seconds that a logit takes on its way to a loss."""
 SIZES = 9
 """Sizes of a method that an advice tries."""
+CHOICE = 1.0
+"""Seconds of the best choice under a budget."""
 BACKWARD = 3
 """Forward passes that one with gradients is worth."""
 DOUBLE = 2.5
@@ -56,14 +58,14 @@ DOUBLE = 2.5
 
 @dataclass(frozen=True)
 class Machine:
-    """``products`` a second of one job, and how many ``workers`` run at a time."""
+    """Multiply-accumulates a second of one job, and how many ``workers`` run at a time."""
 
-    products: float
+    macs_per_second: float
     workers: int
 
     def __str__(self) -> str:
         jobs = "one job" if self.workers == 1 else f"{self.workers} jobs"
-        return f"{jobs} at a time, {self.products:.1e} multiplications a second each"
+        return f"{jobs} at a time, {self.macs_per_second:.1e} multiply-accumulates a second each"
 
 
 def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
@@ -73,7 +75,8 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
         "fetch_model": sum(LOAD + 3 * _bytes(m.architecture) / READ for m in plan.fetched.values()),
         "fetch_corpus": PROSE * jobs["fetch_corpus"],
         "calibrate": sum(_calibrate(made, machine) for made in _calibrations(plan)),
-        "advise": sum(_advise(made, machine) for made in plan.advices.values()),
+        "options": sum(_options(made, machine) for made in plan.options.values()),
+        "advise": CHOICE * jobs["advise"],
         "decompose": sum(_decompose(plan, made, machine) for made in plan.used_decompositions),
         "assemble": sum(2 * _bytes(r.model.architecture) / READ for r in plan.runs.values()),
         "evaluate": sum(_evaluate(made, machine) for made in plan.evaluations.values()),
@@ -91,14 +94,14 @@ def evaluation_seconds(architecture: Architecture, window: int, machine: Machine
     outer = architecture.shape(architecture.outer).modules["embedding"]
     layers = architecture.shapes[: architecture.layers]
     top_k = architecture.size("top_k") or 1
-    products = outer.numel + sum(_products(shape, top_k, window) for shape in layers)
-    token = AROUND * products / machine.products + LOGIT * outer.out_features
+    macs = outer.numel + sum(_macs(shape, top_k, window) for shape in layers)
+    token = AROUND * macs / machine.macs_per_second + LOGIT * outer.out_features
     token += sum(SCORE * shape.heads * window + ELEMENT * shape.hidden_size for shape in layers)
     return window * architecture.objective.passes * token
 
 
-def _products(shape: LayerShape, top_k: int, window: int) -> int:
-    """Multiplications of a token: of the matrices that it meets, and of attention."""
+def _macs(shape: LayerShape, top_k: int, window: int) -> int:
+    """Multiply-accumulates of a token: of the matrices that it meets, and of attention."""
     met = {
         module: min(top_k, each.slices) if group_of(module) == "experts" else 1
         for module, each in shape.modules.items()
@@ -121,24 +124,25 @@ def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:
     once = evaluation_seconds(architecture, settings.window, machine) * windows
     parts = len(passes(architecture.shapes[: architecture.layers]))
     asked = settings.tokens * architecture.objective.passes
-    moments = asked * sum(map(moment_values, architecture.shapes)) / machine.products
+    moments = asked * sum(map(moment_values, architecture.shapes)) / machine.macs_per_second
     repeated = parts * (BACKWARD if settings.gradients else 1)
     return _load(architecture) + repeated * once + DOUBLE * moments
 
 
-def _advise(made: AdviceArtifact, machine: Machine) -> float:
+def _options(made: OptionsArtifact, machine: Machine) -> float:
     """Every module in every method at every size that is tried."""
-    shapes = made.calibration.model.architecture.shapes[:-1]
-    options = len(made.spec.methods) * SIZES * sum(len(shape.modules) for shape in shapes)
-    return OPTION * options + DOUBLE * footprint.advise(made).products / machine.products
+    shapes = (made.calibration.model.architecture.shape(layer) for layer in made.layers)
+    tried = len(made.methods) * SIZES * sum(len(shape.modules) for shape in shapes)
+    macs = sum(footprint.options(made, layer).macs for layer in made.layers)
+    return OPTION * tried + DOUBLE * macs / machine.macs_per_second
 
 
-def _decompose(plan: Plan, made: Placement, machine: Machine) -> float:
+def _decompose(plan: Plan, made: FactorPlacement, machine: Machine) -> float:
     """Nothing where the factors are the leading ones of others."""
     if plan.larger(made.decomposition.id, made.layer):
         return 0.0
-    products = footprint.decompose(made.decomposition, made.layer).products
-    return DOUBLE * products / machine.products
+    macs = footprint.decompose(made.decomposition, made.layer).macs
+    return DOUBLE * macs / machine.macs_per_second
 
 
 def _evaluate(made: EvaluationArtifact, machine: Machine) -> float:

@@ -14,8 +14,8 @@ UNKEYED = "what a machine can do is part of no key"
 
 ROWS = 2048
 """Tokens of the product that is measured, as many as a batch of windows has."""
-PRODUCTS = 2 * 10**9
-"""Multiplications of one measurement at most: 0.1 s of a slow core."""
+MACS = 2 * 10**9
+"""Multiply-accumulates of one measurement at most: 0.1 s of a slow core."""
 ROUNDS = 5
 """The fastest counts."""
 
@@ -32,14 +32,14 @@ def workers(where: torch.device) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def products_per_second(inner: int, out: int, compute: str, where: torch.device) -> float:
-    """Multiplications a second of one job in a product of ``(tokens, inner)`` by ``(inner, out)``.
+def macs_per_second(inner: int, out: int, compute: str, where: torch.device) -> float:
+    """Multiply-accumulates a second of one job: ``(tokens, inner)`` by ``(inner, out)``.
 
     ``compute``: the precision in which models run, ``auto`` too. On a CPU one thread is measured,
     in its own time: what else runs does not count.
     """
     dtype = resolved(compute, where)
-    rows = max(1, min(ROWS, PRODUCTS // (inner * out)))
+    rows = max(1, min(ROWS, MACS // (inner * out)))
     left = torch.ones(rows, inner, dtype=dtype, device=where)
     right = torch.ones(inner, out, dtype=dtype, device=where)
     threads = torch.get_num_threads()
