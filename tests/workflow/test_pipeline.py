@@ -269,7 +269,7 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
     assert {("moe", k) for k in ("moe", "prediction")} <= kinds
     assert ("moe", "expert_balance") in kinds
     assert ("moe", "ngram") in kinds
-    versions = {r["version"] for r in rows if r["kind"] == "cloze"}
+    versions = {r["version"].partition(";")[0] for r in rows if r["kind"] == "cloze"}
     assert versions == {"lm-eval 0.4.13, task version 1"}
     assert all(r["stderr"] is not None for r in rows if r["metric"] == "acc")
     speeds = {(r["metric"], r["state"]) for r in rows if r["kind"] == "speed"}

@@ -21,13 +21,35 @@ ALLOWED_NAMES = (
     f"up to {LONGEST_NAME} of A-Z, a-z, 0-9, '_', '.' and '-', the first a letter or digit"
 )
 
+ALLOWED = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "names with values",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "model_type": "names with values",
+    "model_attributes_type": "names with values",
+}
+"""What is, by the type of pydantic's error."""
+
 
 def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str:
     """The first of pydantic's errors as ``path: value is not allowed; allowed: ...``.
 
-    ``texts``: what stands in the file at values that YAML made no text of.
+    A key that is not known comes first: what is missing may be what it was to be. ``texts``: what
+    stands in the file at values that YAML made no text of.
     """
-    first, *others = error.errors()
+    first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = _place_in_file(first["loc"], raw, first["type"] == "missing")
     path, value, context = dotted(place), first["input"], first.get("ctx", {})
     is_key = first["loc"][-1:] == ("[key]",)
@@ -45,6 +67,9 @@ def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str
     elif context.get("pattern") == NAME_PATTERN or context.get("max_length") == LONGEST_NAME:
         text = f"{path if is_key else path + ':'} {_cut(value)} is not allowed"
         text += f"; allowed: {ALLOWED_NAMES}"
+    elif first["type"] in ALLOWED:
+        text = f"{path}: {_cut(value)} is not allowed; allowed: "
+        text += ALLOWED[first["type"]].format(**context)
     else:
         text = f"{path}: {_cut(value)} is not allowed: {first['msg']}"
     return text + (f" (and {len(others)} more)" if others else "")

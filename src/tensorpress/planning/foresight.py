@@ -1,7 +1,8 @@
 """How long a study will take on a machine: seconds by rule, from shapes and its speed. Torch-free.
 
 Of the same counts as ``footprint``, which bounds what one job may take anywhere; this is what all
-jobs together will probably take here. Every constant is measured (docs/scale.md, "Foresight").
+jobs together will probably take here. Constants of models and of options are measured
+(docs/scale.md, "Foresight"); those of Snakemake, pages, tables and prose are estimates.
 """
 
 from __future__ import annotations

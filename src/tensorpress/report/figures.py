@@ -109,7 +109,7 @@ def perplexity_axes(
     beyond = sum(value > top for value in drawn)
     highest = max([*shown, baseline])
     axes.set_yscale("log")
-    axes.set_ylim(baseline * 0.97, max(highest * 1.06, baseline * 1.1))
+    axes.set_ylim(min([*shown, baseline]) * 0.97, max(highest * 1.06, baseline * 1.1))
     is_narrow = highest < 4 * baseline
     axes.yaxis.set_major_locator(AutoLocator() if is_narrow else LogLocator(subs=(1, 1.5, 2, 3, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: significant(value))
