@@ -80,8 +80,8 @@ def show(folder: Path) -> None:
     """The table of the jobs of a folder's last driver."""
     os.chdir(folder)
     known = [record for record in records.read_all() if record.ended]
-    last = max(known, key=lambda record: record.started).run
-    jobs = [record for record in known if record.run == last]
+    last = max(known, key=lambda record: record.started).driver
+    jobs = [record for record in known if record.driver == last]
     by_rule: dict[str, list[Record]] = defaultdict(list)
     for job in jobs:
         by_rule[job.rule].append(job)

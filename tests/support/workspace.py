@@ -26,6 +26,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from tensorpress.running.records import RUN
+
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 BIN = Path(sys.executable).parent
@@ -223,8 +225,9 @@ class Workspace:
         return done
 
     def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != RUN}
         return {
-            **os.environ,
+            **inherited,  # without the name of a run, which a test may have taken here
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder / "src"),
             "DVC_NO_ANALYTICS": "1",

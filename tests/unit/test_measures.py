@@ -14,8 +14,8 @@ from support.workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
 from tensorpress.architectures.families.table import architecture_of
-from tensorpress.architectures.layers import GROUPS
 from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
@@ -168,11 +168,12 @@ def test_moments_are_those_of_the_inputs(llama_directory: Path) -> None:
     found = moments(llama_directory, batch=2)[1]
     torch.testing.assert_close(found["ffn.down"].double(), rows.mT @ rows / len(rows))
     assert int(found["ffn.down.tokens"]) == 6 * 16
+    modules = Checkpoint.open(llama_directory).architecture.shape(1).modules
     assert set(found) == {
         f"{site}{end}"
         for site in ("attention.q", "attention.o", "ffn.gate", "ffn.down")
         for end in ("", ".tokens")
-    } | {f"{module}.gradient" for group in ("attention", "ffn") for module in GROUPS[group]}
+    } | {f"{module}.gradient" for module in modules}
 
 
 def test_gradients_are_those_of_the_outputs(llama_directory: Path) -> None:
