@@ -92,8 +92,8 @@ def test_run_splits_the_time_of_the_last_drivers_jobs(
         began = datetime(2026, 1, 1, number, tzinfo=UTC)
         Record(
             rule="evaluate", name=f"job-{number}", state="done", driver=driver, attempt=1,
-            host="here", pid=1, started=began, ended=began, start_seconds=0.5, wall_seconds=4, load_seconds=1,
-            cpu_seconds=3.5, peak_rss_mb=100.0 * number,
+            host="here", pid=1, started=began, ended=began, start_seconds=0.5, wall_seconds=4,
+            load_seconds=1, cpu_seconds=3.5, peak_rss_mb=100.0 * number,
         ).write()  # fmt: skip
     rows = table("benchmarks/run.py", "--of", str(tmp_path))
     cells = ["evaluate", "2", "1.0", "2.0", "6.0", "7.0", "200"]
