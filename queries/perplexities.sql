@@ -38,7 +38,10 @@ SELECT
     layer_set, layers, layer_count, only_layer, run, runs,
     bits_saved_percent, bits_saved_modules_percent, modules_dense_bits,
     perplexity, half_width,
-    CASE WHEN half_width IS NOT NULL THEN greatest(perplexity - half_width, 1) END AS low,
+    -- one that reaches below 1, which no perplexity does, is that of the logarithm
+    CASE WHEN perplexity - half_width > 1 THEN perplexity - half_width
+        WHEN half_width IS NOT NULL
+        THEN greatest(perplexity * exp(-half_width / perplexity), 1) END AS low,
     perplexity + half_width AS high,
     ln(perplexity / baseline_perplexity) AS nats_lost,
     half_width / perplexity AS nats_half_width,

@@ -108,6 +108,7 @@ class OptionsArtifact:
 
     @property
     def layers(self) -> range:
+        """Those of the model."""
         return range(self.calibration.model.architecture.layers)
 
     def job_name(self, layer: int) -> str:
