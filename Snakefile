@@ -82,6 +82,8 @@ onstart:
         raise WorkflowError(str(error)) from None
     # not for the jobs of a cluster's hosts or of other environments
     if workflow.local_exec and not workflow.deployment_settings.deployment_method:
+        # a limit wakes the scheduler again for each time that it woke, and holds up the end
+        workflow.scheduler.job_rate_limiter = None
         forkserver.start(
             slow_imports(plan, {job.rule.name for job in workflow.dag.needrun_jobs()})
         )
