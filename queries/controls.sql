@@ -1,7 +1,7 @@
 -- Each run beside its controls at equal bytes: the lowest perplexity of each among the runs that
 -- save at least as many bits, by the same protocol and, for a run without recovery, without it.
 -- `alternative` is the best of all that holds no tensor format; `lead_nats` how much lower the run's
--- loss per token is, its interval as in `verdict`.
+-- loss per token is than that of the best alternative, chosen and compared as in `verdict`.
 WITH compared AS (
     SELECT
         one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
@@ -12,8 +12,19 @@ WITH compared AS (
         min(other.perplexity) FILTER (other.control = 'drop') AS drop_perplexity,
         arg_min(other, other.perplexity) FILTER (
             NOT other.holds_tensor_format AND other.recipe <> one.recipe
-        ) AS alternative
-    FROM perplexities AS one LEFT JOIN perplexities AS other
+        ) AS alternative,
+        difference_of_best(
+            any_value(one.window_nats),
+            arg_min(other.window_nats, other.even_nats) FILTER (
+                NOT other.holds_tensor_format AND other.recipe <> one.recipe
+            ),
+            any_value(one.window_nats),
+            arg_min(other.window_nats, other.odd_nats) FILTER (
+                NOT other.holds_tensor_format AND other.recipe <> one.recipe
+            )
+        ) AS found,
+        between_runs(found, any_value(one), alternative) AS apart
+    FROM losses AS one LEFT JOIN losses AS other
         ON
             other.model = one.model AND other.task = one.task
             AND other.protocol = one.protocol
@@ -22,6 +33,11 @@ WITH compared AS (
             AND (one.recovered OR NOT other.recovered)
     WHERE one.recipe <> 'baseline'
     GROUP BY ALL
+),
+
+judged AS (
+    SELECT losses.*, compared.* EXCLUDE (model, task, protocol, recipe, layer_set, layers)
+    FROM losses INNER JOIN compared USING (model, task, protocol, recipe, layer_set, layers)
 )
 
 SELECT
@@ -30,7 +46,6 @@ SELECT
     rtn_8_perplexity, rtn_4_perplexity, gptq_perplexity,
     whitened_svd_perplexity, drop_perplexity,
     alternative.recipe AS alternative, alternative.kind AS alternative_kind,
-    ln(alternative.perplexity / perplexity) AS lead_nats,
-    sqrt(nats_half_width ** 2 + alternative.nats_half_width ** 2) AS lead_half_width
-FROM perplexities INNER JOIN compared USING (model, task, protocol, recipe, layer_set, layers)
+    apart.nats AS lead_nats, apart.half_width AS lead_half_width, apart.paired AS paired
+FROM judged
 ORDER BY model, task, protocol, bits_saved_percent, recipe, layers

@@ -4,15 +4,15 @@
 -- modules at equal bytes: the best that saves at least as much as either, up to a point of the
 -- modules' bits; a whitened one if there is any. Gaps are nats per token over it; `share_remaining`
 -- is the right layout's gap over the published one's, given where the latter is beyond noise. Means
--- over seeds, 95 % intervals by linear propagation, the three evaluations taken for independent,
--- though they read the same text.
+-- over seeds; 95 % intervals are of the windows' differences (of their combination, to first order,
+-- for the share), or, where losses of the windows are unknown, of evaluations taken for independent.
 WITH pairs AS (
     SELECT
         split.model, split.task, split.protocol, split.recipe AS pair, split.layer_set, split.layers,
         split.modules_dense_bits,
         split AS heads,
         published
-    FROM perplexities AS split INNER JOIN perplexities AS published
+    FROM losses AS split INNER JOIN losses AS published
         ON
             published.model = split.model AND published.task = split.task
             AND published.protocol = split.protocol
@@ -32,7 +32,7 @@ compared AS (
                 FILTER (reference.control = 'whitened SVD'),
             arg_min(reference, reference.perplexity)
         ) AS svd
-    FROM pairs LEFT JOIN perplexities AS reference
+    FROM pairs LEFT JOIN losses AS reference
         ON
             reference.model = pairs.model AND reference.task = pairs.task
             AND reference.protocol = pairs.protocol AND reference.layers = pairs.layers
@@ -48,11 +48,36 @@ compared AS (
 gaps AS (
     SELECT
         *,
-        ln(published.perplexity / svd.perplexity) AS published_gap_nats,
-        sqrt(published.nats_half_width ** 2 + svd.nats_half_width ** 2) AS published_gap_half_width,
-        ln(heads.perplexity / svd.perplexity) AS right_gap_nats,
-        sqrt(heads.nats_half_width ** 2 + svd.nats_half_width ** 2) AS right_gap_half_width
+        between_runs(difference(svd.window_nats, published.window_nats), svd, published)
+            AS published_gap,
+        between_runs(difference(svd.window_nats, heads.window_nats), svd, heads) AS right_gap,
+        between_runs(difference(heads.window_nats, published.window_nats), heads, published)
+            AS gain
     FROM compared
+),
+
+shares AS (
+    SELECT
+        *,
+        CASE
+            WHEN published_gap.nats > published_gap.half_width
+                THEN right_gap.nats / published_gap.nats
+        END AS share
+    FROM gaps
+),
+
+spreads AS (
+    -- to first order the share moves as the right layout's loss does over this mixture of the others
+    SELECT
+        *,
+        difference(
+            list_transform(
+                list_zip(published.window_nats, svd.window_nats),
+                lambda pair: share * pair[1] + (1 - share) * pair[2]
+            ),
+            heads.window_nats
+        ) AS over_mixture
+    FROM shares
 )
 
 SELECT
@@ -64,23 +89,26 @@ SELECT
     heads.perplexity AS right_perplexity, heads.low AS right_low, heads.high AS right_high,
     published.perplexity AS published_perplexity,
     published.low AS published_low, published.high AS published_high,
-    ln(published.perplexity / heads.perplexity) AS nats_gained,
-    sqrt(heads.nats_half_width ** 2 + published.nats_half_width ** 2) AS nats_gained_half_width,
+    gain.nats AS nats_gained, gain.half_width AS nats_gained_half_width,
     svd.recipe AS svd_recipe, svd.control AS svd_control,
     svd.bits_saved_percent AS svd_bits_saved_percent, svd.perplexity AS svd_perplexity,
-    published_gap_nats, published_gap_half_width,
-    right_gap_nats, right_gap_half_width,
+    published_gap.nats AS published_gap_nats, published_gap.half_width AS published_gap_half_width,
+    right_gap.nats AS right_gap_nats, right_gap.half_width AS right_gap_half_width,
+    right_gap.paired AS paired,
+    share AS share_remaining,
     CASE
-        WHEN published_gap_nats > published_gap_half_width
-            THEN right_gap_nats / published_gap_nats
-    END AS share_remaining,
-    CASE
-        WHEN published_gap_nats > published_gap_half_width
+        WHEN over_mixture IS NULL
             THEN sqrt(
                 heads.nats_half_width ** 2
-                + (share_remaining * published.nats_half_width) ** 2
-                + ((1 - share_remaining) * svd.nats_half_width) ** 2
-            ) / published_gap_nats
+                + (share * published.nats_half_width) ** 2
+                + ((1 - share) * svd.nats_half_width) ** 2
+            ) / published_gap.nats
+        ELSE sqrt(
+            over_mixture.half_width ** 2
+            + heads.seeds_half_width ** 2
+            + (share * published.seeds_half_width) ** 2
+            + ((1 - share) * svd.seeds_half_width) ** 2
+        ) / published_gap.nats
     END AS share_half_width
-FROM gaps
+FROM spreads
 ORDER BY model, task, protocol, pair, layer_count, layers

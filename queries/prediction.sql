@@ -13,7 +13,7 @@ WITH predictions AS (
 
 pairs AS (
     SELECT *
-    FROM perplexities INNER JOIN predictions USING (model, recipe, layer_set, layers)
+    FROM losses INNER JOIN predictions USING (model, recipe, layer_set, layers)
     WHERE NOT recovered AND nats_lost IS NOT NULL
     QUALIFY row_number() OVER (
         PARTITION BY model, task, protocol, prediction_protocol, run ORDER BY recipe, layer_set
@@ -40,7 +40,7 @@ ranked AS (
 
 SELECT
     model, task, protocol, prediction_protocol, recipe, kind, layer_set, layers,
-    bits_saved_percent, predicted_nats, nats_lost, nats_half_width,
+    bits_saved_percent, predicted_nats, nats_lost, nats_lost_half_width,
     corr(predicted_rank, measured_rank) OVER comparison AS spearman,
     count(*) OVER comparison AS runs_compared
 FROM ranked

@@ -4,11 +4,11 @@
 -- `equal_bits`: the best run of the same methods without recovery that saves at least as much as the
 -- recovered one, which may spend the adapters' bits on larger ranks. `alternative`: the best run
 -- without recovery that holds no tensor format and saves at least as much; `gap_nats` is what the
--- recovered run still loses against it. Means over seeds, 95 % intervals; those of differences take
--- both sides for independent.
+-- recovered run still loses against it, chosen and compared as in `verdict`. Means over seeds, 95 %
+-- intervals.
 WITH recovered_runs AS (
     SELECT *
-    FROM perplexities
+    FROM losses
     WHERE recovered
 ),
 
@@ -20,7 +20,7 @@ compared AS (
             AND other.methods = one.methods
             AND other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
         ) AS earlier,
-        arg_min(other, other.perplexity) FILTER (
+        arg_min(other, row(other.perplexity, other.bits_saved_percent)) FILTER (
             other.methods = one.methods
             AND other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
             AND other.bits_saved_percent >= one.bits_saved_percent
@@ -28,8 +28,21 @@ compared AS (
         arg_min(other, other.perplexity) FILTER (
             NOT other.holds_tensor_format
             AND other.bits_saved_percent >= one.bits_saved_percent
-        ) AS alternative
-    FROM recovered_runs AS one LEFT JOIN perplexities AS other
+        ) AS alternative,
+        difference_of_best(
+            arg_min(other.window_nats, other.even_nats) FILTER (
+                NOT other.holds_tensor_format
+                AND other.bits_saved_percent >= one.bits_saved_percent
+            ),
+            any_value(one.window_nats),
+            arg_min(other.window_nats, other.odd_nats) FILTER (
+                NOT other.holds_tensor_format
+                AND other.bits_saved_percent >= one.bits_saved_percent
+            ),
+            any_value(one.window_nats)
+        ) AS found,
+        between_runs(found, alternative, any_value(one)) AS gap
+    FROM recovered_runs AS one LEFT JOIN losses AS other
         ON
             other.model = one.model AND other.task = one.task
             AND other.protocol = one.protocol
@@ -45,20 +58,20 @@ SELECT
     perplexity, low, high,
     baseline_perplexity,
     CASE
-        WHEN earlier.nats_lost > earlier.nats_half_width
+        WHEN earlier.nats_lost > earlier.nats_lost_half_width
             THEN 100 * (1 - nats_lost / earlier.nats_lost)
     END AS share_recovered_percent,
     CASE
-        WHEN earlier.nats_lost > earlier.nats_half_width
+        WHEN earlier.nats_lost > earlier.nats_lost_half_width
             THEN 100 * nats_half_width / earlier.nats_lost
     END AS share_half_width_percent,
     equal_bits.recipe AS equal_bits_recipe, equal_bits.layers AS equal_bits_layers,
     equal_bits.perplexity AS equal_bits_perplexity,
     alternative.recipe AS alternative, alternative.kind AS alternative_kind,
     alternative.perplexity AS alternative_perplexity,
-    ln(perplexity / alternative.perplexity) AS gap_nats,
+    gap.nats AS gap_nats,
     ln(earlier.perplexity / alternative.perplexity) AS before_gap_nats,
-    sqrt(nats_half_width ** 2 + alternative.nats_half_width ** 2) AS gap_half_width,
+    gap.half_width AS gap_half_width, gap.paired AS paired,
     CASE
         WHEN alternative IS NULL THEN 'no alternative'
         WHEN gap_half_width IS NULL THEN 'too few windows'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,6 +94,16 @@ class Study:
         }  # fmt: skip
         self.add("perplexity", BASELINE * math.exp(nats), **measured)
         return common
+
+    def windows(self, recipe: str, methods: str, saved: float, window_nats: Sequence[float],
+                **fields: Any) -> None:  # fmt: skip
+        """A run whose losses of every window are known, uncompressed or by ``methods``."""
+        nats = statistics.fmean(window_nats)
+        error = math.exp(nats) * statistics.stdev(window_nats) / math.sqrt(len(window_nats))
+        known = {
+            "observations": tuple(window_nats), "stderr": error, "stderr_samples": len(window_nats)
+        }  # fmt: skip
+        self.run(recipe, methods, saved, nats - math.log(BASELINE), **known, **fields)
 
     def decomposed(self, method_name: str, error: float, layer: int) -> None:
         """Q, K, V and O of a layer, each with the same error, by a method of ``method_spec``."""

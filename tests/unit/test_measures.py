@@ -19,7 +19,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
-from tensorpress.evaluation.ngram import KneserNey, nll_nats
+from tensorpress.evaluation.ngram import KneserNey, window_nats
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.routing import effective_experts
 from tensorpress.files.storage import StoredTensor, bits_saved
@@ -43,7 +43,8 @@ def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
     result = perplexity(constant(0.0), NEXT_TOKEN, windows, 2, CPU, 700)
     assert result.perplexity == pytest.approx(300)
     assert result.tokens == 5 * 31
-    assert result.nll_stderr == pytest.approx(0, abs=1e-6)
+    assert result.perplexity_stderr == pytest.approx(0, abs=1e-4)
+    assert result.window_nats == pytest.approx([math.log(300)] * 5)
     assert result.bits_per_byte == pytest.approx(result.tokens * math.log2(300) / 700)
 
 
@@ -51,12 +52,12 @@ def test_one_window_has_no_standard_error() -> None:
     windows = token_windows(tiny_tokenizer(), tiny_text(), 32, 2)
     model = tiny_llama(1).eval()
     alone, both = (perplexity(model, NEXT_TOKEN, windows[:n], 2, CPU, 1) for n in (1, 2))
-    assert (alone.windows, alone.nll_stderr, alone.perplexity_stderr) == (1, None, None)
-    losses = [
-        perplexity(model, NEXT_TOKEN, window[None], 1, CPU, 1).nll_nats / 31 for window in windows
-    ]
+    assert (len(alone.window_nats), alone.perplexity_stderr) == (1, None)
+    losses = [perplexity(model, NEXT_TOKEN, window[None], 1, CPU, 1).nats for window in windows]
+    assert both.window_nats == pytest.approx(losses, rel=1e-6)
     # of two values the standard error of the mean is half their distance
-    assert both.nll_stderr == pytest.approx(abs(losses[0] - losses[1]) / 2, rel=1e-5)
+    error = both.perplexity * abs(losses[0] - losses[1]) / 2
+    assert both.perplexity_stderr == pytest.approx(error, rel=1e-4)
 
 
 def test_windows_are_a_partition_without_the_tail() -> None:
@@ -98,7 +99,8 @@ def test_kneser_ney_learns_a_cycle_and_counts_contexts() -> None:
 
 def test_ngram_scores_all_but_the_first_token() -> None:
     ids = [0, 1] * 50
-    assert nll_nats(ids, [[0, 1, 0, 1]], 2, 2) < 3 * math.log(2) / 2
+    (nats,) = window_nats(ids, [[0, 1, 0, 1]], 2, 2)
+    assert 0 < nats < math.log(2) / 2
 
 
 def test_effective_experts_of_planted_routing(moe_directory: Path) -> None:

@@ -120,6 +120,9 @@ class EvalRow:
     stderr: float | None = None
     stderr_samples: int | None = None
     samples: int | None = None
+    observations: tuple[float, ...] | None = None
+    """What the value is made of, in the order of the text: of a perplexity the mean nats of each
+    window, of another metric what each item says, of which the value is the mean."""
     version: str = ""
     protocol: str = ""
     layer: int | None = None
@@ -212,6 +215,7 @@ _ARROW = {
     float: pa.float64(),
     bool: pa.bool_(),
     tuple[int, ...]: pa.list_(pa.int64()),
+    tuple[float, ...]: pa.list_(pa.float64()),
 }
 
 

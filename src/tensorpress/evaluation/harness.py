@@ -13,6 +13,7 @@ import lm_eval
 import lm_eval.tasks
 import torch
 from datasets import Dataset
+from lm_eval.api.metrics import mean
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -71,7 +72,7 @@ def run_task(
             tasks=[task],
             limit=limit,
             bootstrap_iters=BOOTSTRAP_DRAWS,
-            log_samples=False,
+            log_samples=True,
             task_manager=_manager(),
         )
         assert found is not None
@@ -87,6 +88,8 @@ def run_task(
     version = f"lm-eval {lm_eval.__version__}, task version {task.VERSION}"
     protocol = key(task=name, version=version, items=list(islice(task.eval_docs, limit)))
     samples = result["n-samples"][name]["effective"]
+    items = sorted(result["samples"][name], key=lambda item: item["doc_id"])
+    means = {metric for metric, made in task.aggregation().items() if made is mean}
     rows = []
     for composite, value in metrics.items():
         metric, _, filter_name = composite.partition(",")
@@ -104,6 +107,11 @@ def run_task(
                     samples=samples,
                     version=version,
                     protocol=protocol,
+                    observations=tuple(
+                        float(item[metric]) for item in items if item["filter"] == filter_name
+                    )
+                    if metric in means
+                    else None,
                 )
             )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -70,14 +70,14 @@ class _Table:
         return (kept + self._reserved[context] * lower) / total
 
 
-def nll_nats(
+def window_nats(
     training: Sequence[int], windows: Sequence[Sequence[int]], order: int, vocabulary: int
-) -> float:
-    """Negative log-likelihood of every token of every window but the first."""
+) -> Iterator[float]:
+    """Mean negative log-likelihood of every token of each window but the first."""
     model = KneserNey(training, order, vocabulary)
-    total = 0.0
     for ids in tqdm(windows, desc="n-gram", unit="window", leave=False):
+        total = 0.0
         for place in range(1, len(ids)):
             history = tuple(ids[max(0, place - order + 1) : place])
             total -= math.log(model.probability(history, ids[place]))
-    return total
+        yield total / (len(ids) - 1)

@@ -18,29 +18,40 @@ from tensorpress.objectives.base import Objective
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """Negative log-likelihood in nats of the predicted tokens, and what they are."""
+    """Negative log-likelihood of the predicted tokens of equal windows, and what they are."""
 
-    nll_nats: float
-    tokens: int
+    window_nats: tuple[float, ...]
+    """Mean token NLL of each window, in the order of the text."""
+    predicted: int
+    """Tokens of each window."""
     bytes: int
-    windows: int
-    nll_stderr: float | None
-    """Standard error of the mean token NLL, from the means of the windows; none of a single one."""
+    """Of the text that all of them stand for."""
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of all windows."""
+        return len(self.window_nats) * self.predicted
+
+    @property
+    def nats(self) -> float:
+        """Mean token NLL."""
+        return math.fsum(self.window_nats) / len(self.window_nats)
 
     @property
     def perplexity(self) -> float:
         """``exp`` of the mean token NLL."""
-        return math.exp(self.nll_nats / self.tokens)
+        return math.exp(self.nats)
 
     @property
     def perplexity_stderr(self) -> float | None:
-        """Standard error of the perplexity, to first order."""
-        return None if self.nll_stderr is None else self.perplexity * self.nll_stderr
+        """Standard error of the perplexity, to first order; none of a single window."""
+        error = standard_error(self.window_nats)
+        return None if error is None else self.perplexity * error
 
     @property
     def bits_per_byte(self) -> float:
         """Bits per UTF-8 byte of the text that is predicted, comparable between tokenizers."""
-        return self.nll_nats / math.log(2) / self.bytes
+        return self.nats * self.tokens / math.log(2) / self.bytes
 
 
 @torch.inference_mode()
@@ -66,10 +77,4 @@ def perplexity(
     for index, mean in enumerate(means):
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
-    return PerplexityResult(
-        nll_nats=sum(means) * predicted,
-        tokens=len(means) * predicted,
-        bytes=predicted_bytes,
-        windows=len(means),
-        nll_stderr=standard_error(means),
-    )
+    return PerplexityResult(tuple(means), predicted, predicted_bytes)

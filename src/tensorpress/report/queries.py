@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import duckdb
-from scipy.special import stdtrit
+from duckdb.func import FunctionNullHandling
 
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
 from tensorpress.objectives.registry import quality_metrics
+from tensorpress.report.paired import (
+    Difference,
+    difference,
+    difference_of_best,
+    mcnemar,
+    t_quantile,
+    two_sided,
+)
 
 HALF_WIDTH = """
 CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
@@ -23,24 +34,69 @@ END;
 """Of the 95 % interval of a mean of n values, or of one value by its standard error, which was
 estimated from so many samples; NULL of a single one."""
 
+BETWEEN_RUNS = """
+CREATE MACRO between_runs(found, one, other) AS struct_pack(
+    nats := CASE
+        WHEN found IS NULL THEN ln(other.perplexity / one.perplexity)
+        ELSE struct_extract(found, 'mean')
+    END,
+    half_width := CASE
+        WHEN found IS NULL THEN sqrt(one.nats_half_width ** 2 + other.nats_half_width ** 2)
+        ELSE sqrt(
+            struct_extract(found, 'half_width') ** 2
+            + one.seeds_half_width ** 2 + other.seeds_half_width ** 2
+        )
+    END,
+    degrees := struct_extract(found, 'degrees'),
+    paired := found IS NOT NULL
+);
+"""
+"""Loss of ``other`` over ``one``, rows of ``losses``: of their windows, as ``found``, with what
+seeds add; of two that cannot be paired, as if they had read different texts."""
+
+LIST, DIFFERENCE = "DOUBLE[]", "STRUCT(mean DOUBLE, half_width DOUBLE, degrees BIGINT)"
+
 
 def connect() -> duckdb.DuckDBPyConnection:
     """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``.
 
-    They may read ``quality_metrics``: by which models of each objective are judged.
+    They may call ``difference``, ``difference_of_best``, ``two_sided`` and ``mcnemar`` as well, as
+    in ``report.paired``, and read ``quality_metrics``: by which models of each objective are
+    judged.
     """
     connection = duckdb.connect()
-    connection.create_function("t95", _t95, ["BIGINT"], "DOUBLE")
+    connection.create_function("t95", t_quantile, ["BIGINT"], "DOUBLE")
     connection.execute(HALF_WIDTH)
+    connection.execute(BETWEEN_RUNS)
+    functions: Sequence[tuple[str, Callable[..., Any], list[Any], str]] = (
+        ("difference", _as_struct(difference), [LIST] * 2, DIFFERENCE),
+        ("difference_of_best", _as_struct(difference_of_best), [LIST] * 4, DIFFERENCE),
+        ("mcnemar", mcnemar, [LIST] * 2, "DOUBLE"),
+        ("two_sided", _two_sided, ["DOUBLE", "DOUBLE", "BIGINT"], "DOUBLE"),
+    )
+    for name, function, given, returned in functions:
+        connection.create_function(
+            name, function, given, returned, null_handling=FunctionNullHandling.SPECIAL
+        )
     connection.execute("CREATE TABLE quality_metrics (metric VARCHAR)")
     for metric in quality_metrics():
         connection.execute("INSERT INTO quality_metrics VALUES (?)", [metric])
     return connection
 
 
-def _t95(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    return float(stdtrit(degrees, 0.975))
+def _as_struct(
+    function: Callable[..., Difference | None],
+) -> Callable[..., dict[str, float] | None]:
+    @wraps(function)  # duckdb counts parameters
+    def wrapped(*lists: Sequence[float] | None) -> dict[str, float] | None:
+        found = function(*lists)
+        return None if found is None else asdict(found)
+
+    return wrapped
+
+
+def _two_sided(mean: float | None, half_width: float | None, degrees: int | None) -> float | None:
+    return None if mean is None or half_width is None else two_sided(mean, half_width, degrees)
 
 
 def run_query(

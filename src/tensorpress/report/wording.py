@@ -37,7 +37,7 @@ def verdict(rows: pd.DataFrame) -> str:
         words = (
             f"Within noise: at {_budgets(ties)} of bits saved the best tensor format and the best "
             f"alternative cannot be told apart; at {row.budget_percent} %: {_duel(row)}, a lead of "
-            f"{_nats(row.lead_nats, row.lead_half_width)}."
+            f"{_nats(row.lead_nats, row.lead_half_width)}: {row.tensor_format}."
         )
         if not losses.empty:
             words += f" At {_budgets(losses)} the best alternative is ahead."
@@ -55,7 +55,15 @@ def verdict(rows: pd.DataFrame) -> str:
     for reason, group in rows.groupby("tensor_format_wins"):
         if reason in UNDECIDED:
             words += f" At {_budgets(group)} {UNDECIDED[str(reason)]}."
+    if not rows.loc[rows["lead_half_width"].notna(), "paired"].all():
+        words += f" {UNPAIRED}"
     return words
+
+
+UNPAIRED = (
+    "The losses of single windows are not known of all these runs; where they are not, two runs "
+    "are compared as if they had read different texts, which is cautious."
+)
 
 
 TOO_FEW = "too few windows"

@@ -69,6 +69,7 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
             version=version,
             protocol=protocol,
             stderr_samples=len(items),
+            observations=tuple(values),
         )
         for metric, values in measured.items()
     ]

@@ -49,8 +49,9 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
             metric=objective.metric,
             value=result.perplexity,
             stderr=result.perplexity_stderr,
-            stderr_samples=result.windows,
+            stderr_samples=len(result.window_nats),
             samples=result.tokens,
+            observations=result.window_nats,
         ),
         row(metric="bits_per_byte", value=result.bits_per_byte, samples=result.bytes),
     ]
