@@ -1,5 +1,6 @@
--- What LoRA recovers, adapters counted: each recovered recipe after it and before it, which is the
--- recipe that it is compared with, of the same methods and layers. `share_recovered` is of
+-- What training after compression recovers, adapters counted: each recovered recipe after it and
+-- before it, which is the recipe that it is compared with, of the same methods and layers (trained
+-- factors may be rounded at the end, which it then pays for). `share_recovered` is of
 -- the loss per token that compression cost, where that is beyond noise; its interval is over seeds.
 -- `equal_bits`: the best run of the same methods without recovery that saves at least as much as the
 -- recovered one, which may spend the adapters' bits on larger ranks. `alternative`: the best run
@@ -18,7 +19,10 @@ compared AS (
         any_value(other) FILTER (
             other.recipe = one.compared_with AND other.layers = one.layers
             AND other.methods = one.methods
-            AND other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
+            AND (
+                one.trained = 'factors'
+                OR other.rounding_bits IS NOT DISTINCT FROM one.rounding_bits
+            )
         ) AS earlier,
         arg_min(other, row(other.perplexity, other.bits_saved_percent)) FILTER (
             other.methods = one.methods
@@ -51,7 +55,7 @@ compared AS (
 )
 
 SELECT
-    model, task, protocol, recipe, approach, kind, layer_set, layers, runs,
+    model, task, protocol, recipe, trained, approach, kind, layer_set, layers, runs,
     bits_saved_percent, earlier.bits_saved_percent AS before_bits_saved_percent,
     earlier.perplexity AS before_perplexity,
     earlier.low AS before_low, earlier.high AS before_high,

@@ -6,7 +6,7 @@
 -- and the same with the halves exchanged. Without losses of the windows (`paired` is false) the two
 -- shown are compared as if they had read different texts. `holm_p`: of no difference, by Holm's
 -- correction for the budgets of the table; a lead is one below 0.05. With `with_recovery`, runs
--- recovered by LoRA may enter on either side.
+-- recovered by training may enter on either side.
 WITH budgets AS (
     SELECT unnest([5, 10, 20, 30, 40]) AS budget_percent
 ),

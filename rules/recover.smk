@@ -1,4 +1,4 @@
-"""Adapters trained beside the factors."""
+"""Training after compression: adapters beside the factors, or the factors themselves."""
 
 
 rule stage_recover:
@@ -9,6 +9,7 @@ rule stage_recover:
 rule recover:
     input:
         run=lambda w: ancient(plan.recoveries[w.recovery].assembled.checkpoint),
+        dense=lambda w: ancient(plan.recoveries[w.recovery].dense_checkpoint),
         storage=lambda w: ancient(plan.recoveries[w.recovery].assembled.storage),
         corpus=lambda w: ancient(paths.corpus(plan.recoveries[w.recovery].corpus.id)),
     output:

@@ -9,6 +9,7 @@ run_stage(
     dtype=snakemake.params.dtype,
     made=snakemake.params.recovery,
     source=Path(snakemake.input.run),
+    dense=[Path(each) for each in snakemake.input.dense],
     storage=Path(snakemake.input.storage),
     corpus=Path(snakemake.input.corpus),
     checkpoint=Path(snakemake.output.checkpoint),

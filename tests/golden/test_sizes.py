@@ -87,7 +87,7 @@ def test_storage_of_the_tiny_llama(case: dict) -> None:
     if case["rtn_bits"]:
         recipe["rounding"] = {"bits": case["rtn_bits"]}
     if case["lora_r"]:
-        recipe["lora"] = {"rank": case["lora_r"]}
+        recipe["recover"] = {"train": "adapters", "rank": case["lora_r"]}
     params = parse(
         {
             "storage": {"dtype": "float16"},

@@ -29,11 +29,12 @@ def every_stage() -> dict:
     }
     recipe = {"models": ["tiny"], "layers": ["all"], "tasks": ["heldout"]}
     lora = {
+        "train": "adapters",
         "rank": 2, "steps": 2, "batch": 2, "accumulation": 1, "window": 32, "corpus": "train",
         "seeds": [0],
     }  # fmt: skip
     recipes = {
-        "lora": recipe | {"steps": [{"modules": ["ffn"], "method": "svd"}], "lora": lora},
+        "lora": recipe | {"steps": [{"modules": ["ffn"], "method": "svd"}], "recover": lora},
         "advised": recipe | {"steps": [{"modules": ["all"], "method": "advised"}]},
     }
     train = {"source": "file", "path": "inputs/train.txt"}

@@ -8,12 +8,20 @@ import torch
 
 from support.stages import compress
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.config.params import Lora
+from tensorpress.config.recovery import Adapters
 from tensorpress.running.oom import CPU
 from tensorpress.stages.recovery import recover
 from tensorpress.stages.recovery_checkpoint import write_recovered
 
-FAST = {"rank": 2, "steps": 6, "accumulation": 1, "batch": 4, "window": 16, "learning_rate": 0.02}
+FAST = {
+    "train": "adapters",
+    "rank": 2,
+    "steps": 6,
+    "accumulation": 1,
+    "batch": 4,
+    "window": 16,
+    "learning_rate": 0.02,
+}
 IDS = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(0))
 WINDOWS = torch.arange(16).repeat(8, 1) + torch.arange(8)[:, None]
 LLAMA = [
@@ -33,7 +41,7 @@ MOE = [("svd", {"rank": 5}, "experts"), ("td_moe", {"ratio": 0.3}, "experts")]
 def recovered(model: Path, case: tuple, folder: Path, **settings):
     """Compress, recover and write; what the model in training computed at its end, and the row."""
     architecture, _, storage = compress(model, *case, folder)
-    spec = Lora(**{**FAST, **settings})
+    spec = Adapters(**{**FAST, **settings})
     tuned = load_model(folder / "out", CPU)
     adapters = recover(tuned, architecture, WINDOWS, spec, 0, CPU)
     with torch.inference_mode():

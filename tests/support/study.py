@@ -81,7 +81,7 @@ class Study:
         layers = fields.get("layers", (1, 2))
         common = {
             "recipe": recipe,
-            **asdict(compression(specs, rounding_bits, recovered)),
+            **asdict(compression(specs, rounding_bits, "adapters" if recovered else None)),
             "run": f"{recipe}-L{','.join(map(str, layers))}-{fields.get('seed', '')}",
             "bits_saved_with_embeddings_percent": saved,
             "bits_saved_modules_percent": 2 * saved,

@@ -150,7 +150,7 @@ def recovered_on(text: str) -> dict:
     Path("inputs/train.txt").write_text(text, encoding="utf-8")
     params = tiny_params()
     params["corpora"]["train"] = {"source": "file", "path": "inputs/train.txt"}
-    params["recipes"]["svd"]["lora"] = {"corpus": "train", "window": 64}
+    params["recipes"]["svd"]["recover"] = {"train": "adapters", "corpus": "train", "window": 64}
     return params
 
 
@@ -159,7 +159,8 @@ def test_a_study_is_refused_with_the_words_that_both_hold(inputs: Path) -> None:
         Plan(parse(recovered_on(lines(WORDS, 17))))
     refused, _, words = str(caught.value).partition("(both hold: '")
     assert refused == (
-        "recipes.svd.lora.corpus: 'train' is not allowed: task 'heldout' evaluates on text of it "
+        "recipes.svd.recover.corpus: 'train' is not allowed: task 'heldout' evaluates on text of "
+        "it "
     )
     assert words[:40] in " ".join(WORDS)[:200]
     Plan(parse(recovered_on(CHINESE)))
@@ -173,7 +174,7 @@ def test_a_local_shard_of_c4_is_compared_by_its_documents(inputs: Path) -> None:
     (inputs / "inputs/c4.json").write_text(shard)
     params["corpora"]["text"] = {"source": "c4", "path": "inputs/c4.json"}
     params["calibration"]["corpus"] = "train"
-    with pytest.raises(TensorpressError, match=r"lora\.corpus: 'train' is not allowed"):
+    with pytest.raises(TensorpressError, match=r"recover\.corpus: 'train' is not allowed"):
         Plan(parse(params))
 
 
@@ -184,7 +185,7 @@ def test_an_embedded_text_is_compared_with_a_file(
     params = recovered_on(" ".join(WORDS[:3000]))
     params["corpora"]["text"] = {"source": "embedded", "split": "heldout"}
     params["calibration"]["corpus"] = "train"
-    with pytest.raises(TensorpressError, match=r"lora\.corpus: 'train' is not allowed"):
+    with pytest.raises(TensorpressError, match=r"recover\.corpus: 'train' is not allowed"):
         Plan(parse(params))
 
 

@@ -179,8 +179,16 @@ def test_the_workflow_runs_on_a_tiny_bert(tmp_path: Path) -> None:
     params["recipes"]["svd"]["steps"].append({"modules": ["attention"], "method": "tt"})
     params["methods"]["tt"] = {"method": "tt", "order": 3, "rank": 6}
     params["corpora"]["train"] = {"source": "file", "path": "inputs/train.txt"}
-    lora = {"rank": 2, "steps": 1, "batch": 2, "accumulation": 1, "window": 18, "corpus": "train"}
-    params["recipes"]["lora"] = {**params["recipes"]["svd"], "lora": lora}
+    lora = {
+        "train": "adapters",
+        "rank": 2,
+        "steps": 1,
+        "batch": 2,
+        "accumulation": 1,
+        "window": 18,
+        "corpus": "train",
+    }
+    params["recipes"]["lora"] = {**params["recipes"]["svd"], "recover": lora}
     workspace = Workspace.create(tmp_path, params)
     save_tiny(tiny_bert(), tmp_path / "inputs/bert", masked_tokenizer())
     (tmp_path / "inputs/train.txt").write_text("To be trained on. " * 200)

@@ -12,7 +12,7 @@ from support.stages import calibrated, compress
 from support.workspace import tiny_text
 
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.config.params import Lora
+from tensorpress.config.recovery import Adapters
 from tensorpress.config.tasks.cloze import Spec as Cloze
 from tensorpress.config.tasks.geometry import Spec as Geometry
 from tensorpress.config.tasks.perplexity import Spec as Perplexity
@@ -184,7 +184,9 @@ def family_layer(slices: int, out: int, inner: int) -> Any:
 
 def test_recovery_trains_the_same_in_smaller_passes(llama_directory: Path, tmp_path: Path) -> None:
     architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
-    spec = Lora(rank=2, steps=3, accumulation=2, batch=4, window=16, learning_rate=0.02)
+    spec = Adapters(
+        train="adapters", rank=2, steps=3, accumulation=2, batch=4, window=16, learning_rate=0.02
+    )
     whole, parts = (
         recover(load_model(tmp_path / "out", CPU), architecture, WINDOWS, spec, 0, CPU, batch)
         for batch in (None, 3)

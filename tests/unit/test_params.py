@@ -207,7 +207,7 @@ def test_the_longest_names_make_file_names(inputs: Path) -> None:
     for recipe in params["recipes"].values():
         recipe |= {
             "rounding": {"bits": 4},
-            "lora": {"corpus": "other", "window": 64, "seeds": [2**31]},
+            "recover": {"train": "adapters", "corpus": "other", "window": 64, "seeds": [2**31]},
         }
     params["calibration"]["corpus"] = "other"
     paths = [Path(path) for live in live_paths(Plan(parse(params))).values() for path in live]

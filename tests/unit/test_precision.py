@@ -12,7 +12,8 @@ from support.stages import calibrated, compress
 from support.workspace import save_tiny, tiny_llama, tiny_params, tiny_text
 
 from tensorpress.checkpoints.loading import load_model
-from tensorpress.config.params import Lora, parse
+from tensorpress.config.params import parse
+from tensorpress.config.recovery import Adapters
 from tensorpress.config.tasks.generation import Spec as Generation
 from tensorpress.config.tasks.moe import Spec as MoeDiagnostics
 from tensorpress.config.tasks.perplexity import Spec as Perplexity
@@ -96,7 +97,9 @@ def test_tasks_that_look_inside(llama_directory: Path, moe_directory: Path, tmp_
 
 def test_recovery(llama_directory: Path, tmp_path: Path) -> None:
     architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "attention", tmp_path)
-    spec = Lora(rank=2, steps=4, accumulation=1, batch=6, window=16, learning_rate=0.02)
+    spec = Adapters(
+        train="adapters", rank=2, steps=4, accumulation=1, batch=6, window=16, learning_rate=0.02
+    )
     half, whole = (
         recover(load_model(tmp_path / "out", CPU, dtype), architecture, WINDOWS, spec, 0, CPU)
         for dtype in (torch.bfloat16, torch.float32)

@@ -16,8 +16,9 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.storage_range import LOSS, stored_as
 from tensorpress.commands.densify import densify
-from tensorpress.config.params import Lora, Rounding
+from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
+from tensorpress.methods.rounding import Rounding
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.recovery import recover
@@ -106,7 +107,7 @@ def test_what_no_dtype_can_hold() -> None:
 
 def test_adapters(llama_directory: Path, tmp_path: Path) -> None:
     made = make(llama_directory, "svd", {"rank": 5}, FFN, tmp_path)
-    spec, architecture = Lora(**FAST), Checkpoint.open(llama_directory).architecture
+    spec, architecture = Adapters(**FAST), Checkpoint.open(llama_directory).architecture
     adapters = recover(load_model(made.target, CPU), architecture, WINDOWS, spec, 0, CPU)
     first = next(iter(adapters))
     adapters[first].left.data.mul_(1e9)

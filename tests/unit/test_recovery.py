@@ -16,7 +16,8 @@ from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
 from tensorpress.commands.meta_model import MetaModel
 from tensorpress.commands.sizing import sizes
-from tensorpress.config.params import Lora, Params, parse
+from tensorpress.config.params import Params, parse
+from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import live_paths
@@ -101,7 +102,9 @@ def test_rounded_adapters(llama_directory: Path, tmp_path: Path) -> None:
 def test_seeds_decide(llama_directory: Path, tmp_path: Path) -> None:
     architecture, _, _ = compress(llama_directory, "svd", {"rank": 5}, "ffn", tmp_path)
     found = [
-        recover(load_model(tmp_path / "out", CPU), architecture, WINDOWS, Lora(**FAST), seed, CPU)
+        recover(
+            load_model(tmp_path / "out", CPU), architecture, WINDOWS, Adapters(**FAST), seed, CPU
+        )
         for seed in (0, 0, 1)
     ]
     path = next(iter(found[0]))
@@ -119,7 +122,7 @@ def study(llama_directory: Path, folder: Path, **lora) -> Params:
     params["corpora"] = {
         name: {"source": "file", "path": str(folder / f"{name}.txt")} for name in ("text", "train")
     }
-    params["recipes"]["svd"]["lora"] = {**FAST, "corpus": "train", **lora}
+    params["recipes"]["svd"]["recover"] = {**FAST, "corpus": "train", **lora}
     return parse(params)
 
 
@@ -135,7 +138,9 @@ def test_plan_recovers_once_a_seed(llama_directory: Path, tmp_path: Path) -> Non
 
 
 def test_text_of_recovery_is_not_that_of_evaluation(llama_directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(TensorpressError, match=r"recipes\.svd\.lora\.corpus: 'text' is not allow"):
+    with pytest.raises(
+        TensorpressError, match=r"recipes\.svd\.recover\.corpus: 'text' is not allow"
+    ):
         Plan(study(llama_directory, tmp_path, corpus="text"))
     params = study(llama_directory, tmp_path)
     copied = tiny_text()[:5_000]
@@ -153,7 +158,7 @@ def test_plan_counts_what_recovery_stores(moe_directory: Path, tmp_path: Path) -
     params["methods"]["td"] = {"method": "td_moe", "ratio": 0.3}
     params["layer_sets"]["one"] = [1]
     steps = [{"modules": ["experts"], "method": "td"}]
-    recipe = {**params["recipes"]["svd"], "steps": steps, "lora": {**FAST, **lora}}
+    recipe = {**params["recipes"]["svd"], "steps": steps, "recover": {**FAST, **lora}}
     params["recipes"] = {"td": recipe}
     config = AutoConfig.from_pretrained(moe_directory).to_dict()
     (size,) = sizes(MetaModel("tiny", config), parse(params))

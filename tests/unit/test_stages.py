@@ -37,10 +37,13 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     params["corpora"]["train"] = {"source": "file", "path": "inputs/train.txt"}
     params["methods"]["advised"] = {"method": "advised", "saved": 0.1, "methods": ["svd"]}
     params["tasks"]["prediction"] = {"kind": "prediction"}
-    svd, lora = params["recipes"]["svd"], {"rank": 2, "steps": 1, "window": 64, "corpus": "train"}
+    svd, lora = (
+        params["recipes"]["svd"],
+        {"train": "adapters", "rank": 2, "steps": 1, "window": 64, "corpus": "train"},
+    )
     params["recipes"] = {
         "svd": svd | {"tasks": ["heldout", "prediction"]},
-        "lora": svd | {"lora": lora},
+        "lora": svd | {"recover": lora},
         "advised": svd | {"steps": [{"modules": ["all"], "method": "advised"}], "layers": ["all"]},
     }
     params["layer_sets"]["all"] = "all"
@@ -85,7 +88,7 @@ def test_a_study_whose_artifacts_lie_elsewhere(
         assemble.run(made, source, factors, errors, at(made.checkpoint), at(made.storage))
     for made in plan.recoveries.values():
         start, text = made.assembled, at(paths.corpus(made.corpus.id))
-        given = (at(start.checkpoint), at(start.storage), text)
+        given = (at(start.checkpoint), [], at(start.storage), text)
         recover.run(made, *given, at(made.checkpoint), at(made.storage), **on)
     for made in plan.evaluations.values():
         given = (each_at(made.dense_checkpoint), each_at(made.moments), each_at(made.texts))

@@ -34,7 +34,7 @@ recipes:
     models: [dense]
     steps: [{modules: [ffn], method: svd}]
     layers: [one]
-    lora: {rank: 4, seeds: [0]}
+    recover: {train: adapters, rank: 4, seeds: [0]}
     rounding: {bits: 8}
     tasks: [heldout, speed]
   advised:

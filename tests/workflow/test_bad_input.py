@@ -67,10 +67,12 @@ def test_a_name_that_yaml_changes_is_refused_in_every_file_that_snakemake_merges
     (folder / "twice.yaml").write_text(text + "recipes: {}\n")
     done = shared_workspace.snakemake("-n", "--configfile", "studies/twice.yaml", check=False)
     assert "studies/twice.yaml: the file: the key 'recipes' stands in line" in said(done)
-    (folder / "lora.yaml").write_text("recipes: {svd: {lora: {corpus: off}}}\n")
+    (folder / "lora.yaml").write_text("recipes: {svd: {recover: {corpus: off}}}\n")
     files = ("params.yaml", "studies/lora.yaml")
     done = shared_workspace.snakemake("-n", "--configfile", *files, check=False)
-    message = "studies/lora.yaml: recipes.svd.lora.corpus: off is read by YAML as false; allowed: a"
+    message = (
+        "studies/lora.yaml: recipes.svd.recover.corpus: off is read by YAML as false; allowed: a"
+    )
     assert message in said(done)
 
 

@@ -117,7 +117,8 @@ def written_study() -> dict:
         )
         | {
             "compared_with": "small",
-            "lora": {
+            "recover": {
+                "train": "adapters",
                 "rank": 2,
                 "steps": 2,
                 "batch": 2,

@@ -55,8 +55,15 @@ def test_a_model_with_code_of_its_own(workspace: Workspace) -> None:
     recipe = {**params["recipes"]["svd"], "models": ["own"]}
     (workspace.folder / "inputs/other.txt").write_text(" ".join(map(str, range(2_000))))
     params["corpora"]["other"] = {"source": "file", "path": "inputs/other.txt"}
-    lora = {"steps": 1, "accumulation": 1, "window": 32, "rank": 2, "corpus": "other"}
-    params["recipes"] = {"svd_lora": {**recipe, "lora": lora}}
+    lora = {
+        "train": "adapters",
+        "steps": 1,
+        "accumulation": 1,
+        "window": 32,
+        "rank": 2,
+        "corpus": "other",
+    }
+    params["recipes"] = {"svd_lora": {**recipe, "recover": lora}}
     workspace.write_params(params)
     done = workspace.run("tensorpress", "check", check=False)
     assert done.returncode == 1

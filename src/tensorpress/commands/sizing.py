@@ -12,7 +12,8 @@ import torch
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import GROUPS, expand_modules, group_of
 from tensorpress.commands.meta_model import MetaModel
-from tensorpress.config.params import Lora, Params, Recipe
+from tensorpress.config.params import Params, Recipe
+from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import (
     VALUE_BITS,
@@ -122,8 +123,8 @@ def _size(
             replaced.add(home)
             placed[layer, module] = store
             count.replace(layer, module, store, index)
-    if recipe.lora is not None:
-        stored += _adapters(architecture, recipe.lora, placed)
+    if isinstance(recipe.recover, Adapters):
+        stored += _adapters(architecture, recipe.recover, placed)
     for tensor, values in left.items():
         base = tensor.removesuffix("_bias").removesuffix(".bias")
         beside = {base, f"{base}.weight"} & replaced
@@ -177,14 +178,14 @@ def _placed(
             shape = architecture.shape(layer)
             for group in GROUPS:
                 if wanted & set(shape.group(group)):
-                    built = model.stores(step.method, spec, recipe.rounding, group, layer)
+                    built = model.stores(step.method, spec, recipe.last_rounding, group, layer)
                     for layout, store in built:
                         if wanted & set(layout.modules):
                             yield layer, layout, store
 
 
 def _adapters(
-    architecture: Architecture, lora: Lora, placed: Mapping[tuple[int, str], Format]
+    architecture: Architecture, spec: Adapters, placed: Mapping[tuple[int, str], Format]
 ) -> Iterator[StoredTensor]:
     """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
     for layer in range(architecture.layers):
@@ -198,10 +199,10 @@ def _adapters(
         for modules in layers.values():
             stores = [placed[layer, m] for m in modules if (layer, m) in placed]
             expert = group_of(modules[0]) == "experts"
-            if not (adapted_experts if expert else stores or lora.modules == "all"):
+            if not (adapted_experts if expert else stores or spec.modules == "all"):
                 continue
             whole = not expert and all(store.name == "dense" for store in stores)
-            if lora.keep == "merged" and whole and len(modules) == 1:
+            if spec.keep == "merged" and whole and len(modules) == 1:
                 continue
             first = shapes[modules[0]]
             sizes = {
@@ -209,9 +210,9 @@ def _adapters(
                 "out_features": sum(shapes[m].out_features for m in modules),
             }
             with torch.device("meta"):
-                store: Format = LowRank(**sizes, rank=lora.rank)
-                if lora.rounding is not None:
-                    store = lora.rounding.applied(store, torch.float32)
+                store: Format = LowRank(**sizes, rank=spec.rank)
+                if spec.rounding is not None:
+                    store = spec.rounding.applied(store, torch.float32)
             yield from stored_tensors(store, layer, replaced=bool(stores) or expert).values()
 
 
@@ -222,7 +223,7 @@ def _settings(params: Params, recipe: Recipe) -> dict[str, Any]:
         name: spec.model_dump(mode="json", by_alias=True, exclude_none=True)
         for name, spec in used.items()
     }
-    for extra in ("lora", "rounding"):
+    for extra in ("recover", "rounding"):
         if getattr(recipe, extra) is not None:
             for settings in dumped.values():
                 settings[extra] = getattr(recipe, extra).model_dump(exclude_none=True)

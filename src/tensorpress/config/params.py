@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from tensorpress.architectures.layers import GROUPS, MODULES
 from tensorpress.config.base_task import BaseTask
+from tensorpress.config.recovery import Factors, Recovery
 from tensorpress.config.reports import NOTEBOOKS, Report
 from tensorpress.config.tasks import registry as tasks
 from tensorpress.errors import TensorpressError
@@ -126,34 +127,10 @@ class Step(Section):
     method: Name
 
 
-class Lora(Section):
-    """Adapters trained after compression (LoRA): ``rank * (in + out)`` values a matrix.
-
-    Defaults are those of the study (README). A recipe is run once for every seed.
-    """
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1, description="adapters are scaled by alpha / rank")
-    learning_rate: float = Field(2e-4, gt=0)
-    steps: int = Field(100, ge=1)
-    accumulation: int = Field(8, ge=1, description="batches of one step")
-    batch: int = Field(1, ge=1, description="windows of one forward pass")
-    window: int = Field(256, ge=2, description="tokens; 512 for models of 4096")
-    corpus: Name | None = Field(None, description="text to train on; null: the calibration's")
-    modules: Literal["compressed", "all"] = Field(
-        "compressed", description="all: the plain linear layers of the model too"
-    )
-    keep: Literal["kept", "merged"] = Field(
-        "kept", description="merged: into matrices stored whole; beside factors they stay"
-    )
-    rounding: Rounding | None = Field(None, description="of the adapters")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-
-
 class Recipe(Section):
     """Methods applied together; one compressed model per model and layer set.
 
-    ``rounding`` is of the factors; ``lora`` then trains adapters beside them.
+    ``rounding`` is of the factors; ``recover`` then trains them, or adapters beside them.
     """
 
     models: tuple[Name, ...] = Field(min_length=1)
@@ -163,8 +140,14 @@ class Recipe(Section):
     compared_with: Name | None = Field(
         None, description="the recipe that this one varies: by recovery, or by the layout of heads"
     )
-    lora: Lora | None = None
+    recover: Recovery | None = None
     rounding: Rounding | None = None
+
+    @property
+    def last_rounding(self) -> Rounding | None:
+        """Of the factors as they are stored in the end."""
+        trained = self.recover.rounding if isinstance(self.recover, Factors) else None
+        return trained or self.rounding
 
 
 class Params(Section):
@@ -190,6 +173,15 @@ class Params(Section):
             if name in getattr(self, section):
                 meant = "the uncompressed model in every table"
                 raise TensorpressError(line(section, name, f"any other name; this is {meant}"))
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_once(self) -> Self:
+        for name, recipe in self.recipes.items():
+            trained = recipe.recover
+            if recipe.rounding and isinstance(trained, Factors) and trained.rounding:
+                at, value = f"recipes.{name}.recover.rounding", "one beside the recipe's rounding"
+                raise TensorpressError(line(at, value, "one of the two"))
         return self
 
     @model_validator(mode="after")
@@ -250,8 +242,8 @@ class Params(Section):
             found += [(f"{at}.tasks", task, "tasks") for task in recipe.tasks]
             if recipe.compared_with is not None:
                 found.append((f"{at}.compared_with", recipe.compared_with, "recipes"))
-            if recipe.lora is not None and recipe.lora.corpus is not None:
-                found.append((f"{at}.lora.corpus", recipe.lora.corpus, "corpora"))
+            if recipe.recover is not None and recipe.recover.corpus is not None:
+                found.append((f"{at}.recover.corpus", recipe.recover.corpus, "corpora"))
             for index, step in enumerate(recipe.steps):
                 found.append((f"{at}.steps.{index}.method", step.method, "methods"))
         for name, task in self.tasks.items():

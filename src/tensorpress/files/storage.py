@@ -104,14 +104,17 @@ class BitsSaved:
         """The same of the model."""
         return _percent(self.dense_bits, self.stored_bits)
 
-    def plus(self, modules: int, blocks: int, model: int) -> BitsSaved:
-        """With so many more bits stored in replaced modules, in their layers and in the model."""
+    def plus(self, modules: int, blocks: int, model: int, embedding: int = 0) -> BitsSaved:
+        """With so many more bits stored in replaced modules, in their layers and in the model.
+
+        ``embedding``: those of the model's that are of its embedding.
+        """
         return replace(
             self,
             stored_bits=self.stored_bits + model,
             modules_stored_bits=self.modules_stored_bits + modules,
             blocks_stored_bits=self.blocks_stored_bits + blocks,
-            without_embeddings_stored_bits=self.without_embeddings_stored_bits + model,
+            without_embeddings_stored_bits=self.without_embeddings_stored_bits + model - embedding,
         )
 
 

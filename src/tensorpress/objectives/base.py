@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    from tensorpress.objectives.token_losses import Teacher
+
 
 class Objective(ABC):
     """One kind of question.
@@ -77,10 +79,11 @@ class Objective(ABC):
         weight: float = 0.0,
         auxiliary: bool = False,
         chunk: int | None = None,
+        teacher: Teacher | None = None,
     ) -> Float[Tensor, "windows predicted"]:
         """Loss in nats, float32, of every predicted token; none has a graph.
 
-        ``weight``, ``auxiliary``, ``chunk``: as in ``token_losses.token_losses``.
+        ``weight``, ``auxiliary``, ``chunk``, ``teacher``: as in ``token_losses.token_losses``.
         """
 
     @abstractmethod

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    from tensorpress.objectives.token_losses import Teacher
+
 
 class CausalLM(Objective):
     """The next token. Rows are windows of ids."""
@@ -55,11 +57,12 @@ class CausalLM(Objective):
         weight: float = 0.0,
         auxiliary: bool = False,
         chunk: int | None = None,
+        teacher: Teacher | None = None,
     ) -> Float[Tensor, "windows predicted"]:
         from tensorpress.objectives.token_losses import token_losses
 
         asked, targets = slice(0, -1), rows[:, 1:]
-        return token_losses(model, rows, asked, targets, weight, auxiliary, chunk)
+        return token_losses(model, rows, asked, targets, weight, auxiliary, chunk, teacher)
 
     def run(self, model: Any, rows: Int[Tensor, "windows window"]) -> None:
         model.base_model(input_ids=rows, use_cache=False)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    from tensorpress.objectives.token_losses import Teacher
+
 STRIDE = 7
 """Tokens from one mask to the next, and passes over a window."""
 NEEDED = ("mask_token", "cls_token", "sep_token")
@@ -99,13 +101,14 @@ class MaskedLM(Objective):
         weight: float = 0.0,
         auxiliary: bool = False,
         chunk: int | None = None,
+        teacher: Teacher | None = None,
     ) -> Float[Tensor, "windows predicted"]:
         import torch
 
         from tensorpress.objectives.token_losses import token_losses
 
         found = [
-            token_losses(model, ids, asked, rows[:, 0, asked], weight, auxiliary, chunk)
+            token_losses(model, ids, asked, rows[:, 0, asked], weight, auxiliary, chunk, teacher)
             for asked, ids in self._passes(rows)
         ]
         return torch.stack(found, dim=2).flatten(1)

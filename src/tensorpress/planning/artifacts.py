@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import Calibration, Lora
+from tensorpress.config.params import Calibration
+from tensorpress.config.recovery import Recovery
 from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.methods.advised import Spec as Advised
@@ -208,10 +209,10 @@ class CheckpointArtifact:
 
 @dataclass(frozen=True)
 class RecoveryArtifact:
-    """A compressed checkpoint with adapters trained on a text: another one to evaluate."""
+    """A compressed checkpoint that was trained on a text: another one to evaluate."""
 
     assembled: CheckpointArtifact
-    spec: Lora
+    spec: Recovery
     seed: int
     corpus: CorpusArtifact
     dtype: str
@@ -228,11 +229,16 @@ class RecoveryArtifact:
 
     @property
     def label(self) -> str:
-        return f"{self.assembled.label}-lora-s{self.seed}"
+        return f"{self.assembled.label}-{self.spec.train}-s{self.seed}"
 
     @property
     def checkpoint(self) -> Path:
         return paths.recovery(self.id)
+
+    @property
+    def dense_checkpoint(self) -> list[Path]:
+        """The model that the training learns from, if it does."""
+        return [self.model.checkpoint] if self.spec.distil else []
 
     @property
     def storage(self) -> Path:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tensorpress.config.recovery import Factors
 from tensorpress.methods.advised import Advice
 from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import AnyCheckpoint
+from tensorpress.planning.artifacts import AnyCheckpoint, RecoveryArtifact
 
 NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 
@@ -21,8 +22,9 @@ class Compression:
     ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
     ``holds_tensor_format`` whether any module is so held (``methods.approach``). ``control`` is the
     yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
-    where a recipe rounds them; ``recovered`` is by adapters; ``head_layout`` says how attention was
-    split into heads, where all methods that leave a choice do so alike.
+    where a recipe rounds them. ``recovered``: trained after compression; ``trained`` says what was,
+    ``adapters`` or ``factors``. ``head_layout`` says how attention was split into heads, where all
+    methods that leave a choice do so alike.
     """
 
     methods: str = ""
@@ -31,6 +33,7 @@ class Compression:
     control: str | None = None
     rounding_bits: int | None = None
     recovered: bool = False
+    trained: str | None = None
     head_layout: str | None = None
 
 
@@ -44,16 +47,20 @@ def compression_of(run: AnyCheckpoint, advices: Mapping[str, Advice] = NO_ADVICE
         advice = advices.get(each.advised.id) if each.advised else None
         if each.method_name not in specs:  # in the order of their first layer
             specs[each.method_name] = advice.completes(each.spec) if advice else each.spec
-    bits = made.rounding.bits if made.rounding else None
-    return compression(list(specs.values()), bits, recovered=made is not run)
+    rounding, trained = made.rounding, None
+    if isinstance(run, RecoveryArtifact):
+        trained = run.spec.train
+        if isinstance(run.spec, Factors):
+            rounding = run.spec.rounding or rounding
+    return compression(list(specs.values()), rounding.bits if rounding else None, trained)
 
 
 def compression(
-    specs: Sequence[MethodSpec], rounding_bits: int | None = None, recovered: bool = False
+    specs: Sequence[MethodSpec], rounding_bits: int | None = None, trained: str | None = None
 ) -> Compression:
     """What methods are together."""
     if not specs:
-        return Compression(recovered=recovered)
+        return Compression(recovered=trained is not None, trained=trained)
     approaches = sorted({a for spec in specs for a in spec.approaches(rounding_bits is not None)})
     return Compression(
         methods="+".join(dict.fromkeys(spec.label for spec in specs)),
@@ -61,7 +68,8 @@ def compression(
         holds_tensor_format=holds_tensor_format(approaches),
         control=_common([spec.control(rounding_bits) for spec in specs]),
         rounding_bits=rounding_bits,
-        recovered=recovered,
+        recovered=trained is not None,
+        trained=trained,
         head_layout=_common([spec.head_layout for spec in specs if spec.head_layout]),
     )
 

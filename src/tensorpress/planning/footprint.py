@@ -15,6 +15,7 @@ from typing import Any
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.config.recovery import Adapters
 from tensorpress.files import logits
 from tensorpress.files.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
 from tensorpress.methods.base import MethodSpec
@@ -224,15 +225,25 @@ def assembly_footprint(
 
 
 def recover(made: RecoveryArtifact) -> Footprint:
-    """The model, its adapters with gradients and two averages, and what a batch leaves behind."""
+    """The model, what is trained with gradients and two averages, and what a batch leaves behind.
+
+    Where a dense model teaches, that too.
+    """
     architecture, spec = made.model.architecture, made.spec
     modules = [module for shape in architecture.shapes for module in shape.modules.values()]
-    adapters = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
     tokens, values = spec.batch * spec.window, values_of(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
-    peak = RUNNING + weights + 4 * FLOAT * adapters + _activations(architecture, tokens, kept=True)
+    teacher = weights if spec.distil else 0
+    if isinstance(spec, Adapters):
+        trained = spec.rank * sum(m.slices * (m.out_features + m.in_features) for m in modules)
+    else:
+        trained, weights = sum(module.numel for module in modules), values * FLOAT
+    peak = (
+        RUNNING + weights + teacher + 4 * FLOAT * trained
+        + _activations(architecture, tokens, kept=True)
+    )  # fmt: skip
     asked = tokens * architecture.objective.passes
-    macs = 3 * values * asked * spec.accumulation * spec.steps
+    macs = (4 if spec.distil else 3) * values * asked * spec.accumulation * spec.steps
     return Footprint(peak, WAIT + weights / READ + macs / MODEL_MACS)
 
 

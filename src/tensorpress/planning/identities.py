@@ -12,7 +12,8 @@ from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import BASELINE, Calibration, Lora
+from tensorpress.config.params import BASELINE, Calibration
+from tensorpress.config.recovery import Recovery
 from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
@@ -202,7 +203,7 @@ def checkpoint(
 
 
 def recovery(
-    of: CheckpointArtifact, spec: Lora, seed: int, text: CorpusArtifact, dtype: str
+    of: CheckpointArtifact, spec: Recovery, seed: int, text: CorpusArtifact, dtype: str
 ) -> RecoveryArtifact:
     """A recovered checkpoint: text, settings, seed, and the compressed one.
 

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from tensorpress.architectures.layers import GROUPS, LayerShape, expand_modules
-from tensorpress.config.params import BASELINE, NO_LAYERS, Lora, Params, Recipe
+from tensorpress.config.params import BASELINE, NO_LAYERS, Params, Recipe
+from tensorpress.config.recovery import Recovery
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
 from tensorpress.keying.keys import file_fingerprint
@@ -210,13 +211,13 @@ class Plan:
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
-        self, recipe_name: str, recipe: Recipe, spec: Lora, run: CheckpointArtifact, seed: int
+        self, recipe_name: str, recipe: Recipe, spec: Recovery, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_window(f"recipes.{recipe_name}.lora.window", spec.window, run.model)
+        check_window(f"recipes.{recipe_name}.recover.window", spec.window, run.model)
         tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
         evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
-        check_apart(f"recipes.{recipe_name}.lora.corpus", corpus, evaluated)
+        check_apart(f"recipes.{recipe_name}.recover.corpus", corpus, evaluated)
         return identities.recovery(run, spec, seed, corpus, self.params.compute.dtype)
 
     def _evaluation(self, run: AnyCheckpoint, task: str) -> EvaluationArtifact:
@@ -276,11 +277,11 @@ class Plan:
         self, name: str, recipe: Recipe, run: CheckpointArtifact
     ) -> Iterator[tuple[AnyCheckpoint, int | None]]:
         """The compressed checkpoint, or one recovered from it for every seed."""
-        if recipe.lora is None:
+        if recipe.recover is None:
             yield run, None
             return
-        for seed in recipe.lora.seeds:
-            yield self._recovery(name, recipe, recipe.lora, run, seed), seed
+        for seed in recipe.recover.seeds:
+            yield self._recovery(name, recipe, recipe.recover, run, seed), seed
 
     def _placements(
         self, recipe_name: str, recipe: Recipe, model: ModelArtifact, layers: tuple[int, ...]

@@ -170,7 +170,7 @@ def every_run(rows: pd.DataFrame) -> str:
 def recovery(rows: pd.DataFrame) -> str:
     """What recovery takes back, and whether it closes the gap (rows of ``recovery``)."""
     if rows.empty:
-        return "The study has no run with LoRA recovery of this model."
+        return "The study has no recovered run of this model."
     words = f"{_count(len(rows), 'recovered run')}, "
     words += f"over {_range(rows['runs'])} {'seed' if rows['runs'].max() == 1 else 'seeds'} each."
     known = rows.dropna(subset="share_recovered_percent")

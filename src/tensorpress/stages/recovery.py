@@ -6,7 +6,6 @@ by one while they are trained, so that each projection of each expert is a layer
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,35 +15,38 @@ from jaxtyping import Int
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import group_of
-from tensorpress.config.params import Lora
+from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives.token_losses import Teacher
+from tensorpress.stages.recovery_checkpoint import PROJECTIONS
+from tensorpress.stages.training import train
 
 NAME = "recovery"
-PROJECTIONS = ("gate", "up", "down")
 
 
 def recover(
     model: PreTrainedModel,
     architecture: Architecture,
     rows: Int[Tensor, "windows ..."],
-    spec: Lora,
+    spec: Adapters,
     seed: int,
     device: torch.device,
     batch: int | None = None,
+    teacher: Teacher | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Format]:
     """Train adapters of ``model`` on ``rows`` of its objective; the model is used up.
 
     ``batch``: windows of one forward pass where those of ``spec`` are too many; the steps remain.
+    ``teacher``: what they learn from beside the text; ``dtype``: of products.
     Returns low-rank formats by module path: one slice for a linear layer, one an expert for a
     projection of experts (``...experts.gate``). The scale ``alpha / rank`` is part of the values.
     ``TensorpressError`` if no layer can be adapted, or the loss is no longer finite.
@@ -52,7 +54,9 @@ def recover(
     torch.manual_seed(seed)
     adapted = {**_linears(model, architecture, spec), **_experts(model)}
     if not adapted:
-        raise TensorpressError("lora: the model has no layer to adapt; allowed: compressed layers")
+        raise TensorpressError(
+            "recover: the model has no layer to adapt; allowed: compressed layers"
+        )
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
@@ -63,55 +67,30 @@ def recover(
     config._register_custom_module({FactoredLinear: PeftLinear})
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of unknown layers
         tuned = get_peft_model(model, config, adapter_name=NAME)
-    inner = tuned.get_base_model()
-    _train(inner, architecture.objective, rows, spec, seed, device, batch or spec.batch)
+    inner: Any = tuned.get_base_model()
+    optimiser = torch.optim.AdamW(
+        [p for p in inner.parameters() if p.requires_grad], lr=spec.learning_rate
+    )
+    train(
+        inner,
+        optimiser,
+        architecture.objective,
+        rows,
+        spec,
+        seed,
+        device,
+        batch,
+        teacher=teacher,
+        dtype=dtype,
+    )
     return {
         path: _store([inner.get_submodule(each) for each in paths])
         for path, paths in adapted.items()
     }
 
 
-def training_rows(rows: Tensor, spec: Lora, seed: int) -> Tensor:
-    """The rows that training meets, in order: all in turn, each round shuffled anew."""
-    wanted = spec.steps * spec.accumulation * spec.batch
-    generator = torch.Generator().manual_seed(seed)
-    rounds = -(-wanted // len(rows))
-    order = [torch.randperm(len(rows), generator=generator) for _ in range(rounds)]
-    return rows[torch.cat(order)[:wanted]]
-
-
-def _train(
-    model: Any,
-    objective: Objective,
-    rows: Tensor,
-    spec: Lora,
-    seed: int,
-    device: torch.device,
-    batch: int,
-) -> None:
-    """AdamW at a constant rate on the mean loss of a token; a loss that is not finite ends it."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=spec.learning_rate)
-    batches = iter(training_rows(rows, spec, seed).split(spec.batch))
-    predicted = objective.predicted(rows.shape[-1])
-    model.train()
-    for step in tqdm(range(spec.steps), desc="recover", unit="step"):
-        for _ in range(spec.accumulation):
-            asked = next(batches).to(device)
-            weight = 1 / (objective.ids(asked)[:, predicted].numel() * spec.accumulation)
-            for part in asked.split(batch):
-                loss = float(objective.losses(model, part, weight, auxiliary=True).mean())
-                if not math.isfinite(loss):
-                    raise TensorpressError(
-                        f"lora.learning_rate: {spec.learning_rate} makes the loss {loss} "
-                        f"at step {step}; allowed: a smaller rate"
-                    )
-        optimiser.step()
-        optimiser.zero_grad()
-
-
 def _linears(
-    model: PreTrainedModel, architecture: Architecture, spec: Lora
+    model: PreTrainedModel, architecture: Architecture, spec: Adapters
 ) -> dict[str, list[str]]:
     """Factored linear layers, and with ``modules: all`` the plain ones of every layer."""
     plain = set()

@@ -16,17 +16,19 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.rows import StorageRow
 from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
-from tensorpress.config.params import Lora
+from tensorpress.config.recovery import Adapters
 from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits
 from tensorpress.formats.adapted import Adapted
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
 
+PROJECTIONS = ("gate", "up", "down")
+
 
 def write_recovered(
     source: Path,
     adapters: Mapping[str, Format],
-    spec: Lora,
+    spec: Adapters,
     dtype: str,
     compressed: StorageRow,
     target: Path,
@@ -92,7 +94,7 @@ def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> set[str]
     """Wrap the stores of adapted experts in the plan; the paths of their projections."""
     wrapped = set()
     for entry in plan["experts"]:
-        for name in ("gate", "up", "down"):
+        for name in PROJECTIONS:
             path = f"{entry['path']}.{name}"
             if path in kept:
                 settings = {"inner": entry[name], ADAPTER: kept[path].description}
@@ -110,7 +112,7 @@ def _moved(name: str, wrapped: set[str]) -> str:
 
 
 def _split(
-    adapters: Mapping[str, Format], spec: Lora, checkpoint: Checkpoint
+    adapters: Mapping[str, Format], spec: Adapters, checkpoint: Checkpoint
 ) -> tuple[dict[str, Tensor], dict[str, Format]]:
     """Changes of whole matrices by tensor, if adapters are to be merged, and the adapters left."""
     if spec.keep == "kept":
