@@ -27,7 +27,9 @@ NOTEBOOKS: dict[str, Notebook] = {
         "perplexity", "how much of the published mismatch is the published layout of heads"
     ),
     "moe": Notebook("moe", "experts and router before and after"),
-    "recovery": Notebook("perplexity", "what training afterwards takes back, and whether it closes the gap"),
+    "recovery": Notebook(
+        "perplexity", "what training afterwards takes back, and whether it closes the gap"
+    ),
     "cost": Notebook("perplexity", "bytes, speed, memory, accuracy"),
     "run": Notebook("perplexity", "what the study itself cost, in time and memory"),
     "geometry": Notebook("geometry", "where compression moves the activations"),
