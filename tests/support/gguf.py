@@ -12,10 +12,23 @@ import torch
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from support.families import SIZES, auto_class
 
 Q8 = GGMLQuantizationType.Q8_0
 _EXPERTS = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(\w+)_proj")
+
+
+def network(model_type: str, **config: object) -> PreTrainedModel:
+    """A tiny model of a type, with random biases where it has any."""
+    torch.manual_seed(0)
+    sizes = {**SIZES[model_type], "vocab_size": 300, "max_position_embeddings": 128, **config}
+    made = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **sizes))
+    for name, parameter in made.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return made.eval()
 
 
 def write_gguf(

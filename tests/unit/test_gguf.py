@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
-from support.families import SIZES, auto_class
-from support.gguf import write_gguf
+from support.gguf import network, write_gguf
 from support.untrusted import fetch, hub, local, refusal
 from support.workspace import tiny_text, tiny_tokenizer
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
@@ -44,16 +43,6 @@ CASES: dict[str, tuple[str, dict, dict]] = {
     "gemma3": ("gemma3_text", GEMMA, {"attention.sliding_window": 16}),
 }  # fmt: skip
 """What is written: model type, config, and metadata beside what every file has."""
-
-
-def network(model_type: str, **config: object) -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {**SIZES[model_type], "vocab_size": 300, "max_position_embeddings": 128, **config}
-    made = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **sizes))
-    for name, parameter in made.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ TEXT = Path("inputs/text.txt")
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same one for every run of the tests, and no hub to wait for."""
-    monkeypatch.setattr(command, "_machine", lambda architecture: SLOW)
+    monkeypatch.setattr(command, "machine_of", lambda architecture, compute: SLOW)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 

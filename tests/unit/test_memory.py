@@ -18,7 +18,7 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import site_of
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.commands.meta_model import MetaModel
-from tensorpress.commands.sizing import sizes
+from tensorpress.commands.sizing import fitting_sizes
 from tensorpress.config.params import parse
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning import footprint
@@ -168,7 +168,7 @@ def test_assembly_holds_a_shard_and_a_tensor(folder: Path, config: dict) -> None
 
 def test_plan_says_what_the_jobs_take() -> None:
     params = parse(tiny_params())
-    first, *_ = sizes(MetaModel("made", LLAMA), params, only_listed=False)
+    first, *_ = fitting_sizes(MetaModel("made", LLAMA), params)[0]
     job = footprint.group_footprint(params.methods["svd"], shape_of(LLAMA), "ffn", 4)
     record = first.as_dict()
     assert record["decompose_peak_bytes"] == job.peak_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.workspace import ROOT, tiny_params
 
-from tensorpress.commands import advise, tracking
+from tensorpress.commands import advise, checkpoints, tracking
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
@@ -123,7 +123,7 @@ def test_what_dvc_says_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )  # fmt: skip
 def test_models_of_folders_get_names_that_params_may_have(folder: str, name: str) -> None:
-    assert advise.name_of(Path(folder)) == name
+    assert checkpoints.name_of(Path(folder)) == name
 
 
 def test_advice_on_a_folder_of_any_name(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

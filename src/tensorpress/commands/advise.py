@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
-import unicodedata
-from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
+from tensorpress.commands.checkpoints import local_model
 from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
-from tensorpress.errors.refusals import LONGEST_NAME
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
 from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice
 from tensorpress.methods.advised import Spec as AdvisedSpec
 from tensorpress.planning.plan import Plan
-from tensorpress.sources.inputs import LocalModel
 
 
 def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
     """Fetch, calibrate and advise, as far as that is not done; nothing is evaluated.
 
-    ``model``: a name of ``params.models`` or the folder of a checkpoint. Corpora and calibration
-    are those of ``params``. An ``advised`` method of equal settings finds the same artifact.
-    ``TensorpressError`` if a job fails.
+    ``model``: a name of ``params.models``, the folder of a checkpoint, or a GGUF file. Corpora and
+    calibration are those of ``params``. An ``advised`` method of equal settings finds the same
+    artifact. ``TensorpressError`` if a job fails.
     """
     study = _study(model, params, saved, quantise)
     plan = Plan(study)
@@ -58,13 +53,13 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
     external = list(params.external)
     if model in params.models:
         name, spec = model, params.models[model].model_copy(update={"baseline_tasks": ()})
-    elif Path(model).is_dir():
-        name, spec = name_of(Path(model)), LocalModel(source="local", path=model)
+    elif found := local_model(model):
+        name, spec = found
         external.append(model)  # named by the user on the command line
     else:
         raise TensorpressError(
-            f"advise: {model!r} is neither a model of the params nor a folder; "
-            f"allowed: {', '.join(params.models)} or a checkpoint's folder"
+            f"advise: {model!r} is neither a model of the params nor a checkpoint; "
+            f"allowed: {', '.join(params.models)}, a checkpoint's folder, or a GGUF file"
         )
     return parse(
         {
@@ -87,13 +82,6 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
             "reports": {},
         }
     )
-
-
-def name_of(folder: Path) -> str:
-    """A name for the model of a folder, as params may have it: keys tell equal ones apart."""
-    plain = unicodedata.normalize("NFKD", os.path.basename(os.path.abspath(folder)))
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", plain.encode("ascii", "ignore").decode())
-    return name.strip("-_.")[:LONGEST_NAME] or "model"
 
 
 def rows(advice: Advice) -> list[tuple[object, ...]]:

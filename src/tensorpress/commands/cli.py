@@ -13,10 +13,9 @@ from tensorpress.config import params
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import redacted
 from tensorpress.files import paths
-from tensorpress.files.numbers import significant, spans
+from tensorpress.files.numbers import significant
 from tensorpress.files.strict_json import strict_json
 from tensorpress.planning.jobs import live_jobs, live_paths
-from tensorpress.sources.inputs import LocalModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,52 +92,33 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _sizes(options: argparse.Namespace) -> None:
-    from tensorpress.architectures.families.table import architecture_of
-    from tensorpress.commands.meta_model import MetaModel
-    from tensorpress.commands.sizing import Size, sizes
-    from tensorpress.sources.contents import model_config, read_config
-    from tensorpress.transforms import registry as transforms
+    from tensorpress.commands import plan
 
-    found: list[Size] = []
+    study: params.Params | None = None
+    unfit: list[str] = []
     if options.config.suffix in (".yaml", ".yml"):
         study = params.load(options.config)
-        for name, spec in study.models.items():
-            weights = Path(spec.path) if isinstance(spec, LocalModel) else None
-            where = f"models.{name}"
-            fetched = architecture_of(model_config(name, spec), where)
-            made = transforms.planned(spec.transform, fetched, where)
-            found += sizes(MetaModel(name, made.config, weights), study)
+        found = plan.study_sizes(study)
     else:
-        path = options.config / "config.json" if options.config.is_dir() else options.config
-        name = path.absolute().parent.name if path.name == "config.json" else path.stem
-        model = MetaModel(name, read_config(path, str(options.config)), path.parent)
-        found += sizes(model, params.load(options.params), only_listed=False)
+        found, unfit = plan.checkpoint_sizes(options.config, params.load(options.params))
+    for line in unfit:
+        print(f"tensorpress: {line}", file=sys.stderr)
     if options.json:
         print(strict_json([size.as_dict() for size in found]))
         return
-    columns = ("model", "recipe", "layers", "stored values", "bits saved %", "of modules %",
-               "of blocks %", "without embeddings %", "flops/token", "peak GiB",
-               "decompose GB", "assemble GB")  # fmt: skip
-    rows = [
-        (
-            size.model,
-            size.recipe,
-            spans(size.layers),
-            f"{size.stored_values:,}",
-            *(f"{v:.2f}" for v in (
-                size.saved.with_embeddings_percent,
-                size.saved.modules_percent,
-                size.saved.blocks_percent,
-                size.saved.without_embeddings_percent,
-            )),
-            f"{size.flops_per_token:.3g}",
-            f"{size.peak_bytes / 2**30:.2f}",
-            f"{size.decompose_peak_bytes / 1e9:.2f}",
-            f"{size.assemble_peak_bytes / 1e9:.2f}",
-        )
-        for size in found
-    ]  # fmt: skip
-    _print_table(str(options.config), columns, rows)
+    _print_table(str(options.config), plan.COLUMNS, plan.rows(found))
+    if study is not None and plan.has_weights(study):
+        _forecast(study)
+
+
+def _forecast(study: params.Params) -> None:
+    from tensorpress.commands import forecast
+    from tensorpress.planning.plan import Plan
+
+    plan = Plan(study)
+    first = next(iter(plan.models.values())).architecture
+    machine = forecast.machine_of(first, study.compute.dtype)
+    _print_table(f"foreseen here: {machine}", forecast.COLUMNS, forecast.rows(plan, machine))
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -247,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     init = add("init", _init, "print a study for a checkpoint that fits the time, for snakemake")
-    init.add_argument("model", help="a checkpoint's folder, or org/name[@revision] of the hub")
+    init.add_argument("model", help="a checkpoint's folder, a GGUF file, or org/name[@revision]")
     init.add_argument("--text", type=Path, help="a UTF-8 text to calibrate and measure on")
     init.add_argument("--minutes", type=float, default=30, help="on this machine (default: 30)")
     add("check", _check, "validate params.yaml against the models' shapes")
@@ -259,8 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     query = add("query", _query, "print the result of queries/NAME.sql")
     query.add_argument("name", help="a file of queries/ without .sql")
     query.add_argument("--json", action="store_true", help="records as JSON instead of a table")
-    plan = add("plan", _sizes, "sizes of every recipe from a config.json or a study, no weights")
-    plan.add_argument("config", type=Path, help="config.json, its folder, or a study (.yaml)")
+    plan = add("plan", _sizes, "sizes of recipes, from a config.json, a checkpoint or a study")
+    plan.add_argument("config", type=Path, help="config.json, its folder, a GGUF file, a study")
     plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
     plan.add_argument("--json", action="store_true", help="one object per recipe")
     add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
@@ -274,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     dense.add_argument("source", type=Path, help="a folder of results/assemble")
     dense.add_argument("target", type=Path, help="a new folder")
     advise = add("advise", _advise, "which method for which module, from weights and moments")
-    advise.add_argument("model", help="a name of models in params.yaml, or a checkpoint's folder")
+    advise.add_argument("model", help="a name of models in params.yaml, a folder, or a GGUF file")
     advise.add_argument("--saved", type=float, required=True, help="share of the model's bits")
     advise.add_argument("--no-rounding", action="store_true", help="decompositions only")
     advise.add_argument("--json", action="store_true", help="the whole advice")

@@ -13,13 +13,15 @@ import yaml
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
-from tensorpress.commands.advise import name_of
+from tensorpress.commands.checkpoints import local_model, name_of
+from tensorpress.commands.forecast import machine_of
 from tensorpress.commands.recipes import Grid, recipes
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.planning.foresight import Machine, evaluation_seconds, foreseen
 from tensorpress.planning.plan import Plan
 from tensorpress.sources.contents import existing_file, model_config
+from tensorpress.sources.gguf_files import SUFFIX
 from tensorpress.sources.hub_datasets import within_reach
 from tensorpress.sources.hub_models import commit_of
 from tensorpress.sources.inputs import HubModel, LocalModel
@@ -81,7 +83,7 @@ def init(model: str, text: Path | None, minutes: float) -> str:
     name, spec = _model(model)
     texts = _texts(text)
     architecture = architecture_of(model_config(name, spec), f"models.{name}")
-    machine = _machine(architecture)
+    machine = machine_of(architecture, COMPUTE)
     outside = [each for each in (getattr(spec, "path", None), text) if each and _outside(each)]
     study = _Study(name, spec, texts, architecture, [str(each) for each in outside])
     least = math.inf
@@ -242,18 +244,25 @@ def _foresight(seconds: Mapping[str, float], machine: Machine, minutes: float) -
 
 
 def _model(model: str) -> tuple[str, LocalModel | HubModel]:
-    """A folder, or ``org/name`` with ``@`` and a branch, tag or commit if it is not ``main``."""
-    if Path(model).is_dir():
-        return name_of(Path(model)), LocalModel(source="local", path=model)
+    """A folder or GGUF file, or ``org/name`` or ``org/name/file.gguf`` of the hub.
+
+    With ``@`` and a branch, tag or commit if it is not ``main``.
+    """
+    if found := local_model(model):
+        return found
     repository, _, revision = model.partition("@")
+    file = None
+    if repository.endswith(SUFFIX):
+        repository, _, file = repository.rpartition("/")
     if repository.count("/") != 1 or Path(repository).parent.is_dir():
         raise TensorpressError(
-            f"init: {model!r} is neither a folder nor a repository of the hub; allowed: a folder "
-            "with config.json, safetensors and tokenizer, or org/name, or org/name@revision"
+            f"init: {model!r} is neither a folder or GGUF file nor a repository of the hub; "
+            "allowed: a folder with config.json, safetensors and tokenizer, a GGUF file, or "
+            "org/name, or org/name/file.gguf, each with @revision or without"
         )
     commit = commit_of(repository, revision or "main")
-    name = name_of(Path(repository))
-    return name, HubModel(source="hub", repository=repository, revision=commit)
+    name = name_of(Path(file or repository))
+    return name, HubModel(source="hub", repository=repository, revision=commit, file=file)
 
 
 def _texts(text: Path | None) -> Texts:
@@ -283,17 +292,6 @@ def _own(text: Path) -> Texts:
     said = "The first three quarters of the text calibrate, the rest is measured."
     size = len(part_of(content, "heldout").encode())
     return Texts({"train": train, "heldout": heldout}, said, size)
-
-
-def _machine(architecture: Architecture) -> Machine:
-    """Measured at the model's own widths."""
-    from tensorpress.running import speed
-
-    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
-    widest = max(modules, key=lambda module: module.out_features)
-    where = speed.device()
-    rate = speed.macs_per_second(widest.in_features, widest.out_features, COMPUTE, where)
-    return Machine(rate, speed.workers(where))
 
 
 def _outside(path: str | Path) -> bool:

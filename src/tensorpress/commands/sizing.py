@@ -80,18 +80,34 @@ class Size:
         }
 
 
-def sizes(model: MetaModel, params: Params, only_listed: bool = True) -> Iterator[Size]:
-    """Sizes of every recipe of ``params`` on ``model``, layer set by layer set.
-
-    ``only_listed``: those recipes that name the model; otherwise all that it has modules for.
-    """
+def sizes(model: MetaModel, params: Params) -> Iterator[Size]:
+    """Sizes of every recipe of ``params`` that names the model, layer set by layer set."""
     for name, recipe in params.recipes.items():
-        known = all(_has(model, module) for step in recipe.steps for module in step.modules)
-        if model.name in recipe.models if only_listed else known:
-            for layer_set in recipe.layers:
-                spec = params.layer_sets[layer_set]
-                for layers in layer_sets(spec, model.architecture.layers, layer_set):
-                    yield _size(model, params, name, recipe, layers)
+        if model.name in recipe.models:
+            yield from _sizes(model, params, name, recipe)
+
+
+def fitting_sizes(model: MetaModel, params: Params) -> tuple[list[Size], list[str]]:
+    """Sizes of every recipe that the model has modules for, and why others do not fit its shapes.
+
+    ``params`` need not name the model.
+    """
+    found: list[Size] = []
+    unfit: list[str] = []
+    for name, recipe in params.recipes.items():
+        if all(_has(model, module) for step in recipe.steps for module in step.modules):
+            try:
+                found += _sizes(model, params, name, recipe)
+            except TensorpressError as error:
+                unfit.append(f"recipes.{name} is left out: {error}")
+    return found, unfit
+
+
+def _sizes(model: MetaModel, params: Params, name: str, recipe: Recipe) -> Iterator[Size]:
+    for layer_set in recipe.layers:
+        spec = params.layer_sets[layer_set]
+        for layers in layer_sets(spec, model.architecture.layers, layer_set):
+            yield _size(model, params, name, recipe, layers)
 
 
 def _has(model: MetaModel, name: str) -> bool:

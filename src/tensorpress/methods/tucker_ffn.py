@@ -79,9 +79,16 @@ class Spec(WhitenedSpec):
         if self.needs_moments:
             rooted = root_side(slices * sides[0], sides[1], ranks[1])
             held += 2 * values + VECTORS * rooted**2 + sides[1] * rooted
-        macs = values * sum(sides) + 2 * sum(map(eigen_macs, sides))
+        # the larger mode's basis is of what the smaller one has left
+        small, large = sorted((side, rank) for side, rank in zip(sides, ranks, strict=True))
+        left = min(large[0], slices * small[1])
+        sweep = values * sum(ranks) + eigen_macs(small[0]) + eigen_macs(left)
+        macs = values * sum(sides) + SWEEPS * sweep
         return Cost(stored + slices * math.prod(ranks), int(held), macs)
 
+
+SWEEPS = 3
+"""Passes over the modes as far as time goes, the start among them: few weights are worth more."""
 
 EXAMPLE = Spec(method="tucker_ffn", ranks=Ranks.model_validate({"out": 16, "in": 12}))
 

@@ -69,6 +69,8 @@ class Footprint:
     """Values of the largest factor set that it makes."""
     macs: int = 0
     """Multiply-accumulates of what is decomposed."""
+    factor_bytes: int = 0
+    """Of all factor sets that it makes, as their file has them."""
 
     @property
     def mem_mb(self) -> int:
@@ -178,7 +180,7 @@ def group_footprint(spec: MethodSpec, shape: LayerShape, group: str, stored: int
     matrix = max(each.out_features * each.in_features for each in modules.values())
     peak = max(peak, done + FLOAT * (most_values + 2 * matrix) + SUMS)
     read = 2 * stored * sum(each.numel for each in modules.values())
-    return Footprint(PROCESS + peak, read / READ + macs / MACS, largest, macs)
+    return Footprint(PROCESS + peak, read / READ + macs / MACS, largest, macs, done)
 
 
 def step_footprints(

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.architectures.layers import LayerShape, group_of
+from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
 from tensorpress.architectures.sites import moment_values, passes
+from tensorpress.errors import TensorpressError
+from tensorpress.files.storage import VALUE_BITS
+from tensorpress.methods.advised import Spec as AdvisedSpec
+from tensorpress.methods.registry import spec_class
 from tensorpress.planning import footprint
 from tensorpress.planning.artifacts import (
     CalibrationArtifact,
     EvaluationArtifact,
     FactorPlacement,
+    ModelArtifact,
     OptionsArtifact,
+    RecoveryArtifact,
 )
 from tensorpress.planning.jobs import live_jobs
 from tensorpress.planning.plan import Plan
@@ -49,6 +56,12 @@ LOGIT = 2e-9
 """Seconds that a logit takes on its way to a loss."""
 SIZES = 9
 """Sizes of a method that an advice tries."""
+ROUNDED = 7
+"""Options of a module beside them: widths of codes, and to stay as it is."""
+LEAST_SAVED = 0.1
+"""The largest of them, by the share of the values that it saves."""
+ITEM = 110
+"""Tokens of an item of a task of items, in the mean over five such tasks."""
 CHOICE = 1.0
 """Seconds of the best choice under a budget."""
 BACKWARD = 3
@@ -80,6 +93,7 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
         "advise": CHOICE * jobs["advise"],
         "decompose": sum(_decompose(plan, made, machine) for made in plan.used_decompositions),
         "assemble": sum(2 * _bytes(r.model.architecture) / READ for r in plan.runs.values()),
+        "recover": sum(_recover(made, machine) for made in plan.recoveries.values()),
         "evaluate": sum(_evaluate(made, machine) for made in plan.evaluations.values()),
         "aggregate": TABLES,
         "report": PAGE * jobs["report"],
@@ -88,6 +102,53 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
     return {"begin": BEGIN} | {
         rule: (JOB * jobs[rule] + work[rule]) / workers for rule, workers in at_a_time.items()
     }
+
+
+def peaks(plan: Plan) -> dict[str, int]:
+    """Bytes of memory that the largest job of each rule takes at most."""
+    found = {
+        "fetch_model": map(footprint.fetch, plan.fetched.values()),
+        "transform": map(footprint.transform, plan.transformed.values()),
+        "calibrate": map(footprint.calibrate, _calibrations(plan)),
+        "options": (footprint.options(m, n) for m in plan.options.values() for n in m.layers),
+        "advise": map(footprint.advise, plan.advices.values()),
+        "decompose": (
+            footprint.decompose(p.decomposition, p.layer) for p in plan.used_decompositions
+        ),
+        "assemble": map(footprint.assemble, plan.runs.values()),
+        "recover": map(footprint.recover, plan.recoveries.values()),
+        "evaluate": map(footprint.evaluate, plan.evaluations.values()),
+    }
+    most = {rule: max((e.peak_bytes for e in each), default=0) for rule, each in found.items()}
+    return {rule: peak for rule, peak in most.items() if peak}
+
+
+def disk(plan: Plan) -> dict[str, int]:
+    """Bytes on disk by rule of all that a study makes, of what takes most of it.
+
+    Of compressed checkpoints what they would take uncompressed.
+    """
+    found: Counter[str] = Counter()
+    for model in plan.fetched.values():
+        found["fetch_model"] += footprint.value_bytes(model.architecture.config) * _held(model)
+    for made in _calibrations(plan):
+        shapes = made.model.architecture.shapes
+        found["calibrate"] += footprint.FLOAT * sum(map(moment_values, shapes))
+    for placed in plan.used_decompositions:
+        found["decompose"] += footprint.decompose(placed.decomposition, placed.layer).factor_bytes
+    for run in plan.runs.values():
+        found["assemble"] += VALUE_BITS[run.dtype] // 8 * _held(run.model)
+    for recovered in plan.recoveries.values():
+        run = recovered.assembled
+        found["recover"] += VALUE_BITS[run.dtype] // 8 * _held(run.model)
+    return {rule: size for rule, size in found.items() if size}
+
+
+def _held(model: ModelArtifact) -> int:
+    """Values of a checkpoint, a tied head once."""
+    architecture = model.architecture
+    outer = architecture.shape(architecture.outer).modules["embedding"]
+    return footprint.values_of(architecture) - (outer.numel if architecture.tied else 0)
 
 
 def evaluation_seconds(architecture: Architecture, window: int, machine: Machine) -> float:
@@ -131,27 +192,72 @@ def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:
 
 
 def _options(made: OptionsArtifact, machine: Machine) -> float:
-    """Every module in every method at every size that is tried."""
-    shapes = (made.calibration.model.architecture.shape(layer) for layer in made.layers)
-    tried = len(made.methods) * SIZES * sum(len(shape.modules) for shape in shapes)
-    macs = sum(footprint.options(made, layer).macs for layer in made.layers)
+    """Every module in every method at every size that is tried, and the damage of each.
+
+    That is of a matrix of errors and the moment of the inputs.
+    """
+    shapes = [made.calibration.model.architecture.shape(layer) for layer in made.layers]
+    modules = [module for shape in shapes for module in shape.modules.values()]
+    each = len(made.methods) * SIZES + ROUNDED
+    tried = each * len(modules)
+    macs = each * sum(module.numel * module.in_features for module in modules)
+    for method in made.methods:
+        sizes = 1 if spec_class(method).model_validate(_least(method)).nested else SIZES
+        macs += sizes * sum(
+            sum(_largest_macs(method, shape, group) for group in GROUPS) for shape in shapes
+        )
     return OPTION * tried + DOUBLE * macs / machine.macs_per_second
 
 
+def _least(method: str) -> dict[str, Any]:
+    """Settings of the largest size of a method that an advice tries."""
+    whitened = {"whiten": "input"} if "whiten" in spec_class(method).model_fields else {}
+    return {"method": method, "budget": {"saved": LEAST_SAVED}, **whitened}
+
+
+def _largest_macs(method: str, shape: LayerShape, group: str) -> int:
+    """Of that size on a group of a layer; none where it does not fit."""
+    spec = spec_class(method).model_validate(_least(method))
+    if group not in spec.groups or not shape.group(group):
+        return 0
+    try:
+        return sum(spec.cost(layout, shape).macs for layout in spec.layouts(shape, group))
+    except TensorpressError:
+        return 0
+
+
 def _decompose(plan: Plan, made: FactorPlacement, machine: Machine) -> float:
-    """Nothing where the factors are the leading ones of others."""
-    if plan.larger(made.decomposition.id, made.layer):
+    """Nothing where the factors are the leading ones of others.
+
+    What is advised takes one of its methods for each module: the costliest is taken for it.
+    """
+    decomposition, spec = made.decomposition, made.decomposition.spec
+    if plan.larger(decomposition.id, made.layer):
         return 0.0
-    macs = footprint.decompose(made.decomposition, made.layer).macs
+    if isinstance(spec, AdvisedSpec):
+        shape = decomposition.model.architecture.shape(made.layer)
+        macs = max(_largest_macs(each, shape, decomposition.group) for each in spec.methods)
+    else:
+        macs = footprint.decompose(decomposition, made.layer).macs
     return DOUBLE * macs / machine.macs_per_second
 
 
 def _evaluate(made: EvaluationArtifact, machine: Machine) -> float:
     """A task that does not say how much it reads is taken for one that reads all it may."""
     architecture, spec = made.run.model.architecture, made.spec
+    if items := getattr(spec, "items", None):
+        return _load(architecture) + items * evaluation_seconds(architecture, ITEM, machine)
     window = getattr(spec, "window", 256)
     windows = getattr(spec, "max_windows", None) or footprint.TOKENS // window
     return _load(architecture) + windows * evaluation_seconds(architecture, window, machine)
+
+
+def _recover(made: RecoveryArtifact, machine: Machine) -> float:
+    """Forward and backward passes; the checkpoint is read and written."""
+    spec, architecture = made.spec, made.model.architecture
+    windows = spec.steps * spec.accumulation * spec.batch
+    once = evaluation_seconds(architecture, spec.window, machine)
+    return 2 * _load(architecture) + BACKWARD * windows * once
 
 
 def _load(architecture: Architecture) -> float:

@@ -82,7 +82,9 @@ def live_paths(plan: Plan) -> dict[str, list[str]]:
 def slow_imports(plan: Plan, rules: Collection[str]) -> list[str]:
     """Modules that the jobs of ``rules`` import and that take long."""
     types = sorted({model.architecture.family.model_type for model in plan.models.values()})
-    running = [f"transformers.models.{name}.modeling_{name}" for name in types]
+    # the text part of a model of several kinds of input is in the whole's module
+    names = dict.fromkeys(name for each in types for name in (each, each.removesuffix("_text")))
+    running = [f"transformers.models.{name}.modeling_{name}" for name in names]
     tasks = sorted({evaluation.spec.entry for evaluation in plan.evaluations.values()})
     methods = [METHODS[each] for each in sorted({m.method for m in plan.params.methods.values()})]
     wanted = {
