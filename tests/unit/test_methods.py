@@ -11,10 +11,12 @@ import torch
 from support.methods import ALONE, EXAMPLES, settings_of
 from torch import Tensor
 
+from tensorpress.analysis.damage import Sensitivity, damage_nats
 from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.architectures.sites import gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.approach import APPROACHES
-from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.base import MethodSpec, stacked
 from tensorpress.methods.registry import METHODS, load
 
 HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
@@ -335,6 +337,43 @@ def test_whitening_lowers_the_error_of_the_outputs(method: str, group: str, sett
         ]
         errors.append(sum(lost))
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "group", "settings"), [("svd", "experts", {"rank": 6}), *WHITENED]
+)
+def test_weighing_outputs_lowers_the_predicted_damage(
+    method: str, group: str, settings: dict
+) -> None:
+    """Inputs and gradients of uneven scale; what weighs them is the metric of the loss."""
+    shape = layer()
+    weights, moments = weights_of(group, shape), {}
+    torch.manual_seed(1)
+    for module, size in shape.group(group).items():
+        x = torch.randn(400, size.in_features) * torch.logspace(0, -1, size.in_features)
+        moments[module] = (x.mT @ x / 400).expand(size.slices, -1, -1).squeeze(0)
+        gradient = torch.logspace(0, -4, size.out_features)
+        moments[gradient_of(module)] = gradient.expand(size.slices, -1).squeeze(0)
+    damages = []
+    for whiten in ("input", "both"):
+        outputs = {"whiten_output": "gradient"} if method == "td_moe" else {}
+        spec = load(method).Spec(method=method, whiten=whiten, **outputs, **settings)
+        assert spec.needs_gradients == (whiten == "both")
+        found = rebuilt(load(method).decompose(weights, shape, spec, moments), weights)
+        damages.append(
+            sum(
+                damage_nats(
+                    stacked(found[m] - weights[m]),
+                    Sensitivity(
+                        stacked(moments[m]),
+                        moments[gradient_of(m)].view(shape.modules[m].slices, -1),
+                        torch.ones(shape.modules[m].slices),
+                    ),
+                )
+                for m in weights
+            )
+        )
+    assert damages[1] < 0.8 * damages[0]
 
 
 def test_a_searched_shape_is_no_worse_and_says_what_it_gained() -> None:

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from tensorpress.linalg.gram import eigenpairs
-from tensorpress.linalg.whitening import congruence, mode_roots, root_for
+from tensorpress.linalg.whitening import (
+    congruence,
+    mode_roots,
+    output_mode_roots,
+    output_roots,
+    root_for,
+)
 from tensorpress.methods.cost import root_side
 
 
@@ -73,3 +79,21 @@ def test_mode_roots_are_exact_for_a_kronecker_product() -> None:
 def test_planning_knows_the_side_of_the_eigenproblem(rows: int, rank: int) -> None:
     root = root_for(torch.randn(rows, 30), moment_of(30), rank)
     assert len(root.values) == root_side(rows, 30, rank)
+
+
+def test_weights_of_outputs_are_roots_of_gradients_and_can_be_undone() -> None:
+    gradient = torch.tensor([[4.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    # the mean root of the first row is 1
+    expected = torch.tensor([[2.0, 1.0, 1e-3], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(output_roots(gradient), expected)
+
+
+def test_output_mode_roots_are_exact_for_a_kronecker_product() -> None:
+    factors = [torch.rand(n).double() + 0.5 for n in (2, 3, 4)]
+    gradient = torch.kron(torch.kron(factors[0], factors[1]), factors[2])
+    found = output_mode_roots(gradient, (2, 3, 4))
+    for root, factor in zip(found, factors, strict=True):
+        torch.testing.assert_close(root.values.square(), factor / factor.mean())
+        tensor = torch.randn(5, len(factor))
+        torch.testing.assert_close(root.unwhiten(root.whiten(tensor)), tensor.double())
+        torch.testing.assert_close(root.inverse.unwhiten(tensor), root.whiten(tensor))

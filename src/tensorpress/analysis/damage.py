@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tensorpress.architectures.sites import site_of
-from tensorpress.checkpoints.moments import GRADIENT
+from tensorpress.architectures.sites import gradient_of, site_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import stacked
 
@@ -39,7 +38,7 @@ def sensitivity(sites: Mapping[str, Tensor], module: str, tokens: int) -> Sensit
 
     ``TensorpressError`` if the calibration took no gradients.
     """
-    name = f"{module}.{GRADIENT}"
+    name = gradient_of(module)
     if name not in sites:
         raise TensorpressError(
             "calibration.gradients: false is not allowed where damage is predicted; allowed: true"

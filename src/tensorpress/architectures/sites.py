@@ -32,6 +32,11 @@ def site_of(module: str) -> str:
     return next(site for site, readers in SITES.items() if module in readers)
 
 
+def gradient_of(module: str) -> str:
+    """What the squared gradients of the loss by the outputs of ``module`` are kept under."""
+    return f"{module}.gradient"
+
+
 def moment_values(shape: LayerShape) -> int:
     """Values of the second moments of all sites of a layer."""
     readers = {

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.architectures.sites import site_of
+from tensorpress.architectures.sites import gradient_of, site_of
 from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
-
-GRADIENT = "gradient"
 
 
 class Moments:
@@ -80,7 +78,7 @@ class Moments:
                 (self._gradients.get((name, i), zero) / max(count, 1)).float().cpu()
                 for i, count in enumerate(saved[f"{site_of(name)}.tokens"].tolist())
             ]
-            saved[f"{name}.{GRADIENT}"] = torch.stack(squares) if module.slices > 1 else squares[0]
+            saved[gradient_of(name)] = torch.stack(squares) if module.slices > 1 else squares[0]
         return saved
 
 
@@ -103,17 +101,20 @@ def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, 
 
 @dataclass(frozen=True)
 class InputMoments(Mapping[str, Tensor]):
-    """Second moment of each module's inputs, read from a moments file when it is asked for."""
+    """Second moment of each module's inputs, read from a moments file when it is asked for.
+
+    Under ``gradient_of(module)`` there are the squared gradients of its outputs, if any were taken.
+    """
 
     file: Path
     modules: tuple[str, ...]
     device: torch.device
 
-    def __getitem__(self, module: str) -> Tensor:
-        if module not in self.modules:
-            raise KeyError(module)
+    def __getitem__(self, name: str) -> Tensor:
+        stored = {gradient_of(module): gradient_of(module) for module in self.modules}
+        stored |= {module: site_of(module) for module in self.modules}
         with open_tensors(self.file) as opened:
-            return opened.read(site_of(module)).to(self.device)
+            return opened.read(stored[name]).to(self.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.modules)

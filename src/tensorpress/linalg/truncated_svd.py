@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorpress.linalg.gram import eigenpairs, gram, leading_right
-from tensorpress.linalg.whitening import congruence
+from tensorpress.linalg.whitening import congruence, output_roots
 
 
 def balanced_factors_of(
@@ -39,14 +39,24 @@ def truncated_svd(
 
 
 def weighted_svd(
-    matrix: Float[Tensor, "*batch m n"], moment: Float[Tensor, "*batch n n"], rank: int
+    matrix: Float[Tensor, "*batch m n"],
+    moment: Float[Tensor, "*batch n n"],
+    rank: int,
+    gradient: Float[Tensor, "*batch m"] | None = None,
 ) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"]]:
-    """Rank-``rank`` factors that minimise ``||(W - left right) S||_F`` with ``S S^T = moment``.
+    """Rank-``rank`` factors that minimise ``||D (W - left right) S||_F`` with ``S S^T = moment``.
 
-    The minimiser is ``U U^T W`` with U the leading left singular vectors of ``W S`` (SVD-LLM,
-    Wang et al. 2025), so nothing is inverted and a singular moment does no harm; a ridge of
-    1e-8 of its mean eigenvalue lets directions that no token used follow the plain SVD.
+    D is ``diag(output_roots(gradient))``, so that half the square is the predicted rise of the loss
+    (``analysis.damage``), or without a gradient the identity. The minimiser is ``D^-1 U U^T D W``
+    with U the leading left singular vectors of ``D W S`` (SVD-LLM, Wang et al. 2025, where D is the
+    identity), so S is not inverted and a singular moment does no harm; a ridge of 1e-8 of its mean
+    eigenvalue lets directions that no token used follow the plain SVD. Leading columns and rows
+    are the factors of smaller ranks.
     """
+    if gradient is not None:
+        weights = output_roots(gradient)[..., None]
+        left, right = weighted_svd(matrix.double() * weights, moment, rank)
+        return left / weights, right
     wide, mean = matrix.double(), moment.diagonal(dim1=-2, dim2=-1).double().mean(-1)
     ridge = torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
     if wide.shape[-2] <= wide.shape[-1]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tensorpress.linalg.bounds import of_tails
 from tensorpress.linalg.gram import SAFE_TAIL, gram, leading_right
+from tensorpress.linalg.whitening import Diagonal, Root
 
 SWEEPS = 20
 """Most sweeps of HOOI."""
@@ -168,6 +169,16 @@ def partial_tucker(
         if energy - before <= TOLERANCE * total:
             break
     return core, bases
+
+
+def weighted_tucker(
+    tensor: Tensor, ranks: Mapping[int, int], roots: Mapping[int, Root | Diagonal]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """``partial_tucker`` of the tensor with modes multiplied by their roots, which bases undo."""
+    for mode, root in roots.items():
+        tensor = root.whiten(tensor, mode)
+    core, bases = partial_tucker(tensor, ranks)
+    return core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
 
 
 def _sweep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 from tensorpress.linalg.tensor_train import tt_bounds, tt_svd, tt_tensor
 from tensorpress.linalg.tt_error import tt_svd_within
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
-from tensorpress.linalg.whitening import Root, mode_roots
+from tensorpress.linalg.whitening import Diagonal, Root, mode_roots, output_mode_roots
 
 
 @dataclass(frozen=True)
@@ -33,70 +34,90 @@ class Train:
         return sum(core.numel() for core in self.cores)
 
 
-def train_matrix(weight: Tensor, shape: TTShape, rank: int, moment: Tensor | None = None) -> Train:
-    """TT-SVD of ``weight (out, in)``; with a moment, of the weight whitened on its input modes.
+@dataclass(frozen=True)
+class ModeRoots:
+    """What weighs errors mode by mode: roots of the input modes, and of the output modes if any.
 
-    The moment is stood for by a Kronecker product over the input modes, so that undoing it acts
-    on each core alone and leaves the ranks as they are. The lower bound is the plain one.
+    The moment of the inputs is stood for by a Kronecker product over the input modes, as are the
+    squared gradients of the outputs, so that undoing them acts on each core alone and leaves the
+    ranks as they are.
+    """
+
+    inner: list[Root]
+    outer: list[Diagonal]
+
+    @classmethod
+    def of(cls, shape: TTShape, moment: Tensor, gradient: Tensor | None = None) -> ModeRoots:
+        """Of the moment ``(in, in)`` of a matrix's inputs and the gradients ``(out,)``."""
+        outer = [] if gradient is None else output_mode_roots(gradient, shape.out_modes)
+        return cls(mode_roots(moment, shape.in_modes), outer)
+
+    def whiten(self, weight: Tensor, shape: TTShape) -> Tensor:
+        """``tt_tensor`` of ``(D_1 x ... x D_d) weight (S_1 x ... x S_d)``, float64."""
+        out = weight.shape[0]
+        if self.outer:
+            weight = weight * reduce(torch.kron, [root.values for root in self.outer])[:, None]
+        tensor = weight.reshape(out, *shape.in_modes)
+        for mode, root in enumerate(self.inner, start=1):
+            tensor = root.whiten(tensor, mode)
+        return tt_tensor(tensor.reshape(out, -1), shape)
+
+    def undone(self, cores: list[Tensor]) -> list[Tensor]:
+        """Cores of the matrix from those of the whitened one."""
+        found = [root.unwhiten(core, 1) for core, root in zip(cores, self.inner, strict=True)]
+        if self.outer:
+            found = [root.unwhiten(core, 2) for core, root in zip(found, self.outer, strict=True)]
+        return found
+
+
+def train_matrix(
+    weight: Tensor, shape: TTShape, rank: int, roots: ModeRoots | None = None
+) -> Train:
+    """TT-SVD of ``weight (out, in)``, or of the weight as ``roots`` whiten it.
+
+    The lower bound is the plain one.
     """
     ranks = tt_ranks(shape.modes, rank)
     lower, upper = tt_bounds(tt_tensor(weight, shape), ranks)
-    if moment is None:
+    if roots is None:
         cores = _paired(tt_svd(tt_tensor(weight, shape), rank, overwrite=True), shape)
         return Train(cores, lower, upper)
-    roots = mode_roots(moment, shape.in_modes)
-    cores = _paired(tt_svd(_whitened(weight, shape, roots), rank, overwrite=True), shape)
-    return Train(_undone(cores, roots), lower, None)
+    cores = _paired(tt_svd(roots.whiten(weight, shape), rank, overwrite=True), shape)
+    return Train(roots.undone(cores), lower, None)
 
 
 def trains_within(
     stack: Float[Tensor, "S out in"],
     shape: TTShape,
     error: float,
-    moments: Float[Tensor, "S in in"] | None = None,
+    roots: list[ModeRoots] | None = None,
 ) -> list[Train]:
-    """Trains of common ranks, each within relative ``error``: of its whitened matrix with moments.
+    """Trains of common ranks, each within relative ``error``: of its whitened matrix with roots.
 
     The lower bounds are the plain ones, as in ``train_matrix``.
     """
-    columns = tt_svd_within(train_targets(stack, shape, moments), error)
+    columns = tt_svd_within(train_targets(stack, shape, roots), error)
     trains = []
     for index, matrix in enumerate(stack):
         cores = _paired([column[index] for column in columns], shape)
         ranks = [1, *(core.shape[-1] for core in cores)]
         lower, upper = tt_bounds(tt_tensor(matrix, shape), ranks)
-        if moments is None:
+        if roots is None:
             trains.append(Train(cores, lower, min(upper, error)))
         else:
-            roots = mode_roots(moments[index], shape.in_modes)
-            trains.append(Train(_undone(cores, roots), lower, None))
+            trains.append(Train(roots[index].undone(cores), lower, None))
     return trains
 
 
 def train_targets(
-    stack: Float[Tensor, "S out in"], shape: TTShape, moments: Float[Tensor, "S in in"] | None
+    stack: Float[Tensor, "S out in"], shape: TTShape, roots: list[ModeRoots] | None
 ) -> Float[Tensor, "S ..."]:
-    """Each matrix, whitened if there are moments, as a float64 tensor of the shape's modes."""
-    if moments is None:
+    """Each matrix, whitened if there are roots, as a float64 tensor of the shape's modes."""
+    if roots is None:
         return torch.stack([tt_tensor(matrix.double(), shape) for matrix in stack])
-    pairs = zip(stack, moments, strict=True)
-    return torch.stack([_whitened(w, shape, mode_roots(m, shape.in_modes)) for w, m in pairs])
+    return torch.stack([r.whiten(w, shape) for w, r in zip(stack, roots, strict=True)])
 
 
 def _paired(cores: list[Tensor], shape: TTShape) -> list[Tensor]:
     sizes = zip(cores, shape.in_modes, shape.out_modes, strict=True)
     return [core.reshape(core.shape[0], i, o, core.shape[-1]) for core, i, o in sizes]
-
-
-def _undone(cores: list[Tensor], roots: list[Root]) -> list[Tensor]:
-    """Cores of the matrix from those of the whitened one."""
-    return [root.unwhiten(core, 1) for core, root in zip(cores, roots, strict=True)]
-
-
-def _whitened(weight: Tensor, shape: TTShape, roots: list[Root]) -> Tensor:
-    """``tt_tensor`` of ``weight @ (S_1 x ... x S_d)`` for roots of the input modes, float64."""
-    out = weight.shape[0]
-    tensor = weight.reshape(out, *shape.in_modes)
-    for mode, root in enumerate(roots, start=1):
-        tensor = root.whiten(tensor, mode)
-    return tt_tensor(tensor.reshape(out, -1), shape)

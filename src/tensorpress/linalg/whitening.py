@@ -13,6 +13,8 @@ from tensorpress.linalg.gram import eigenpairs
 
 CLIP = 1e-3
 """Least eigenvalue that is kept as it is, relative to their mean."""
+FLOOR = 1e-3
+"""Least weight of an output, relative to the mean of all."""
 BLOCK_ROWS = 512
 """Rows of a moment that are in float64 at a time."""
 
@@ -42,6 +44,50 @@ class Root:
         """What ``whiten`` made this tensor of: the mode's size becomes n again."""
         moved = tensor.double().movedim(mode, -1)
         return ((moved / self.values) @ self.directions.mT).movedim(-1, mode)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The root of a diagonal moment, ``diag(values)``, in float64."""
+
+    values: Float[Tensor, " n"]
+
+    @property
+    def inverse(self) -> Diagonal:
+        """The root of the inverse moment."""
+        return Diagonal(self.values.reciprocal())
+
+    def whiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """``tensor x_mode diag(values)``, float64."""
+        return (tensor.double().movedim(mode, -1) * self.values).movedim(-1, mode)
+
+    def unwhiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
+        """What ``whiten`` made this tensor of."""
+        return (tensor.double().movedim(mode, -1) / self.values).movedim(-1, mode)
+
+
+def output_roots(gradient: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch out"]:
+    """Weights of outputs: roots of their squared gradients, at least ``FLOOR`` of the mean one.
+
+    So they can be undone; where no gradient is known (an expert without tokens) all are 1.
+    """
+    roots = gradient.double().clamp_min(0.0).sqrt()
+    mean = roots.mean(-1, keepdim=True)
+    return torch.where(mean > 0, torch.maximum(roots, FLOOR * mean), torch.ones_like(roots))
+
+
+def output_mode_roots(gradient: Float[Tensor, " out"], modes: Sequence[int]) -> list[Diagonal]:
+    """``output_roots`` one factor a mode, whose Kronecker product stands for all outputs' weights.
+
+    Factor k is of the mean gradient over all other modes, as in ``mode_roots``.
+    """
+    folded = gradient.double().reshape(*modes)
+    found = []
+    for k in range(len(modes)):
+        others = [m for m in range(len(modes)) if m != k]
+        factor = folded.mean(others) if others else folded
+        found.append(Diagonal(output_roots(factor / factor.mean().clamp_min(1e-300))))
+    return found
 
 
 def root_of(moment: Float[Tensor, "n n"]) -> Root:

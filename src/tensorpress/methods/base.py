@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
+from tensorpress.architectures.sites import gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.keying.keys import unkeyed
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from tensorpress.formats.base import Format
 
-Whitening = Literal["none", "input"]
+Whitening = Literal["none", "input", "both"]
 
 
 class MethodSpec(BaseModel):
@@ -74,6 +75,11 @@ class MethodSpec(BaseModel):
     @property
     def needs_moments(self) -> bool:
         """Whether ``decompose`` reads the second moments of the modules' inputs."""
+        return False
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it reads the squared gradients of the loss by the modules' outputs too."""
         return False
 
     @property
@@ -168,11 +174,19 @@ class MethodSpec(BaseModel):
 class WhitenedSpec(MethodSpec):
     """Settings of a method that can weigh errors by the second moments of the modules' inputs."""
 
-    whiten: Whitening = Field("none", description="input: minimise the error of the outputs")
+    whiten: Whitening = Field(
+        "none",
+        description="input: minimise the error of the outputs; both: the predicted rise of the "
+        "loss, with each output weighed by its gradient",
+    )
 
     @property
     def needs_moments(self) -> bool:
-        return self.whiten == "input"
+        return self.whiten != "none"
+
+    @property
+    def needs_gradients(self) -> bool:
+        return self.whiten == "both"
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,16 @@ def bounded(
     lower, upper = of_spectra(spectra, store.settings)
     upper_bound = None if spec.needs_moments else upper
     return Factors(modules, store, lower, upper_bound, spectra=spectra)
+
+
+def output_gradients(
+    moments: Mapping[str, Tensor] | None, module: str, spec: MethodSpec
+) -> Tensor | None:
+    """Squared gradients ``(S, out)`` of a module's outputs, where errors are weighed by them."""
+    if moments is None or not spec.needs_gradients:
+        return None
+    found = moments[gradient_of(module)]
+    return found if found.ndim == 2 else found[None]
 
 
 def stacked(matrices: Tensor) -> Tensor:

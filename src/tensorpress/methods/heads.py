@@ -53,6 +53,14 @@ def head_slices(weight: Tensor, layer: LayerShape, module: str) -> Tensor:
     return weight.unflatten(1, (heads, -1)).transpose(0, 1)
 
 
+def head_outputs(values: Tensor, layer: LayerShape, module: str) -> Tensor:
+    """Values ``(out,)`` of a projection's outputs as each head's: its block, for o all of them."""
+    heads = head_count(layer, module)
+    if side_of(module) == "out":
+        return values.unflatten(0, (heads, -1))
+    return values.expand(heads, -1)
+
+
 def head_moments(moment: Tensor, layer: LayerShape, module: str) -> Tensor:
     """Second moment of each head's inputs: the whole one, for o the head's diagonal block."""
     heads = head_count(layer, module)

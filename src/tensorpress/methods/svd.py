@@ -1,4 +1,4 @@
-"""``svd``: best rank-k approximation of each matrix, plain or weighted by the inputs' moments."""
+"""``svd``: best rank-k approximation of each matrix, plain, of its outputs, or of the loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, bounded, stacked, with_layouts
+from tensorpress.methods.base import (
+    Factors,
+    WhitenedSpec,
+    bounded,
+    output_gradients,
+    stacked,
+    with_layouts,
+)
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.layout import Layout, sizes_of
@@ -94,18 +101,21 @@ def decompose(
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         moment = None if moments is None else stacked(moments[layout.modules[0]])
+        gradient = output_gradients(moments, layout.modules[0], spec)
         with stack.device:
             store = layout.build()
         values = values_at_once(stack.device, BATCH_VALUES)
         step = min(len(stack), _step(stack.shape[1], stack.shape[2], values))
         squares = with_smaller_batches(
-            "svd", partial(_fill, store, stack, moment), step, stack.device
+            "svd", partial(_fill, store, stack, moment, gradient), step, stack.device
         )
         factors.append(bounded(layout.modules, store, {"rank": squares}, spec))
     return factors
 
 
-def _fill(store: Any, stack: Tensor, moment: Tensor | None, step: int) -> Tensor:
+def _fill(
+    store: Any, stack: Tensor, moment: Tensor | None, gradient: Tensor | None, step: int
+) -> Tensor:
     """Give the store its factors; the sum of all squared spectra.
 
     ``step`` slices of ``stack (S, out, in)`` go through float64 together.
@@ -119,7 +129,8 @@ def _fill(store: Any, stack: Tensor, moment: Tensor | None, step: int) -> Tensor
         some = slice(first, first + step)
         left, right, squares = truncated_svd(stack[some], rank)
         if moment is not None:
-            left, right = weighted_svd(stack[some], moment[some], rank)
+            outputs = None if gradient is None else gradient[some]
+            left, right = weighted_svd(stack[some], moment[some], rank, outputs)
         store.left[some], store.right[some] = left, right
         spectra.append(squares)
     return torch.cat(spectra).sum(0)

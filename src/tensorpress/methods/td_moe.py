@@ -13,7 +13,14 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, bounded, stacked, with_layouts
+from tensorpress.methods.base import (
+    Factors,
+    MethodSpec,
+    bounded,
+    output_gradients,
+    stacked,
+    with_layouts,
+)
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.layout import Layout, sizes_of
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from tensorpress.linalg.whitening import Root
+    from tensorpress.linalg.whitening import Diagonal, Root
 
 
 class Ranks(BaseModel):
@@ -57,6 +64,11 @@ class Spec(MethodSpec):
     whiten: Literal["none", "input", "output", "both"] = Field(
         "none", description="weigh inputs, outputs or both by the root of their second moment"
     )
+    whiten_output: Literal["moment", "gradient"] = Field(
+        "moment",
+        description="what outputs are weighed by: the second moment of what their weights make, "
+        "as published, or the gradients of the loss",
+    )
     whiten_root: Literal["square_root", "published"] = Field(
         "square_root", description="published: the inverse root, as the study's code does"
     )
@@ -76,6 +88,10 @@ class Spec(MethodSpec):
     @property
     def needs_moments(self) -> bool:
         return self.whiten != "none"
+
+    @property
+    def needs_gradients(self) -> bool:
+        return self.whiten in ("output", "both") and self.whiten_output == "gradient"
 
     @property
     def nested(self) -> bool:
@@ -235,7 +251,7 @@ def decompose(
 
     Whitened, modes ``in`` and ``out`` are multiplied by roots of the second moments before and
     by their inverses after: of the inputs that the experts receive, and of the outputs that
-    their weights make of these.
+    their weights make of these, or of the loss's gradients by the outputs.
     """
     return [
         _joint(layout, stacks.pop(), layer.modules[layout.modules[0]], spec, moments)
@@ -259,7 +275,8 @@ def _joint(
     roots, plain = {}, {}
     if moments is not None:
         # the moments, as many values as the weights or more, are gone when this returns
-        roots = expert_roots(stack, stacked(moments[layout.modules[0]]), spec)
+        outputs = output_gradients(moments, layout.modules[0], spec)
+        roots = expert_roots(stack, stacked(moments[layout.modules[0]]), spec, outputs)
         # the ranks are not chosen yet
         plain = {mode: certain(mode_spectrum(stack, mode)) for mode in names}
         stack = whitened(stack, roots)
@@ -277,21 +294,30 @@ def _joint(
     return bounded(layout.modules, store, named, spec)
 
 
-def expert_roots(stack: Tensor, moment: Tensor, spec: Spec) -> dict[int, Root]:
-    """Roots of the modes to be whitened: of the mean moment of all experts' inputs, or outputs."""
-    from tensorpress.linalg.whitening import congruence, root_of
+def expert_roots(
+    stack: Tensor, moment: Tensor, spec: Spec, outputs: Tensor | None = None
+) -> dict[int, Root | Diagonal]:
+    """Roots of the modes to be whitened: of the mean moment of all experts' inputs, or outputs.
+
+    ``outputs``: squared gradients ``(S, out)`` of the outputs where these stand for the moment.
+    """
+    from tensorpress.linalg.whitening import Diagonal, congruence, output_roots, root_of
 
     sums = {}
     if spec.whiten in ("input", "both"):
         sums[2] = sum(inputs.double() for inputs in moment)
-    if spec.whiten in ("output", "both"):
+    if spec.whiten in ("output", "both") and outputs is None:
         sums[1] = sum(congruence(each, inputs) for each, inputs in zip(stack, moment, strict=True))
-    roots = {mode: root_of(total / len(stack)) for mode, total in sums.items()}
+    roots: dict[int, Root | Diagonal] = {
+        mode: root_of(total / len(stack)) for mode, total in sums.items()
+    }
+    if outputs is not None:
+        roots[1] = Diagonal(output_roots(outputs.mean(0)))
     published = spec.whiten_root == "published"
     return {mode: root.inverse if published else root for mode, root in roots.items()}
 
 
-def whitened(stack: Tensor, roots: Mapping[int, Root]) -> Tensor:
+def whitened(stack: Tensor, roots: Mapping[int, Root | Diagonal]) -> Tensor:
     """The stack in its own dtype, modes multiplied by their roots, one expert at a time."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, stacked, with_layouts
+from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, stacked, with_layouts
 from tensorpress.methods.budget import Budget
 from tensorpress.methods.cost import VECTORS, Cost
 from tensorpress.methods.layout import Layout, sizes_of
@@ -22,7 +22,7 @@ from tensorpress.methods.layout import Layout, sizes_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tensorpress.linalg.weighted_train import Train
+    from tensorpress.linalg.weighted_train import ModeRoots, Train
 
 
 class TrainSpec(WhitenedSpec):
@@ -132,9 +132,9 @@ def decompose(
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]
-        moment = None if moments is None else stacked(moments[module])
+        metric = metric_of(moments, module, spec)
         fitted = _of_size if spec.error is None else _within_error
-        shape, trains, gain = fitted(stack, layout.settings, spec, moment)
+        shape, trains, gain = fitted(stack, layout.settings, spec, metric)
         settings = tt_settings(layer.modules[module], shape, trains[0].ranks)
         store = Layout(layout.modules, layout.format, settings).build()
         store.fill(**core_values([train.cores for train in trains]))
@@ -142,8 +142,35 @@ def decompose(
     return factors
 
 
+@dataclass(frozen=True)
+class Metric:
+    """What the errors of S matrices are weighed by: moments of inputs, gradients of outputs."""
+
+    moments: Tensor
+    """``(S, in, in)``"""
+    gradients: Tensor | None
+    """``(S, out)``"""
+
+    def roots(self, shape: TTShape) -> list[ModeRoots]:
+        """For each matrix as a train of these modes."""
+        from tensorpress.linalg.weighted_train import ModeRoots
+
+        gradients = [None] * len(self.moments) if self.gradients is None else self.gradients
+        pairs = zip(self.moments, gradients, strict=True)
+        return [ModeRoots.of(shape, moment, gradient) for moment, gradient in pairs]
+
+
+def metric_of(
+    moments: Mapping[str, Tensor] | None, module: str, spec: WhitenedSpec
+) -> Metric | None:
+    """What weighs the errors of a module, if anything does."""
+    if moments is None:
+        return None
+    return Metric(stacked(moments[module]), output_gradients(moments, module, spec))
+
+
 def _of_size(
-    stack: Tensor, settings: dict[str, Any], spec: Spec, moment: Tensor | None
+    stack: Tensor, settings: dict[str, Any], spec: Spec, metric: Metric | None
 ) -> tuple[TTShape, list[Train], float | None]:
     """Modes and trains at most as large as the layout, and the searched modes' error ratio."""
     from tensorpress.linalg.shape_search import search_shape
@@ -152,11 +179,11 @@ def _of_size(
     if spec.shape == "search":
         found = search_shape(stack, shape, rank)
         shape, rank, gain = found.shape, found.rank, found.gain
-    return shape, trains_of(stack, shape, rank, moment), gain
+    return shape, trains_of(stack, shape, rank, metric), gain
 
 
 def _within_error(
-    stack: Tensor, settings: dict[str, Any], spec: Spec, moment: Tensor | None
+    stack: Tensor, settings: dict[str, Any], spec: Spec, metric: Metric | None
 ) -> tuple[TTShape, list[Train], float | None]:
     """Modes and trains within the error, and the searched modes' size ratio."""
     from tensorpress.linalg.shape_search import search_smallest
@@ -164,11 +191,15 @@ def _within_error(
 
     assert spec.error is not None
     balanced = modes_of(settings)
-    trains = trains_within(stack, balanced, spec.error, moment)
+
+    def roots(shape: TTShape) -> list[ModeRoots] | None:
+        return None if metric is None else metric.roots(shape)
+
+    trains = trains_within(stack, balanced, spec.error, roots(balanced))
     if spec.shape == "balanced":
         return balanced, trains, None
-    shape = search_smallest(lambda s: train_targets(stack, s, moment), balanced, spec.error)
-    searched = trains_within(stack, shape, spec.error, moment)
+    shape = search_smallest(lambda s: train_targets(stack, s, roots(s)), balanced, spec.error)
+    searched = trains_within(stack, shape, spec.error, roots(shape))
     gain = searched[0].values / trains[0].values
     # evolving shapes are compared under one maximal rank, of which trains are then cut further
     return (shape, searched, gain) if gain < 1 else (balanced, trains, 1.0)
@@ -179,19 +210,18 @@ def modes_of(settings: dict[str, Any]) -> TTShape:
     return TTShape(tuple(settings["in_modes"]), tuple(settings["out_modes"]))
 
 
-def train_stack(stack: Tensor, settings: dict[str, Any], moment: Tensor | None) -> list[Train]:
+def train_stack(stack: Tensor, settings: dict[str, Any], metric: Metric | None) -> list[Train]:
     """The train of each matrix of ``stack (S, out, in)``, of the modes and rank of ``settings``."""
-    return trains_of(stack, modes_of(settings), max(settings["ranks"]), moment)
+    return trains_of(stack, modes_of(settings), max(settings["ranks"]), metric)
 
 
-def trains_of(stack: Tensor, shape: TTShape, rank: int, moment: Tensor | None) -> list[Train]:
+def trains_of(stack: Tensor, shape: TTShape, rank: int, metric: Metric | None) -> list[Train]:
     """The train of each matrix of ``stack (S, out, in)`` under one maximal rank."""
     from tensorpress.linalg.weighted_train import train_matrix
 
-    return [
-        train_matrix(matrix, shape, rank, None if moment is None else moment[index])
-        for index, matrix in enumerate(stack)
-    ]
+    roots = [None] * len(stack) if metric is None else metric.roots(shape)
+    pairs = zip(stack, roots, strict=True)
+    return [train_matrix(matrix, shape, rank, each) for matrix, each in pairs]
 
 
 def core_values(trains: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:

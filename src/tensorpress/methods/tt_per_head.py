@@ -12,13 +12,21 @@ from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.heads import (
     head_moments,
+    head_outputs,
     head_shape,
     head_slices,
     inner_settings,
     per_head,
 )
 from tensorpress.methods.layout import Layout
-from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
+from tensorpress.methods.tt import (
+    Metric,
+    TrainSpec,
+    core_values,
+    metric_of,
+    stack_bounds,
+    train_stack,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,9 +67,22 @@ def decompose(
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]
         heads = head_slices(stack[0], layer, module)
-        moment = None if moments is None else head_moments(moments[module], layer, module)
-        trains = train_stack(heads, inner_settings(layout), moment)
+        trains = train_stack(heads, inner_settings(layout), _metric(moments, layer, module, spec))
         values = core_values([train.cores for train in trains])
         store = layout.build().fill(**{f"inner.{name}": v for name, v in values.items()})
         factors.append(Factors(layout.modules, store, *stack_bounds(trains, heads)))
     return factors
+
+
+def _metric(
+    moments: Mapping[str, Tensor] | None, layer: LayerShape, module: str, spec: Spec
+) -> Metric | None:
+    """What weighs the errors of each head."""
+    whole = metric_of(moments, module, spec)
+    if whole is None:
+        return None
+    outputs = None if whole.gradients is None else whole.gradients[0]
+    return Metric(
+        head_moments(whole.moments[0], layer, module),
+        None if outputs is None else head_outputs(outputs, layer, module),
+    )

@@ -17,10 +17,10 @@ from tensorpress.architectures.published import SuperWeight
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, stacked, with_layouts
+from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout
-from tensorpress.methods.tt import TrainSpec, core_values, stack_bounds, train_stack
+from tensorpress.methods.tt import TrainSpec, core_values, metric_of, stack_bounds, train_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,6 @@ def decompose(
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]
-        moment = None if moments is None else stacked(moments[module])
         inliers, sparse, counts = stack.clone(), {}, []
         kept, given = spec.kept(layer.modules[module]), spec.given(layer, module)
         places = []
@@ -115,7 +114,7 @@ def decompose(
             sparse[f"outlier_{index}"] = matrix[rows, columns]
             places.append((rows, columns))
             counts.append(len(rows))
-        trains = train_stack(inliers, layout.settings, moment)
+        trains = train_stack(inliers, layout.settings, metric_of(moments, module, spec))
         settings = {**layout.settings, "outliers": counts}
         built: Any = Layout(layout.modules, layout.format, settings).build()
         for index, (rows, columns) in enumerate(places):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, with_layouts
+from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.layout import Layout, sizes_of
@@ -102,12 +102,13 @@ def decompose(
     """Partial Tucker on (out, in), one core slice per projection; down stands alone.
 
     Whitened, the input mode is multiplied by the root of the moment before and by its inverse
-    after: gate and up see the same inputs, so one root serves both.
+    after: gate and up see the same inputs, so one root serves both. So is the output mode, by the
+    weights of the mean gradient of both, which share its basis.
     """
     import torch
 
-    from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
-    from tensorpress.linalg.whitening import root_for
+    from tensorpress.linalg.tucker import tucker_bounds, weighted_tucker
+    from tensorpress.linalg.whitening import Diagonal, Root, output_roots, root_for
 
     factors = []
     for layout, stacks in with_layouts(weights, layer, spec):
@@ -115,14 +116,16 @@ def decompose(
         stacks.clear()  # the copy stands in their place
         ranks = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
         bounds = tucker_bounds(tensor, ranks)
-        if moments is None:
-            core, bases = partial_tucker(tensor, ranks)
-            right = bases[2]
-        else:
-            root = root_for(tensor, moments[layout.modules[0]], ranks[2])
-            core, bases = partial_tucker(root.whiten(tensor), ranks)
-            right = root.unwhiten(bases[2], 0)
-        store = layout.build().fill(left=bases[1].float(), right=right.float(), core=core.float())
+        roots: dict[int, Root | Diagonal] = {}
+        gradients = [output_gradients(moments, module, spec) for module in layout.modules]
+        if known := [each for each in gradients if each is not None]:
+            roots[1] = Diagonal(output_roots(torch.cat(known).mean(0)))
+        if moments is not None:
+            roots[2] = root_for(tensor, moments[layout.modules[0]], ranks[2])
+        core, bases = weighted_tucker(tensor, ranks, roots)
+        store = layout.build().fill(
+            left=bases[1].float(), right=bases[2].float(), core=core.float()
+        )
         upper = bounds[1] if moments is None else None
         factors.append(Factors(layout.modules, store, bounds[0], upper))
     return factors

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, with_layouts
+from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.heads import (
     head_moments,
+    head_outputs,
     head_shape,
     head_slices,
     inner_settings,
@@ -102,12 +103,12 @@ def decompose(
     spec: Spec,
     moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
-    """Partial Tucker of each head's matrix on both of its modes; whitened on the input mode."""
+    """Partial Tucker of each head's matrix on both of its modes, which weights are undone on."""
     import torch
 
     from tensorpress.linalg.bounds import joint
-    from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
-    from tensorpress.linalg.whitening import root_for
+    from tensorpress.linalg.tucker import tucker_bounds, weighted_tucker
+    from tensorpress.linalg.whitening import Diagonal, Root, output_roots, root_for
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
@@ -115,18 +116,19 @@ def decompose(
         heads = head_slices(stack[0], layer, module)
         ranks = {0: inner["out_rank"], 1: inner["in_rank"]}
         each_moment = None if moments is None else head_moments(moments[module], layer, module)
+        outputs = output_gradients(moments, module, spec)
+        each_output = None if outputs is None else head_outputs(outputs[0], layer, module)
         lefts, cores, rights = [], [], []
         for index, matrix in enumerate(heads):
-            if each_moment is None:
-                core, bases = partial_tucker(matrix, ranks)
-                right = bases[1]
-            else:
-                root = root_for(matrix, each_moment[index], ranks[1])
-                core, bases = partial_tucker(root.whiten(matrix), ranks)
-                right = root.unwhiten(bases[1], 0)
+            roots: dict[int, Root | Diagonal] = {}
+            if each_output is not None:
+                roots[0] = Diagonal(output_roots(each_output[index]))
+            if each_moment is not None:
+                roots[1] = root_for(matrix, each_moment[index], ranks[1])
+            core, bases = weighted_tucker(matrix, ranks, roots)
             lefts.append(bases[0].float())
             cores.append(core.float())
-            rights.append(right.float())
+            rights.append(bases[1].float())
         norms = [float(matrix.double().square().sum()) for matrix in heads]
         bounds = [tucker_bounds(matrix, ranks) for matrix in heads]
         lower, upper = (joint([b[i] for b in bounds], norms) for i in (0, 1))

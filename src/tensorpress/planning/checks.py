@@ -140,11 +140,11 @@ def check_apart(
             )
 
 
-def check_gradients(settings: Calibration) -> None:
-    """Refuse a calibration without what advice predicts damage from."""
+def check_gradients(settings: Calibration, reader: str) -> None:
+    """Refuse a calibration without the gradients that damage is predicted from."""
     if not settings.gradients:
         raise TensorpressError(
-            "calibration.gradients: False is not allowed where a method is advised; allowed: true"
+            f"calibration.gradients: False is not allowed where {reader}; allowed: true"
         )
 
 

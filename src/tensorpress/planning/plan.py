@@ -199,12 +199,14 @@ class Plan:
         check_method(method, spec, shape, group)
         advised = self._advice(model, spec) if isinstance(spec, Advised) else None
         moments = self._moments(model) if spec.needs_moments else None
+        if spec.needs_gradients:
+            check_gradients(self.params.calibration, f"methods.{method} weighs outputs")
         made = identities.decomposition(model, method, spec, group, shape, moments, advised)
         return self.decompositions.setdefault(made.id, made)
 
     def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
         moments = self._moments(model)
-        check_gradients(moments.settings)
+        check_gradients(moments.settings, "a method is advised")
         options = identities.options(moments, spec, self.params.storage.dtype)
         options = self.options.setdefault(options.id, options)
         made = identities.advice(options, spec)
