@@ -252,7 +252,7 @@ def _predictions(study: Study) -> None:
 
 
 def _analyses(study: Study) -> None:
-    for fields in (*_geometry(), *_heterogeneity(), *_experts(), *_super_weights()):
+    for fields in (*_geometry(), *_heterogeneity(), *_family(), *_experts(), *_super_weights()):
         study.add(**fields)
 
 
@@ -291,6 +291,19 @@ def _heterogeneity() -> Iterator[dict[str, Any]]:
         for metric in ("effective_rank", "stable_rank", "energy_captured", "tail_exponent"):
             at = {"layer": layer, "module": "attention.q", "version": "rank 4"}
             yield {"metric": metric, "value": 3.5, **at, **run}
+
+
+def _family() -> Iterator[dict[str, Any]]:
+    run = {"recipe": "baseline", "kind": "best_of_family", "task": "family"}
+    for layer in range(LAYERS):
+        at = {"layer": layer, "module": "ffn.up", "values_saved_percent": 50.0, "samples": 100}
+        for stored_by, error in (("tt, order 2", 0.4), ("tt, order 3", 0.5)):
+            of = {**at, "stored_by": stored_by, **run}
+            yield {"metric": "family_error", "value": error, **of}
+            yield {"metric": "svd_error", "value": 0.5, **of}
+            yield {"metric": "family_bound", "value": error / 1.25, **of}
+        spread = {"stderr": 0.001, "stderr_samples": 5, "stored_by": "tt, order 2"}
+        yield {"metric": "scrambled_error", "value": 0.8, **at, **spread, **run}
 
 
 def _experts() -> Iterator[dict[str, Any]]:

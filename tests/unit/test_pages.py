@@ -26,6 +26,7 @@ TASKS = {
     "perplexity": "heldout",
     "geometry": "geometry",
     "heterogeneity": "mismatch",
+    "best_of_family": "family",
     "moe": "experts",
     "restoration": "restoration",
 }

@@ -23,6 +23,9 @@ NOTEBOOKS: dict[str, Notebook] = {
     "pareto": Notebook("perplexity", "every recipe, the envelope, the best run for each budget"),
     "layers": Notebook("perplexity", "which layers bear compression, errors of every module"),
     "mismatch": Notebook("heterogeneity", "whether the parts of the model share subspaces at all"),
+    "family": Notebook(
+        "best_of_family", "whether any tensor format beats SVD of as many values, and by what"
+    ),
     "head_axis": Notebook(
         "perplexity", "how much of the published mismatch is the published layout of heads"
     ),

@@ -237,6 +237,18 @@ def head_axis_errors(rows: pd.DataFrame) -> list[str]:
     ]
 
 
+def family(rows: pd.DataFrame) -> list[str]:
+    """Where any tensor format beats SVD, and what order means (rows of ``family_stacks``)."""
+    return [
+        f"At {row.budget:g} % of values saved some tensor format errs less than SVD of as many "
+        f"values in {row.tensor_format_wins} of {row.compared} stacks; on average the best has "
+        f"{row.mean_ratio:.3f} times SVD's error. In {row.order_matters} the order of rows and "
+        f"columns matters: the error is {row.mean_scrambled_ratio:.3f} times that of scrambled "
+        "matrices on average."
+        for row in rows[rows["of_all"]].itertuples()
+    ]
+
+
 def idle_experts(rows: pd.DataFrame) -> list[str]:
     """Experts that no token of the text reached, layer by layer (rows of ``idle_experts``)."""
     if rows.empty:

@@ -27,6 +27,7 @@ TASKS: dict[str, str] = {
     "restoration": "tensorpress.config.tasks.restoration",
     "heterogeneity": "tensorpress.config.tasks.heterogeneity",
     "prediction": "tensorpress.config.tasks.prediction",
+    "best_of_family": "tensorpress.config.tasks.best_of_family",
 }
 
 
