@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -73,6 +74,16 @@ def test_losses_are_the_same_in_chunks() -> None:
         assert float(row[5]) < 1e-5, row
         assert float(row[6]) < 1e-4, row
     assert float(rows[2][4]) < float(rows[1][4]) / 2  # MiB
+
+
+@pytest.mark.parametrize("form", ["fp8", "gptq"])
+def test_fetch_takes_no_more_than_is_foreseen(tmp_path: Path, form: str) -> None:
+    done = run("benchmarks/fetch.py", "tiny", str(tmp_path / "work"), "--format", form)
+    found = re.search(r"([\d.e-]+) GB in bfloat16: peak ([\d,]+) MB, foreseen ([\d,]+)", done.stdout)
+    assert found
+    made, peak, foreseen = (float(each.replace(",", "")) for each in found.groups())
+    assert made > 0
+    assert peak < foreseen
 
 
 def test_dag_plans_every_method_layer_recipe_and_task() -> None:

@@ -8,16 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
+from support import quantised
 from support.loopback_hub import TOKEN, LoopbackHub, Repository, loopback_hub, save_wikitext
 from support.untrusted import REVISION, fetch, refusal, update
 from support.workspace import save_tiny, tiny_llama
 
+from tensorpress.checkpoints.checkpoint import Checkpoint
+from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
+from tensorpress.running.oom import CPU
 from tensorpress.sources.contents import model_config
 from tensorpress.sources.corpora import text_of
 from tensorpress.sources.hub_datasets import require
 from tensorpress.sources.inputs import HubModel, Wikitext2Corpus
+from tensorpress.sources.quantised import Origin
 from tensorpress.sources.texts import WIKITEXT2
 
 OTHER = "fedcba9876" * 4
@@ -149,6 +155,50 @@ def test_what_is_not_there_is_one_line(hub: LoopbackHub, sharded: Path, tmp_path
         f"models.m: some/model@01234567: the repository has no {shards(sharded)[2]}; "
         "allowed: one that has it"
     )
+
+
+def codes_and_scales_apart(folder: Path) -> list[str]:
+    """Two shards of a quantised model's file: scales lie in the second. Their names."""
+    held = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    places = {name: names[name.endswith("_scale_inv")] for name in held}
+    for file in names:
+        own = {name: tensor for name, tensor in held.items() if places[name] == file}
+        save_file(own, folder / file, metadata={"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return names
+
+
+def test_a_quantised_repository_is_dequantised(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = save_tiny(tiny_llama(), tmp_path / "model")
+    expected = quantised.fp8(folder)
+    codes, scales = codes_and_scales_apart(folder)
+    hub.cuts[codes] = [5_500]
+    target = fetch(served(hub, folder), tmp_path / "fetched")
+    assert hub.ranges == [(codes, "bytes=5000-")]
+    checkpoint = Checkpoint.open(target)
+    found = checkpoint.read(checkpoint.files)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight.float(), rtol=1e-5, atol=1e-8)
+    held = {**load_file(folder / codes), **load_file(folder / scales)}
+    bits = 8 * sum(tensor.nbytes for tensor in held.values())
+    assert Origin.of(target) == Origin(bits, "FP8 in blocks of 16 x 16")
+    assert torch.isfinite(load_model(target, CPU)(torch.arange(9)[None]).logits).all()
+
+
+def test_a_quantised_repository_without_a_scale_is_one_line(
+    hub: LoopbackHub, tmp_path: Path
+) -> None:
+    folder = save_tiny(tiny_llama(), tmp_path / "model")
+    quantised.fp8(folder)
+    held = load_file(folder / "model.safetensors")
+    scale = next(name for name in held if name.endswith("q_proj.weight_scale_inv"))
+    del held[scale]
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    message = fetch_refused(served(hub, folder), tmp_path / "fetched")
+    assert f"{scale.removesuffix('_scale_inv')} holds numbers of type F8_E4M3" in message
 
 
 ROWS = {

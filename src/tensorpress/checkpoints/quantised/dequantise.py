@@ -16,6 +16,7 @@ from tensorpress.files.storage import StoredTensor
 from tensorpress.running.forkserver import function
 from tensorpress.sources.headers import Stored
 from tensorpress.sources.quantised import Quantisation
+from tensorpress.sources.weightfiles import INDEX
 
 
 def dequantise(
@@ -31,6 +32,7 @@ def dequantise(
     read: Reader = function(codes.reader)
     weights = read(held, codes.settings)
     weights |= held.plain()
+    (target / INDEX).unlink(missing_ok=True)  # of the codes; one shard of weights has none
     writer = ShardWriter(target, getattr(torch, dtype))
     for weight_name, weight in weights.items():
         whole = _whole(weight_name, weight, writer.dtype)
