@@ -79,11 +79,10 @@ def test_losses_are_the_same_in_chunks() -> None:
 @pytest.mark.parametrize("form", ["fp8", "gptq"])
 def test_fetch_takes_no_more_than_is_foreseen(tmp_path: Path, form: str) -> None:
     done = run("benchmarks/fetch.py", "tiny", str(tmp_path / "work"), "--format", form)
-    found = re.search(r"([\d.e-]+) GB in bfloat16: peak ([\d,]+) MB, foreseen ([\d,]+)", done.stdout)
+    found = re.search(r"peak ([\d,]+) MB, foreseen ([\d,]+) MB", done.stdout)
     assert found
-    made, peak, foreseen = (float(each.replace(",", "")) for each in found.groups())
-    assert made > 0
-    assert peak < foreseen
+    peak, foreseen = (int(each.replace(",", "")) for each in found.groups())
+    assert 0 < peak < foreseen
 
 
 def test_dag_plans_every_method_layer_recipe_and_task() -> None:
