@@ -8,6 +8,7 @@ import torch
 
 from tensorpress.formats.base import Format
 from tensorpress.formats.build import build
+from tensorpress.formats.rounding import pack
 
 OUT, IN = 12, 8
 SETTINGS = {
@@ -31,6 +32,8 @@ SETTINGS = {
         "ranks": [1, 3, 4, 1],
         "outliers": [3, 5],
     },
+    "sparse": {"slices": 2, "out_features": OUT, "in_features": IN, "kept": [40, 25]},
+    "two_four": {"slices": 2, "out_features": OUT, "in_features": IN},
     "tucker_matrix": {
         "slices": 2,
         "out_features": OUT,
@@ -86,12 +89,12 @@ SETTINGS = {
         "bits": 5,
         "group_size": 7,
     },
-    "adapted": {
-        "inner": {
+    "sum": {
+        "base": {
             "format": "low_rank",
             "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
         },
-        "adapter": {
+        "correction": {
             "format": "low_rank",
             "settings": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 2},
         },
@@ -111,4 +114,14 @@ def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
         width = store.in_features
         flat = torch.randperm(store.out_features * width)[:count]
         values[f"place_{index}"] = store.pack(flat // width, flat % width)
+    if name == "sparse":
+        entries = store.out_features * store.in_features
+        kept = [torch.randperm(entries) < count for count in settings["kept"]]
+        values["places"] = torch.stack(
+            [store.pack(mask.view(-1, store.in_features)) for mask in kept]
+        )
+    if name == "two_four":
+        groups = torch.rand(settings["slices"], store.out_features, store.in_features // 4, 4)
+        places = groups.argsort()[..., :2].sort().values
+        values["places"] = pack(places.to(torch.uint8), 2)
     return store.fill(**values)

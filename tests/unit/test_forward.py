@@ -35,6 +35,8 @@ EXPERT_SETTINGS: dict[str, dict[str, Any]] = {
     "low_rank": {"rank": 3},
     "tt_matrix": MODES,
     "tt_sparse": {**MODES, "outliers": [3, 0, 1, 5]},
+    "sparse": {"kept": [40, 0, 25, 96]},
+    "two_four": {},
     "tucker_matrix": {"out_rank": 5, "in_rank": 4},
     "tucker_slices": {"out_rank": 5, "in_rank": 4},
 }
@@ -80,6 +82,8 @@ def with_three_slices(name: str) -> Format:
     settings = three_slices(SETTINGS[name])
     if "outliers" in settings:
         settings["outliers"] = [3, 0, 5]
+    if "kept" in settings:
+        settings["kept"] = [40, 0, 25]
     return filled(name, settings)
 
 

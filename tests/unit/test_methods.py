@@ -70,6 +70,8 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
+PACKED = ("tt_sparse", "sparse", "sum")
+"""Formats with packed numbers, of which a budget counts the bits."""
 CASES = [
     *((name, spec.groups[0], settings_of(spec)) for name, spec in ALONE.items()),
     ("svd", "experts", {"rank": 7}),
@@ -88,6 +90,10 @@ CASES = [
     ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
     ("gptq", "experts", {"bits": 3, "group_size": None}),
+    ("sparse", "experts", {"budget": {"saved": 0.5}}),
+    ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),
+    ("sparse", "attention", {"pattern": "2:4", "criterion": "magnitude"}),
+    ("sparse", "ffn", {"budget": {"saved": 0.9}, "threshold": "published"}),
 ]
 
 
@@ -109,7 +115,7 @@ def test_shapes_and_bounds(method: str, group: str, settings: dict) -> None:
         if each.upper_bound is not None:
             assert joint <= each.upper_bound * (1 + 1e-5) + 1e-6
         budget = settings.get("budget")
-        if budget and each.store.name != "tt_sparse":  # that one counts bytes of coordinates
+        if budget and each.store.name not in PACKED:
             dense = sum(weights[m].numel() for m in each.modules)
             assert 0.9 * budget["saved"] - 0.1 < 1 - each.stored_values / dense
             assert each.stored_values <= (1 - budget["saved"]) * dense

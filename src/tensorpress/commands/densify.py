@@ -18,7 +18,6 @@ from tensorpress.checkpoints.checkpoint import is_finite
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
-from tensorpress.formats.adapted import Adapted
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
@@ -62,7 +61,7 @@ def densify(source: Path, target: Path) -> None:
             if isinstance(module, FactoredLinear | FactoredExperts | FactoredEmbedding):
                 _rebuild(module, plain.get_submodule(name), family)
         for name, module in compressed.named_modules():
-            if hasattr(module, ADAPTER) and not isinstance(module, Adapted):
+            if hasattr(module, ADAPTER):
                 adapted: Any = plain.get_submodule(name)
                 change = getattr(module, ADAPTER).dense(0)
                 adapted.weight += change.mT if isinstance(adapted, Conv1D) else change

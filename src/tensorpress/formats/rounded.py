@@ -24,6 +24,7 @@ class Rounded(Format):
     """
 
     name = "rounded"
+    exact = ("",)  # codes are not rounded again
     _calls: _Calls
 
     def __init__(self, *, inner: Format, bits: int, group_size: int | None) -> None:
@@ -121,7 +122,7 @@ def rounded(store: Format, bits: int, group_size: int | None, scales: torch.dtyp
     device the result has the right shapes, for counting.
     """
     shapes = factors_to_round(store)
-    if isinstance(store, Rounded) or not shapes:
+    if not shapes:
         return store
     result = Rounded(inner=store, bits=bits, group_size=group_size)
     values = {}

@@ -4,18 +4,20 @@ They are imported, not named as text: transformers finds the files of a checkpoi
 relative imports.
 """
 
-from .adapted import Adapted
 from .base import Format
 from .dense import DenseSlices
 from .low_rank import LowRank
 from .per_head import PerHead
 from .rounded import Rounded
 from .shared_basis import SharedBasis
+from .sparse import Sparse
+from .sum import Sum
 from .tt_matrix import TTMatrix
 from .tt_sparse import TTSparse
 from .tucker_heads import TuckerHeads
 from .tucker_matrix import TuckerMatrix
 from .tucker_slices import TuckerSlices
+from .two_four import TwoFour
 from .zero import Zero
 
 UNKEYED = "the formats of factors are entries of their own in the keys (identities.py)"
@@ -26,12 +28,14 @@ CLASSES = (
     LowRank,
     TTMatrix,
     TTSparse,
+    Sparse,
+    TwoFour,
     TuckerMatrix,
     PerHead,
     TuckerSlices,
     TuckerHeads,
     SharedBasis,
     Rounded,
-    Adapted,
+    Sum,
 )
 FORMATS: dict[str, type[Format]] = {each.name: each for each in CLASSES}

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from .base import Format
+from .coordinates import coordinate_bits
+from .places import pack_coordinates, unpack_coordinates
 from .tt_matrix import TTMatrix
 
 
 class TTSparse(TTMatrix):
     """Cores of the inliers; ``outlier_k (n_k,)`` and their packed coordinates per slice k.
 
-    A coordinate takes ``ceil(log2 out) + ceil(log2 in)`` bits and no more: they are packed into
-    bytes, row bits before column bits, most significant first.
+    A coordinate takes ``ceil(log2 out) + ceil(log2 in)`` bits and no more (``places``).
     """
 
     name = "tt_sparse"
@@ -41,7 +42,7 @@ class TTSparse(TTMatrix):
             ranks=ranks,
         )
         self.settings["outliers"] = list(outliers)
-        self.coordinate_bits = ((out_features - 1).bit_length(), (in_features - 1).bit_length())
+        self.coordinate_bits = coordinate_bits(out_features, in_features)
         for index, count in enumerate(outliers):
             self.factor(f"outlier_{index}", (count,))
             size = -(-count * sum(self.coordinate_bits) // 8)
@@ -49,19 +50,12 @@ class TTSparse(TTMatrix):
 
     def pack(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Coordinates ``(n,)`` as the bytes of ``place_k``."""
-        row_bits, column_bits = self.coordinate_bits
-        bits = torch.cat([_bits(rows, row_bits), _bits(columns, column_bits)], dim=1).flatten()
-        padded = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-        return (padded * _weights(8, padded.device)).sum(1).to(torch.uint8)
+        return pack_coordinates(rows, columns, self.coordinate_bits)
 
     def coordinates(self, index: int) -> tuple[Tensor, Tensor]:
         """Rows and columns ``(n,)`` of the outliers of one slice."""
-        row_bits, column_bits = self.coordinate_bits
         count = self.settings["outliers"][index]
-        bits = _bits(self.get_buffer(f"place_{index}").long(), 8).flatten()
-        bits = bits[: count * (row_bits + column_bits)].view(count, row_bits + column_bits)
-        rows = (bits[:, :row_bits] * _weights(row_bits, bits.device)).sum(1)
-        return rows, (bits[:, row_bits:] * _weights(column_bits, bits.device)).sum(1)
+        return unpack_coordinates(self.get_buffer(f"place_{index}"), count, self.coordinate_bits)
 
     def packed(self) -> dict[str, tuple[int, int]]:
         counts = self.settings["outliers"]
@@ -82,12 +76,3 @@ class TTSparse(TTMatrix):
     def dense(self, index: int) -> Tensor:
         values = getattr(self, f"outlier_{index}")
         return self.rebuild(index).index_put(self.coordinates(index), values, accumulate=True)
-
-
-def _bits(numbers: Tensor, width: int) -> Tensor:
-    """Binary digits ``(n, width)``, most significant first."""
-    return (numbers[:, None] >> torch.arange(width - 1, -1, -1, device=numbers.device)) & 1
-
-
-def _weights(width: int, device: torch.device) -> Tensor:
-    return 2 ** torch.arange(width - 1, -1, -1, device=device)

@@ -22,8 +22,10 @@ from tensorpress.methods.layout import Layout, sizes_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tensorpress.formats.base import Format
+
 BLOCK = 128
-"""Columns whose corrections are collected before they reach all columns still to come."""
+"""Columns that are rounded before their corrections reach the others (``compensation``)."""
 
 
 class Spec(MethodSpec):
@@ -79,24 +81,32 @@ def decompose(
     The second moments of a module's inputs are GPTQ's Hessian; where they are zero, as of an
     expert that saw no token, the weights are rounded to nearest.
     """
+    factors = []
+    for layout, (stack,) in with_layouts(weights, layer, spec):
+        moment = None if moments is None else stacked(moments[layout.modules[0]])
+        store = rounded_stack(layout, stack, moment, spec.damping)
+        factors.append(Factors(layout.modules, store))
+    return factors
+
+
+def rounded_stack(layout: Layout, stack: Tensor, moment: Tensor | None, damping: float) -> Format:
+    """``stack (S, out, in)`` as the layout, of format ``rounded``, says."""
     import torch
 
     from tensorpress.formats import rounding
 
-    factors = []
-    for layout, (stack,) in with_layouts(weights, layer, spec):
-        scales = rounding.scales_of(stack, spec.bits, spec.group_size).bfloat16().float()
-        # without moments all inputs weigh the same, and no column can make up for another's error
-        unknown = stack.new_zeros(1, 1, 1).expand(len(stack), stack.shape[2], stack.shape[2])
-        moment = stacked(moments[layout.modules[0]]) if moments else unknown
-        codes = []
-        for index, (matrix, inputs) in enumerate(zip(stack, moment, strict=True)):
-            each = rounding.spread(scales, matrix.numel(), spec.group_size, index * matrix.numel())
-            codes.append(gptq(matrix, each.view_as(matrix), inputs, spec.bits, spec.damping))
-        packed = rounding.pack(torch.stack(codes).flatten(), spec.bits)
-        store = layout.build().fill(weight_codes=packed, weight_scales=scales)
-        factors.append(Factors(layout.modules, store))
-    return factors
+    bits, group_size = layout.settings["bits"], layout.settings["group_size"]
+    scales = rounding.scales_of(stack, bits, group_size).bfloat16().float()
+    # without moments all inputs weigh the same, and no column can make up for another's error
+    unknown = stack.new_zeros(1, 1, 1).expand(len(stack), stack.shape[2], stack.shape[2])
+    codes = []
+    for index, (matrix, inputs) in enumerate(
+        zip(stack, unknown if moment is None else moment, strict=True)
+    ):
+        each = rounding.spread(scales, matrix.numel(), group_size, index * matrix.numel())
+        codes.append(gptq(matrix, each.view_as(matrix), inputs, bits, damping))
+    packed = rounding.pack(torch.stack(codes).flatten(), bits)
+    return layout.build().fill(weight_codes=packed, weight_scales=scales)
 
 
 def gptq(weight: Tensor, scales: Tensor, moment: Tensor, bits: int, damping: float) -> Tensor:
@@ -109,48 +119,19 @@ def gptq(weight: Tensor, scales: Tensor, moment: Tensor, bits: int, damping: flo
     import torch
 
     from tensorpress.formats.rounding import limit, nearest
+    from tensorpress.linalg.compensation import compensated, corrections
 
     # Ascending, and rounded from the end, so that the largest inputs come first all the same: row k
     # of the inverse Cholesky factor corrects the columns before k, never those behind it
     order = moment.diagonal().argsort(stable=True)
-    pull = corrections(moment, order, damping)
-    weight = weight.mT[order]  # transposed, so that a column's values are adjacent
-    codes = torch.empty_like(weight, dtype=torch.uint8)
-    for stop in range(len(weight), 0, -BLOCK):
-        start = max(stop - BLOCK, 0)
-        rows = pull[start:stop, :stop].to(weight.dtype)
-        errors = torch.empty_like(weight[start:stop])
-        for k in reversed(range(start, stop)):
-            scale = scales[:, order[k]]
-            codes[k] = nearest(weight[k], scale, bits)
-            error = weight[k] - (codes[k].to(weight.dtype) - limit(bits)) * scale
-            weight[start : k + 1].addr_(rows[k - start, start : k + 1], error, alpha=-1)
-            errors[k - start] = error
-        weight[:start].addmm_(rows[:, :start].mT, errors, alpha=-1)
+    pull, _ = corrections(moment, order, damping)
+    columns = weight.mT[order]  # transposed, so that a column's values are adjacent
+    codes = torch.empty_like(columns, dtype=torch.uint8)
+
+    def replaced(k: int, column: Tensor) -> Tensor:
+        scale = scales[:, order[k]]
+        codes[k] = nearest(column, scale, bits)
+        return (codes[k].to(column.dtype) - limit(bits)) * scale
+
+    compensated(columns, pull, BLOCK, replaced)
     return codes[order.argsort()].mT
-
-
-def corrections(moment: Tensor, order: Tensor, damping: float) -> Tensor:
-    """How an error in column k, in ``order``, is made up for by those before it: row k, float64.
-
-    The rows, divided by their diagonal, of the lower triangular R with ``R^T R`` the inverse of the
-    damped moment: R is the inverse of its Cholesky factor. It is computed in place, in the memory
-    of one moment, which is the largest tensor here.
-    """
-    import torch
-
-    wide = moment.new_empty(moment.shape, dtype=torch.float64)
-    for rows, some in zip(wide.split(BLOCK), order.split(BLOCK), strict=True):
-        rows.copy_(moment[some][:, order])
-    mean = float(wide.diagonal().mean())
-    if mean <= 0:
-        return torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    wide.diagonal().add_(damping * mean)
-    lower = torch.linalg.cholesky(wide.mT, out=wide.mT)
-    for start in range(0, len(lower), BLOCK):
-        own = slice(start, start + BLOCK)
-        inverse = torch.linalg.inv(lower[own, own])
-        lower[own, :start] = -inverse @ (lower[own, :start] @ lower[:start, :start])
-        lower[own, own] = inverse
-    lower /= lower.diagonal().clone()[:, None]
-    return lower

@@ -23,6 +23,7 @@ METHODS: dict[str, str] = {
     "td_moe": "tensorpress.methods.td_moe",
     "advised": "tensorpress.methods.advised",
     "gptq": "tensorpress.methods.gptq",
+    "sparse": "tensorpress.methods.sparse",
 }
 
 

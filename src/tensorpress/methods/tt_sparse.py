@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
-from tensorpress.architectures.published import SuperWeight
-from tensorpress.errors import TensorpressError
+from tensorpress.formats.coordinates import coordinate_bits
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout
+from tensorpress.methods.super_weights import Coordinate, KeepsSuperWeights, require_inside
 from tensorpress.methods.tt import TrainSpec, core_values, metric_of, stack_bounds, train_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Coordinate = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
-
-class Spec(TrainSpec):
+class Spec(KeepsSuperWeights, TrainSpec):
     """Which entries are kept: the largest ones, and any that are given.
 
     ``keep`` holds for every matrix, each of ``super_weights`` for the layer and module it names.
@@ -40,25 +38,14 @@ class Spec(TrainSpec):
     method: Literal["tt_sparse"]
     outliers: float = Field(5e-7, gt=0, lt=1, description="share of entries kept, at least one")
     keep: tuple[Coordinate, ...] = Field((), description="(row, column) of entries always kept")
-    super_weights: tuple[SuperWeight, ...] = Field((), description="entries kept where they belong")
-
-    @property
-    def depends_on_layer_index(self) -> bool:
-        return bool(self.super_weights)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         found = []
         for module, shape in layer.group(group).items():
+            require_inside("keep", self.keep, shape, module)
             given = self.given(layer, module)
-            for row, column in given:
-                if row >= shape.out_features or column >= shape.in_features:
-                    field = "keep" if (row, column) in self.keep else "super_weights"
-                    raise TensorpressError(
-                        f"{field}: ({row}, {column}) is outside of {module}; "
-                        f"allowed: up to ({shape.out_features - 1}, {shape.in_features - 1})"
-                    )
             count = self.kept(shape) + len(given)
-            bits = (shape.out_features - 1).bit_length() + (shape.in_features - 1).bit_length()
+            bits = sum(coordinate_bits(shape.out_features, shape.in_features))
             # a kept entry takes the space of its value and of its packed coordinates
             sparse = shape.slices * -(-count * (16 + bits) // 16)
             settings = self.train_settings(shape, module, shape.numel)
@@ -81,11 +68,6 @@ class Spec(TrainSpec):
     def kept(self, shape: ModuleShape) -> int:
         """Entries of one matrix that are kept for their size."""
         return max(1, int(self.outliers * shape.out_features * shape.in_features))
-
-    def exact(self, layer: LayerShape, module: str) -> tuple[Coordinate, ...]:
-        """The super weights of a module of a layer."""
-        here = (w for w in self.super_weights if (w.layer, w.module) == (layer.number, module))
-        return tuple(dict.fromkeys((w.row, w.column) for w in here))
 
     def given(self, layer: LayerShape, module: str) -> tuple[Coordinate, ...]:
         """Entries of a module of a layer that are kept whatever their size."""

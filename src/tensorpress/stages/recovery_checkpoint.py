@@ -18,9 +18,9 @@ from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
 from tensorpress.config.recovery import Adapters
 from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits
-from tensorpress.formats.adapted import Adapted
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
+from tensorpress.formats.sum import Sum
 
 PROJECTIONS = ("gate", "up", "down")
 
@@ -62,7 +62,8 @@ def write_recovered(
     counts = _Counts(plan, family, VALUE_BITS[dtype])
     for path, store in kept.items():
         layer = family.layer_of(path)
-        counts.add(path, writer.add_store(f"{path}.{ADAPTER}", store, layer, replaced=True))
+        place = f"{path}.correction" if path in inside else f"{path}.{ADAPTER}"
+        counts.add(path, writer.add_store(place, store, layer, replaced=True))
     checkpoint_bytes = writer.close()
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
@@ -97,8 +98,8 @@ def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> set[str]
         for name in PROJECTIONS:
             path = f"{entry['path']}.{name}"
             if path in kept:
-                settings = {"inner": entry[name], ADAPTER: kept[path].description}
-                entry[name] = {"format": Adapted.name, "settings": settings}
+                settings = {"base": entry[name], "correction": kept[path].description}
+                entry[name] = {"format": Sum.name, "settings": settings}
                 wrapped.add(path)
     return wrapped
 
@@ -107,7 +108,7 @@ def _moved(name: str, wrapped: set[str]) -> str:
     """The name of a tensor of the source: a wrapped store stands one level deeper."""
     for path in wrapped:
         if name.startswith(f"{path}."):
-            return f"{path}.inner.{name.removeprefix(f'{path}.')}"
+            return f"{path}.base.{name.removeprefix(f'{path}.')}"
     return name
 
 

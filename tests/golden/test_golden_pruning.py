@@ -1,0 +1,76 @@
+"""Pruning agrees with the oracle: zeros, errors and masks of the published code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.oracle import DATA2, needs_golden, tensor2_of
+from support.stages import alone
+from torch import Tensor
+
+from tensorpress.methods import sparse
+
+pytestmark = needs_golden
+KEPT_HEAD = (3, 24)
+"""Rows and columns of the masks that the oracle prints."""
+SAMPLE = 256
+"""Tokens of a sample: the published Hessian is a mean over samples, not over tokens."""
+
+
+def moment_of(case: dict[str, Any]) -> Tensor:
+    inputs = tensor2_of(case["inputs"])
+    return inputs.mT @ inputs / len(inputs)
+
+
+def output_error(case: dict[str, Any], found: Tensor, weight: Tensor) -> float:
+    inputs = tensor2_of(case["inputs"])
+    gap = (found.double() - weight.double()) @ inputs.mT
+    return float(gap.norm() / (weight.double() @ inputs.mT).norm())
+
+
+def pruned(case: dict[str, Any], **settings: Any) -> tuple[Tensor, Tensor]:
+    """Our pruned weight and the weight, with the threshold of the published code."""
+    weight = tensor2_of(case["weight"])
+    if case.get("prunem"):  # ``prunen`` is how many go
+        settings["pattern"] = f"{case['prunem'] - case['prunen']}:{case['prunem']}"
+    else:
+        settings["share"] = case["sparsity"]
+    spec = sparse.Spec(method="sparse", threshold="published", **settings)
+    moments = {"ffn.up": moment_of(case)} if spec.needs_moments else None
+    (factors,) = sparse.decompose({"ffn.up": weight}, alone(weight), spec, moments)
+    return factors.store.dense(0), weight
+
+
+def check_mask(case: dict[str, Any], found: Tensor) -> None:
+    rows, columns = KEPT_HEAD
+    head = ["".join("01"[bool(v)] for v in row[:columns]) for row in found[:rows]]
+    assert head == case["kept_head"]
+    assert int((found == 0).sum()) == case["zeros"]
+
+
+@pytest.mark.parametrize("case", DATA2.get("sparsegpt", []))
+def test_sparsegpt(case: dict[str, Any]) -> None:
+    settings = {"block": case["blocksize"], "damping": case["damping"]}
+    found, weight = pruned(case, criterion="sparsegpt", **settings)
+    check_mask(case, found)
+    assert output_error(case, found, weight) == pytest.approx(case["output_rel_err"], rel=1e-4)
+    moment, gap = moment_of(case), (found - weight).double()
+    moment.diagonal().add_(case["damping"] * moment.diagonal().mean())
+    damped = SAMPLE * float(((gap @ moment) * gap).sum())
+    assert damped == pytest.approx(case["half_trace_damped"], rel=1e-4)
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "magnitude"])
+def test_masks(criterion: str) -> None:
+    for case in DATA2[criterion]:
+        found, weight = pruned(case, criterion=criterion)
+        check_mask(case, found)
+        gap = found.double() - weight.double()
+        weight_error = float(gap.norm() / weight.double().norm())
+        assert weight_error == pytest.approx(case["weight_rel_err"], rel=1e-6)
+        zeros = (found == 0).sum(1)
+        assert [int(zeros.min()), int(zeros.max())] == case["zeros_per_row_min_max"]
+        if case["inputs"]:
+            error = output_error(case, found, weight)
+            assert error == pytest.approx(case["output_rel_err"], rel=1e-6)
