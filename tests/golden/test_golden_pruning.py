@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.oracle import DATA2, needs_golden, tensor2_of
+from support.oracle import DATA2, needs_golden, stacked_error, tensor2_of
 from support.stages import alone
 from torch import Tensor
 
 from tensorpress.methods import sparse
+from tensorpress.methods.registry import load
 
 pytestmark = needs_golden
 KEPT_HEAD = (3, 24)
@@ -74,3 +75,33 @@ def test_masks(criterion: str) -> None:
         if case["inputs"]:
             error = output_error(case, found, weight)
             assert error == pytest.approx(case["output_rel_err"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", DATA2.get("sparse_plus_low_rank", []))
+def test_sparse_plus_low_rank_is_no_worse(case: dict[str, Any]) -> None:
+    weight = tensor2_of(case["weight"])
+    size = {"pattern": "2:4"} if case["kept_n_of_m"] else {"share": case["sparsity"]}
+    method = load("sparse_plus_low_rank")
+    spec = method.Spec(method="sparse_plus_low_rank", rank=case["rank"], sweeps=3, **size)
+    moments = {"ffn.up": moment_of(case)}
+    (factors,) = method.decompose({"ffn.up": weight}, alone(weight), spec, moments)
+    error = output_error(case, factors.store.dense(0), weight)
+    assert error <= 1.02 * case["output_rel_err"]
+
+
+@pytest.mark.parametrize("case", DATA2.get("sparse_plus_low_rank_planted", {"cases": []})["cases"])
+def test_planted_parts_are_told_apart(case: dict[str, Any]) -> None:
+    """The reference stops after the sparse half, we after the low rank that follows it."""
+    weight, method = tensor2_of(case["input"]), load("sparse_plus_low_rank")
+    share = 1 - case["entries"] / weight.numel()
+    errors, reached = [], {int(n): error for n, error in case["rel_err_after"].items()}
+    for sweeps in (1, 6, 20, 60):
+        spec = method.Spec(
+            method="sparse_plus_low_rank", criterion="magnitude", share=share, rank=case["rank"],
+            sweeps=sweeps,
+        )  # fmt: skip
+        (factors,) = method.decompose({"ffn.up": weight}, alone(weight), spec, None)
+        errors.append(stacked_error(factors.store, weight[None]))
+    assert reached[2] - 1e-5 <= errors[0] <= reached[1] + 1e-5
+    assert reached[21] - 1e-5 <= errors[1] <= reached[6] + 1e-5
+    assert errors[2:] == pytest.approx([reached[21], reached[60]], abs=1e-5)

@@ -94,6 +94,9 @@ CASES = [
     ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),
     ("sparse", "attention", {"pattern": "2:4", "criterion": "magnitude"}),
     ("sparse", "ffn", {"budget": {"saved": 0.9}, "threshold": "published"}),
+    ("sparse_plus_low_rank", "experts", {"budget": {"saved": 0.4}, "rank": 2, "sweeps": 2}),
+    ("quantised_plus_correction", "experts", {"correction": {"format": "tucker", "rank": 5}}),
+    ("quantised_plus_correction", "ffn", {"correction": {"format": "tt", "rank": 5}}),
 ]
 
 

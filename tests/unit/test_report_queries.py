@@ -64,6 +64,11 @@ def advised(*methods: str) -> MethodSpec:
     return method_spec("advised", choices=chosen)
 
 
+def hybrid(format: str) -> MethodSpec:
+    """Rounded weights with a correction of this format."""
+    return method_spec("quantised_plus_correction", correction={"format": format, "rank": 2})
+
+
 @pytest.mark.parametrize(
     ("specs", "bits", "approach", "kind", "alternative"),
     [
@@ -82,6 +87,10 @@ def advised(*methods: str) -> MethodSpec:
         ([DENSE], None, "control", "control", True),
         ([method_spec("gptq")], None, "quantisation", "GPTQ", True),
         ([method_spec("drop")], None, "pruning", "drop", True),
+        ([method_spec("sparse", share=0.5)], None, "pruning", "pruning", True),
+        ([method_spec("sparse_plus_low_rank", share=0.5)], None, "hybrid", "hybrid", True),
+        ([hybrid("svd")], None, "hybrid", "hybrid", True),
+        ([hybrid("tt")], None, "hybrid", "hybrid", False),
         ([ADVISED], None, "mixture", "mixture", False),
         (
             [method_spec("advised", methods=["svd"], quantise=False)],

@@ -27,8 +27,3 @@ def together(approaches: Collection[Approach]) -> Approach:
     """
     (first, *others) = set(approaches) - {"control"} or {"control"}
     return "mixture" if others else first
-
-
-def holds_tensor_format(approaches: Collection[Approach]) -> bool:
-    """Whether anything is held in a tensor format, which of a hybrid is taken for granted."""
-    return not {"tensor format", "hybrid"}.isdisjoint(approaches)

@@ -95,6 +95,11 @@ class MethodSpec(BaseModel):
         """What one module is stored by, where settings are complete."""
         return self.approach
 
+    @property
+    def holds_tensor_format(self) -> bool:
+        """Whether anything is held in a tensor format; a hybrid says what its parts are."""
+        return "tensor format" in self.approaches(False)
+
     def control(self, rounding_bits: int | None) -> str | None:
         """The yardstick of reports that a run of this method alone is, if it is one.
 

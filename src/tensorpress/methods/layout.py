@@ -35,6 +35,11 @@ class Layout:
         return build(self.format, self.settings)
 
     @property
+    def description(self) -> dict[str, Any]:
+        """``{format, settings}``, as a format inside of another one is spelt."""
+        return {"format": self.format, "settings": self.settings}
+
+    @property
     def formats(self) -> frozenset[str]:
         """Names of the format and of those inside of it."""
         return frozenset(_formats(self.format, self.settings))

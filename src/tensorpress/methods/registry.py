@@ -24,6 +24,8 @@ METHODS: dict[str, str] = {
     "advised": "tensorpress.methods.advised",
     "gptq": "tensorpress.methods.gptq",
     "sparse": "tensorpress.methods.sparse",
+    "sparse_plus_low_rank": "tensorpress.methods.sparse_plus_low_rank",
+    "quantised_plus_correction": "tensorpress.methods.quantised_plus_correction",
 }
 
 

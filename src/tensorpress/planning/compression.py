@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from tensorpress.config.recovery import Factors
 from tensorpress.methods.advised import Advice
-from tensorpress.methods.approach import UNCOMPRESSED, holds_tensor_format, together
+from tensorpress.methods.approach import UNCOMPRESSED, together
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.artifacts import AnyCheckpoint, RecoveryArtifact
 
@@ -20,7 +20,7 @@ class Compression:
     """What the methods of a run are together; the defaults are those of the uncompressed model.
 
     ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
-    ``holds_tensor_format`` whether any module is so held (``methods.approach``). ``control`` is the
+    ``holds_tensor_format`` whether any module, or a part of one, is so held. ``control`` is the
     yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
     where a recipe rounds them. ``recovered``: trained after compression; ``trained`` says what was,
     ``adapters`` or ``factors``. ``head_layout`` says how attention was split into heads, where all
@@ -65,7 +65,7 @@ def compression(
     return Compression(
         methods="+".join(dict.fromkeys(spec.label for spec in specs)),
         approach=together(approaches),
-        holds_tensor_format=holds_tensor_format(approaches),
+        holds_tensor_format=any(spec.holds_tensor_format for spec in specs),
         control=_common([spec.control(rounding_bits) for spec in specs]),
         rounding_bits=rounding_bits,
         recovered=trained is not None,
