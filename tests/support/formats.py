@@ -32,6 +32,13 @@ SETTINGS = {
         "ranks": [1, 3, 4, 1],
         "outliers": [3, 5],
     },
+    "cp": {
+        "slices": 3,
+        "out_features": OUT,
+        "in_features": IN,
+        "rank": 5,
+        "transposed": [False, False, True],
+    },
     "sparse": {"slices": 2, "out_features": OUT, "in_features": IN, "kept": [40, 25]},
     "two_four": {"slices": 2, "out_features": OUT, "in_features": IN},
     "tucker_matrix": {

@@ -89,6 +89,8 @@ CASES = [
     ("td_moe", "experts", {"budget": {"saved": 0.5}}),
     ("td_moe", "experts", {"ratio": 0.3, "experts": "compress"}),
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
+    ("cp", "ffn", {"budget": {"saved": 0.5}, "starts": 2}),
+    ("cp", "experts", {"rank": 9, "starts": 1}),
     ("gptq", "experts", {"bits": 3, "group_size": None}),
     ("sparse", "experts", {"budget": {"saved": 0.5}}),
     ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),

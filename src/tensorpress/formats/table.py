@@ -5,6 +5,7 @@ relative imports.
 """
 
 from .base import Format
+from .cp import CP
 from .dense import DenseSlices
 from .low_rank import LowRank
 from .per_head import PerHead
@@ -35,6 +36,7 @@ CLASSES = (
     TuckerSlices,
     TuckerHeads,
     SharedBasis,
+    CP,
     Rounded,
     Sum,
 )

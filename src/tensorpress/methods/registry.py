@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "tucker_qkvo_separate": "tensorpress.methods.tucker_qkvo_separate",
     "tucker_ffn": "tensorpress.methods.tucker_ffn",
     "td_moe": "tensorpress.methods.td_moe",
+    "cp": "tensorpress.methods.cp",
     "advised": "tensorpress.methods.advised",
     "gptq": "tensorpress.methods.gptq",
     "sparse": "tensorpress.methods.sparse",

@@ -31,6 +31,9 @@ from tensorpress.linalg.gram import spectrum
 from tensorpress.methods.base import Factors, MethodSpec
 from tensorpress.methods.registry import METHODS, load, spec_class
 
+CP_SWEEPS = 50
+"""Alternating steps of CP go on for long, and win little by it."""
+
 Stack = tuple[str, ...]
 """Modules whose factors are shared, or one."""
 
@@ -74,6 +77,7 @@ def family(orders: Sequence[int], saved: float) -> list[MethodSpec]:
     variants["tt"] = [{"order": order, "shape": "search"} for order in orders]
     for name in ("tt_sparse", "tt_per_head"):
         variants[name] = [{"order": order} for order in orders]
+    variants["cp"] = [{"starts": 1, "sweeps": CP_SWEEPS}]
     for name in ("tucker_qkvo", "tucker_qkvo_separate"):
         variants[name] = [{"layout": layout} for layout in ("tensorllm", "published")]
     return [
