@@ -18,6 +18,8 @@ from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity
 from tensorpress.files import paths
+from tensorpress.formats.two_four import TwoFour
+from tensorpress.linalg.pruning import Pattern, by_magnitude
 from tensorpress.methods.registry import load
 from tensorpress.objectives.windows import token_windows
 from tensorpress.running import placement
@@ -39,6 +41,7 @@ LLAMA = [
     ("tt", {"order": 3, "rank": 8}, "ffn"),
     ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
     ("gptq", {"bits": 4, "group_size": 8}, "ffn"),
+    ("sparse", {"share": 0.5, "criterion": "wanda"}, "ffn"),
 ]
 MOE = [
     ("svd", {"rank": 5, "whiten": "input"}, "experts"),
@@ -161,3 +164,21 @@ def test_a_gpu_without_any_room_leaves_it_to_the_cpu(llama_directory: Path, tmp_
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("CPU" in note for note in made.job.notes)
+
+
+def test_two_of_four_run_on_the_sparse_tensor_cores() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(2, 64, 128)
+    masks = torch.stack([by_magnitude(matrix, Pattern(0, (2, 4))) for matrix in weight])
+    store = TwoFour.of(weight, masks).to(CUDA, torch.float16)
+    x = torch.randn(3, 40, 128, device=CUDA, dtype=torch.float16)
+    expected = x @ store.dense(1).mT
+    torch.testing.assert_close(store.project(x, 1), expected, rtol=1e-2, atol=1e-1)
+    assert isinstance(store._semi_structured(1), torch.sparse.SparseSemiStructuredTensor)
+    assert store._semi_structured(1) is store._semi_structured(1)
+    with torch.no_grad():
+        store.values.mul_(2)  # what was kept of the factors is made again
+    torch.testing.assert_close(store.project(x, 1), 2 * expected, rtol=1e-2, atol=2e-1)
+    store.requires_grad_(True)  # factors that are trained are rebuilt
+    store.project(x, 1).sum().backward()
+    assert bool(store.values.grad[1].any())

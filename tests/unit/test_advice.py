@@ -12,6 +12,7 @@ from support.workspace import tiny_params, tiny_text
 
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.analysis.knapsack import GAP, choose
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import load_moments, save_moments, tokens_of
@@ -202,6 +203,20 @@ def test_one_factorisation_serves_all_sizes(
         for spec, (made,) in zip(attempt.specs, sizes, strict=True):
             (expected,) = alone(own, attempt.shape, spec, inputs)
             torch.testing.assert_close(made.store.stacked(), expected.store.stacked())
+
+
+def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
+    """A rank of 8 takes 896 of the 3072 values, 4 bits with their scales 816."""
+    methods = ("sparse", "sparse_plus_low_rank", "quantised_plus_correction")
+    assert Spec(method="advised", saved=0.5, methods=methods).methods == methods
+    shape = LayerShape(48, 1, 1, 48, {"ffn.up": ModuleShape(64, 48)})
+    tried = {
+        attempt.specs[0].method: [spec.budget.saved for spec in attempt.specs]
+        for attempt in attempts(shape, methods)
+    }
+    sizes = [step / 10 for step in range(1, 10)]
+    assert list(tried.values()) == [sizes, sizes[:7], sizes[:6]]
+    assert list(tried) == list(methods)
 
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def stack_bytes(config: dict, settings: dict, group: str) -> int:
         (MOE, {"method": "svd", "rank": 64}, "experts", 8.0),
         (MOE, {"method": "dense"}, "experts", 4.0),
         (LLAMA, {"method": "gptq"}, "ffn", 6.2),
+        (LLAMA, {"method": "sparse", "share": 0.5}, "ffn", 9.0),
         (MOE, {"method": "td_moe", "ratio": 0.4, "whiten": "both"}, "experts", 4.2),
     ],
 )

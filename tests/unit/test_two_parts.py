@@ -17,6 +17,7 @@ from tensorpress.formats.base import Format
 from tensorpress.formats.build import build
 from tensorpress.methods.base import MethodSpec, dense_store
 from tensorpress.methods.registry import load
+from tensorpress.methods.tt import Metric
 from tensorpress.methods.two_parts import best_sum, weighed_square
 
 OUT, IN = 24, 32
@@ -48,9 +49,9 @@ def fitted(method: str, weight: Tensor, moment: Tensor | None, **settings: Any) 
 
 
 def output_error(store: Format, weight: Tensor, moment: Tensor) -> float:
-    gap, inputs = store.dense(0).double() - weight.double(), moment.double()
-    whole = weighed_square(weight.double()[None], inputs[None])
-    return (weighed_square(gap[None], inputs[None]) / whole) ** 0.5
+    gap, metric = store.dense(0).double() - weight.double(), Metric(moment.double()[None], None)
+    whole = weighed_square(weight.double()[None], metric)
+    return (weighed_square(gap[None], metric) / whole) ** 0.5
 
 
 def nothing(rest: Tensor) -> Format:
@@ -66,10 +67,10 @@ def test_without_one_part_the_other_is_what_it_is_alone(weight: Tensor, moment: 
     def low_rank(rest: Tensor) -> Format:
         return fitted("svd", rest[0], moment, rank=5, whiten="input")
 
-    stack, inputs = weight[None], moment[None]
-    only = best_sum(stack, inputs, pruned, nothing, [None], 2)
+    stack, metric = weight[None], Metric(moment[None], None)
+    only = best_sum(stack, metric, pruned, nothing, [None], 2)
     assert torch.equal(only.dense(0), pruned(stack).dense(0))
-    only = best_sum(stack, inputs, nothing, low_rank, [None], 2)
+    only = best_sum(stack, metric, nothing, low_rank, [None], 2)
     assert torch.equal(only.dense(0), low_rank(stack).dense(0))
 
 
@@ -118,17 +119,17 @@ def test_grid_points_plus_a_preserved_rank_are_found(moment: Tensor) -> None:
     torch.manual_seed(0)
     grid = torch.zeros(OUT, IN)
     grid[:12, :16] = torch.randint(-3, 4, (12, 16)) / 8
-    grid[:12, ::8] = 3 / 8  # the largest step in each group that has any
+    grid[:12, :16:8] = 3 / 8  # the largest step in each group that has any
     weight = grid.clone()
     weight[12:, 16:] = 20 * torch.randn(12, 3) @ torch.randn(3, 16)
     settings = {
         "base": {"bits": 3, "group_size": 16}, "correction": {"rank": 3}, "whiten": "none",
     }  # fmt: skip
     preserved = fitted(HYBRID, weight, None, preserve=[1.0], **settings)
-    assert stacked_error(preserved, weight[None]) < 1e-6
+    assert stacked_error(preserved, weight[None]) < 1e-5
     torch.testing.assert_close(preserved.base.dense(0)[:12, :16], grid[:12, :16])
     corrected = fitted(HYBRID, weight, None, preserve=[0.0], **settings)
-    assert stacked_error(corrected, weight[None]) > 1e-3
+    assert stacked_error(corrected, weight[None]) > 1e-4
     best = fitted(HYBRID, weight, None, preserve=[0.0, 0.5, 1.0], **settings)
     assert torch.equal(best.dense(0), preserved.dense(0))
 
@@ -147,12 +148,20 @@ def test_damage_never_rises_with_the_rank(quantiser: str, weight: Tensor, moment
 
 
 def test_turns_keep_the_best_pair(weight: Tensor, moment: Tensor) -> None:
-    settings = {"base": {"bits": 2, "quantiser": "gptq"}, "correction": {"rank": 4}}
+    """LoftQ's errors fall further; those of GPTQ, whose half is not exact, may not."""
+    base, correction = {"bits": 2, "group_size": 16}, {"rank": 8}
+    settings = {"base": base, "correction": correction, "whiten": "none"}
+    once, more = (
+        stacked_error(fitted(HYBRID, weight, None, sweeps=sweeps, **settings), weight[None])
+        for sweeps in (1, 6)
+    )
+    assert more < once
+    settings = {"base": {**base, "quantiser": "gptq"}, "correction": correction}
     once, more = (
         output_error(fitted(HYBRID, weight, moment, sweeps=sweeps, **settings), weight, moment)
         for sweeps in (1, 6)
     )
-    assert more < once
+    assert more <= once
 
 
 @pytest.mark.parametrize("format", ["svd", "tt", "tucker"])
@@ -221,3 +230,33 @@ def test_a_hybrid_says_whether_it_holds_a_tensor_format() -> None:
     }
     assert held == {"svd": False, "tt": True, "tucker": True}
     assert not spec_of(SPARSE, share=0.5).holds_tensor_format
+
+
+def test_trains_and_outliers_in_turn_find_what_was_planted() -> None:
+    """Which neither order of a single pass does."""
+    torch.manual_seed(0)
+    weight, settings = torch.randn(64, 96), {"order": 2, "rank": 3}
+    weight = fitted("tt", weight, None, **settings).dense(0)
+    weight.view(-1)[torch.randperm(64 * 96)[:20]] += 10 * weight.std()
+    settings["outliers"] = 20.5 / (64 * 96)
+
+    def error(split: str, sweeps: int = 1) -> float:
+        store = fitted("tt_sparse", weight, None, split=split, sweeps=sweeps, **settings)
+        return stacked_error(store, weight[None])
+
+    assert min(error("outliers"), error("residual")) > 1e-2
+    turns = [error("alternate", sweeps) for sweeps in (1, 4, 40)]
+    assert turns[0] == error("residual")
+    assert turns == sorted(turns, reverse=True)
+    assert turns[-1] < 1e-5
+
+
+@pytest.mark.parametrize("split", ["residual", "alternate"])
+def test_entries_of_the_residual_are_exact(split: str, weight: Tensor, moment: Tensor) -> None:
+    settings = {"order": 2, "rank": 3, "outliers": 0.02, "whiten": "input"}
+    store = fitted("tt_sparse", weight, moment, split=split, **settings)
+    places = store.coordinates(0)
+    assert len(places[0]) == int(0.02 * OUT * IN)
+    torch.testing.assert_close(store.dense(0)[places], weight[places])
+    train = fitted("tt", weight, moment, order=2, rank=3, whiten="input")
+    assert output_error(store, weight, moment) < output_error(train, weight, moment)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape, group_of
+from tensorpress.architectures.sites import gradient_of
 from tensorpress.methods import svd, td_moe, tt, tucker_ffn
 from tensorpress.methods.base import MethodSpec, Whitening
 from tensorpress.methods.budget import Budget, require_rank
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tensorpress.formats.base import Format
+    from tensorpress.methods.tt import Metric
 
 VALUE_BITS = 16
 """Of a scale and of a factor that is not rounded, where a budget is counted."""
@@ -109,13 +111,17 @@ class Fit:
         given = self.spec.model_dump(exclude={"method", *self.spec.sized_by})
         return Fit(self.made_by, self.module, self.shape, **given, **size)
 
-    def __call__(self, stack: Tensor, moment: Tensor | None) -> Format:
-        """The factors of ``stack (S, out, in)`` whose inputs have ``moment (S, in, in)``."""
-        whole = self.shape.slices > 1
-        moments = None
-        if moment is not None:
-            moments = {self.module: moment if whole else moment[0]}
-        weights = {self.module: stack if whole else stack[0]}
+    def __call__(self, stack: Tensor, metric: Metric | None) -> Format:
+        """The factors of ``stack (S, out, in)``, whose errors the metric weighs."""
+        weights, moments = {self.module: self._own(stack)}, None
+        if metric is not None:
+            moments = {self.module: self._own(metric.moments)}
+            if metric.gradients is not None:
+                moments[gradient_of(self.module)] = self._own(metric.gradients)
         (made,) = self.made_by.decompose(weights, self.layer, self.spec, moments)
         store: Format = made.store
         return store
+
+    def _own(self, stack: Tensor) -> Tensor:
+        """As the modules of one matrix have it: without slices."""
+        return stack if self.shape.slices > 1 else stack[0]

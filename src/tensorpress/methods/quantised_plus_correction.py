@@ -23,7 +23,6 @@ from tensorpress.methods.base import (
     WhitenedSpec,
     Whitening,
     dense_store,
-    stacked,
     with_layouts,
 )
 from tensorpress.methods.budget import Budget
@@ -31,6 +30,7 @@ from tensorpress.methods.correction import VALUE_BITS, Correction, Fit
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.rounding import Rounding
+from tensorpress.methods.tt import Metric, metric_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ class Spec(WhitenedSpec):
     base: Base = Base()
     correction: Correction = Correction()
     budget: Budget | None = None
-    whiten: Whitening = Field("input", description="input: minimise the error of the outputs")
+    whiten: Whitening = Field("input", description="what the correction and the choice minimise")
     preserve: tuple[Share, ...] = Field(
         (0.0,),
         min_length=1,
@@ -89,7 +89,7 @@ class Spec(WhitenedSpec):
 
     @property
     def needs_moments(self) -> bool:
-        return self.whiten == "input" or self.base.quantiser == "gptq"
+        return self.whiten != "none" or self.base.quantiser == "gptq"
 
     @property
     def holds_tensor_format(self) -> bool:
@@ -162,13 +162,13 @@ def decompose(
     """Codes of the weights, and factors of what rounding them loses."""
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
-        moment = None if moments is None else stacked(moments[layout.modules[0]])
-        factors.append(Factors(layout.modules, _fitted(layout, layer, spec, stack, moment)))
+        known = metric_of(moments, layout.modules[0], spec)
+        factors.append(Factors(layout.modules, _fitted(layout, layer, spec, stack, known)))
     return factors
 
 
 def _fitted(
-    layout: Layout, layer: LayerShape, spec: Spec, stack: Tensor, moment: Tensor | None
+    layout: Layout, layer: LayerShape, spec: Spec, stack: Tensor, known: Metric | None
 ) -> Format:
     import torch
 
@@ -179,18 +179,19 @@ def _fitted(
         spec.fit(layer.modules[module], module),
         Layout(layout.modules, **layout.settings["base"]),
     )
-    weighed, rounding = moment if spec.whiten == "input" else None, spec.correction.rounding
+    rounding = spec.correction.rounding
+    metric = None if spec.whiten == "none" else known
 
     def base(rest: Tensor) -> Format:
         if spec.base.quantiser == "gptq":
-            return gptq.rounded_stack(codes, rest, moment, spec.damping)
+            return gptq.rounded_stack(codes, rest, known and known.moments, spec.damping)
         nearest = Rounding(bits=spec.base.bits, group_size=spec.base.group_size)
         return nearest.applied(dense_store(rest), torch.bfloat16)
 
     def correction(rest: Tensor) -> Format:
-        made = fit(rest, weighed)
+        made = fit(rest, metric)
         return rounding.applied(made, torch.bfloat16) if rounding else made
 
     scaled = map(fit.scaled, spec.preserve)
-    starts = [None if each is None else partial(each, moment=weighed) for each in scaled]
-    return best_sum(stack, weighed, base, correction, starts, spec.sweeps)
+    starts = [None if each is None else partial(each, metric=metric) for each in scaled]
+    return best_sum(stack, metric, base, correction, starts, spec.sweeps)

@@ -20,6 +20,7 @@ from tensorpress.methods.budget import require_rank
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.sparse import PruningSpec, kept_values, pruned, pruner
+from tensorpress.methods.tt import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,4 +110,5 @@ def _fitted(
     def kept(rest: Tensor) -> Format:
         return pruned(format, rest, moment, prune)
 
-    return best_sum(stack, moment, kept, low_rank, [low_rank], spec.sweeps)
+    metric = None if moment is None else Metric(moment, None)
+    return best_sum(stack, metric, kept, low_rank, [low_rank], spec.sweeps)

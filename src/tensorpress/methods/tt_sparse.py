@@ -6,7 +6,7 @@ models", 2025).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,12 +25,20 @@ from tensorpress.methods.tt import TrainSpec, core_values, metric_of, stack_boun
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tensorpress.formats.base import Format
+    from tensorpress.linalg.weighted_train import Train
+    from tensorpress.methods.tt import Metric
+
+Places = tuple["Tensor", "Tensor"]
+"""Rows and columns of entries."""
+
 
 class Spec(KeepsSuperWeights, TrainSpec):
     """Which entries are kept: the largest ones, and any that are given.
 
     ``keep`` holds for every matrix, each of ``super_weights`` for the layer and module it names.
-    Super weights are restored exactly; to other kept entries what the train has there is added.
+    Super weights are restored exactly, and with ``split: residual`` or ``alternate`` all kept
+    entries are; with ``outliers`` what the train has there is added to the others.
     """
 
     approach: ClassVar[Approach] = "tensor format"
@@ -38,6 +46,12 @@ class Spec(KeepsSuperWeights, TrainSpec):
     method: Literal["tt_sparse"]
     outliers: float = Field(5e-7, gt=0, lt=1, description="share of entries kept, at least one")
     keep: tuple[Coordinate, ...] = Field((), description="(row, column) of entries always kept")
+    split: Literal["outliers", "residual", "alternate"] = Field(
+        "outliers",
+        description="outliers: entries of the weights are set aside first; residual: the train is "
+        "first, and entries are what it errs by most (Saten); alternate: both in turn",
+    )
+    sweeps: int = Field(10, ge=1, description="of alternate")
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         found = []
@@ -83,43 +97,101 @@ def decompose(
     spec: Spec,
     moments: Mapping[str, Tensor] | None,
 ) -> list[Factors]:
-    """Saten's split: TT-SVD of the matrix without its outliers, and these added to it."""
+    """A train and the entries that are added to it, in the order of ``spec.split``."""
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
         module = layout.modules[0]
-        inliers, sparse, counts = stack.clone(), {}, []
+        metric = metric_of(moments, module, spec)
         kept, given = spec.kept(layer.modules[module]), spec.given(layer, module)
-        places = []
-        for index, matrix in enumerate(stack):
-            rows, columns = outlier_places(matrix, kept, given)
-            inliers[index, rows, columns] = 0
-            sparse[f"outlier_{index}"] = matrix[rows, columns]
-            places.append((rows, columns))
-            counts.append(len(rows))
-        trains = train_stack(inliers, layout.settings, metric_of(moments, module, spec))
-        settings = {**layout.settings, "outliers": counts}
-        built: Any = Layout(layout.modules, layout.format, settings).build()
-        for index, (rows, columns) in enumerate(places):
-            sparse[f"place_{index}"] = built.pack(rows, columns)
-        cores = core_values([train.cores for train in trains])
-        built.fill(**cores, **sparse)
-        for row, column in spec.exact(layer, module):
-            for index, (rows, columns) in enumerate(places):
-                here = (rows == row) & (columns == column)
-                sparse[f"outlier_{index}"] -= here * built.rebuild(index)[row, column]
-        built.fill(**cores, **sparse)
-        # added entries leave the error of the inliers' trains as it is
-        upper = stack_bounds(trains, inliers)[1]
-        share = float(inliers.double().norm() / stack.double().norm().clamp_min(1e-300))
-        factors.append(
-            Factors(layout.modules, built, None, None if upper is None else upper * share)
-        )
+
+        def largest(matrix: Tensor, kept: int = kept, given: Any = given) -> Places:
+            return outlier_places(matrix, kept, given)
+
+        if spec.split == "outliers":
+            exact = spec.exact(layer, module)
+            factors.append(_outliers_first(layout, stack, metric, largest, exact))
+        else:
+            sweeps = spec.sweeps if spec.split == "alternate" else 1
+            store = _train_first(layout, stack, metric, largest, sweeps)
+            factors.append(Factors(layout.modules, store))
     return factors
 
 
-def outlier_places(
-    matrix: Tensor, count: int, given: tuple[Coordinate, ...]
-) -> tuple[Tensor, Tensor]:
+def _outliers_first(
+    layout: Layout,
+    stack: Tensor,
+    metric: Metric | None,
+    largest: Callable[[Tensor], Places],
+    exact: tuple[Coordinate, ...],
+) -> Factors:
+    """The train of the matrix without its outliers; to these what it has there is added.
+
+    Of the ``exact`` ones it is taken off again.
+    """
+    inliers, places = stack.clone(), [largest(matrix) for matrix in stack]
+    for matrix, place in zip(inliers, places, strict=True):
+        matrix[place] = 0
+    values = [matrix[place] for matrix, place in zip(stack, places, strict=True)]
+    trains = train_stack(inliers, layout.settings, metric)
+    built = _store(layout, trains, places, values)
+    for row, column in exact:
+        for index, (rows, columns) in enumerate(places):
+            here = (rows == row) & (columns == column)
+            values[index] -= here * built.rebuild(index)[row, column]
+    # added entries leave the error of the inliers' trains as it is
+    upper = stack_bounds(trains, inliers)[1]
+    share = float(inliers.double().norm() / stack.double().norm().clamp_min(1e-300))
+    store = _store(layout, trains, places, values)
+    return Factors(layout.modules, store, None, None if upper is None else upper * share)
+
+
+def _train_first(
+    layout: Layout,
+    stack: Tensor,
+    metric: Metric | None,
+    largest: Callable[[Tensor], Places],
+    sweeps: int,
+) -> Format:
+    """The train of what the entries leave, which are at first none, and the largest of its errors.
+
+    So all kept entries are exact. Of several sweeps the best is kept.
+    """
+    import torch
+
+    from tensorpress.methods.two_parts import weighed_square
+
+    added, best, least = torch.zeros_like(stack), None, float("inf")
+    for _ in range(sweeps):
+        trains = train_stack(stack - added, layout.settings, metric)
+        nowhere = stack.new_empty(0, dtype=torch.long)
+        empty = [(nowhere, nowhere)] * len(stack)
+        rest = stack - _store(layout, trains, empty, [stack.new_empty(0)] * len(stack)).stacked()
+        places = [largest(matrix) for matrix in rest]
+        added = torch.zeros_like(stack)
+        for matrix, place, left in zip(added, places, rest, strict=True):
+            matrix[place] = left[place]
+        error = weighed_square(rest - added, metric)
+        if best is None or error < least:
+            values = [matrix[place] for matrix, place in zip(rest, places, strict=True)]
+            best, least = _store(layout, trains, places, values), error
+    assert best is not None, "there is a sweep"
+    return best
+
+
+def _store(
+    layout: Layout, trains: Sequence[Train], places: Sequence[Places], values: Sequence[Tensor]
+) -> Any:
+    """Trains with entries added to each."""
+    counts = [len(rows) for rows, _ in places]
+    store: Any = Layout(
+        layout.modules, layout.format, {**layout.settings, "outliers": counts}
+    ).build()
+    sparse = {f"outlier_{index}": value.clone() for index, value in enumerate(values)}
+    sparse |= {f"place_{index}": store.pack(*place) for index, place in enumerate(places)}
+    return store.fill(**core_values([train.cores for train in trains]), **sparse)
+
+
+def outlier_places(matrix: Tensor, count: int, given: tuple[Coordinate, ...]) -> Places:
     """Rows and columns of the ``count`` largest entries and of those given, in reading order."""
     import torch
 

@@ -43,8 +43,9 @@ class Spec(WhitenedSpec):
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         shapes = layer.group(group)
-        together = tuple(module for module in ("ffn.gate", "ffn.up") if module in shapes)
-        return [self._layout(layer, modules) for modules in (together, ("ffn.down",))]
+        sets = (("ffn.gate", "ffn.up"), ("ffn.down",))
+        there = [tuple(module for module in each if module in shapes) for each in sets]
+        return [self._layout(layer, modules) for modules in there if modules]
 
     def _layout(self, layer: LayerShape, modules: tuple[str, ...]) -> Layout:
         where, shape = "+".join(modules), layer.modules[modules[0]]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tensorpress.formats.base import Format
+    from tensorpress.methods.tt import Metric
 
 Fit = Callable[["Tensor"], "Format"]
 """Matrices ``(S, out, in)`` -> the format that stands for them."""
@@ -16,7 +17,7 @@ Fit = Callable[["Tensor"], "Format"]
 
 def best_sum(
     stack: Tensor,
-    moment: Tensor | None,
+    metric: Metric | None,
     base: Fit,
     correction: Fit,
     starts: Sequence[Fit | None],
@@ -26,8 +27,8 @@ def best_sum(
 
     From each of ``starts``, a first correction (none: zero), every sweep fits the base to what the
     correction leaves and the correction to what the base leaves (LoftQ, CALDERA, HASSLE-free). Of
-    all pairs the best is kept, for a half that is not exact may make a pair worse. ``moment
-    (S, in, in)``: of the inputs, by which errors are weighed.
+    all pairs the best is kept, for a half that is not exact may make a pair worse. Errors are
+    weighed by ``metric``.
     """
     from tensorpress.formats.sum import Sum
 
@@ -39,22 +40,21 @@ def best_sum(
             rest = stack - own.stacked().to(stack)
             other = correction(rest)
             added = other.stacked()
-            error = weighed_square(rest - added.to(stack), moment)
+            error = weighed_square(rest - added.to(stack), metric)
             if error < least or best is None:
                 best, least = Sum(base=own, correction=other), error
     assert best is not None, "there is a start, and a sweep"
     return best
 
 
-def weighed_square(change: Tensor, moment: Tensor | None) -> float:
-    """Sum over the slices of ``tr(D C D^T)``; without a moment of the squares."""
-    import torch
-
+def weighed_square(change: Tensor, metric: Metric | None) -> float:
+    """Sum over the slices of ``sum_o g_o (D C D^T)_oo``; without a metric of the squares."""
+    if metric is None:
+        return float(change.double().square().sum())
     total = 0.0
     for index, each in enumerate(change):
-        inputs = None if moment is None else moment[index]
-        if inputs is None or not bool(inputs.diagonal().any()):
-            total += float(each.double().square().sum())
-        else:
-            total += float(((each @ inputs.to(each)) * each).sum(dtype=torch.float64))
+        outputs = ((each @ metric.moments[index].to(each)) * each).sum(1).double()
+        if metric.gradients is not None:
+            outputs = outputs * metric.gradients[index]
+        total += float(outputs.sum())
     return total
