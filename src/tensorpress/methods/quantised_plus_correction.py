@@ -184,7 +184,8 @@ def _fitted(
 
     def base(rest: Tensor) -> Format:
         if spec.base.quantiser == "gptq":
-            return gptq.rounded_stack(codes, rest, known and known.moments, spec.damping)
+            moment = None if known is None else known.moments
+            return gptq.rounded_stack(codes, rest, moment, spec.damping)
         nearest = Rounding(bits=spec.base.bits, group_size=spec.base.group_size)
         return nearest.applied(dense_store(rest), torch.bfloat16)
 
