@@ -32,7 +32,7 @@ rule options:
 rule advise:
     input:
         model=lambda w: ancient(plan.advices[w.advice].options.calibration.model.checkpoint),
-        options=lambda w: ancient(plan.advices[w.advice].options.files),
+        options=lambda w: ancient(plan.advices[w.advice].option_files),
     output:
         paths.advice("{advice}"),
     log:

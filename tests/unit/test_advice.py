@@ -13,6 +13,7 @@ from support.workspace import tiny_params, tiny_text
 from tensorpress.analysis.damage import damage_nats, sensitivity
 from tensorpress.analysis.knapsack import GAP, choose
 from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.architectures.sites import gradient_of
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import load_moments, save_moments, tokens_of
@@ -22,6 +23,7 @@ from tensorpress.files.paths import moments
 from tensorpress.methods import svd
 from tensorpress.methods.advised import Choice, Spec
 from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU
 from tensorpress.stages.advise import advise, alternatives
@@ -196,6 +198,7 @@ def test_one_factorisation_serves_all_sizes(
         own = {m: checkpoint.weight(0, m) for m in attempt.shape.modules}
         roots = {m: torch.randn(100, w.shape[-1]) for m, w in own.items()}
         inputs = {m: x.mT @ x for m, x in roots.items()}
+        inputs |= {gradient_of(m): torch.rand(w.shape[0]) for m, w in own.items()}
         asked.clear()
         sizes = list(of_sizes(attempt, own, inputs))
         assert len(asked) == 1
@@ -217,6 +220,27 @@ def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
     sizes = [step / 10 for step in range(1, 10)]
     assert list(tried.values()) == [sizes, sizes[:7], sizes[:6]]
     assert list(tried) == list(methods)
+
+
+@pytest.mark.parametrize("method", ["tt", "tucker_ffn", "tucker_qkvo"])
+def test_what_sizes_share_changes_none_of_them(method: str, llama_directory: Path) -> None:
+    checkpoint = Checkpoint.open(llama_directory)
+    torch.manual_seed(0)
+    for attempt in attempts(checkpoint.architecture.shape(0), (method,)):
+        own = {m: checkpoint.weight(0, m) for m in attempt.shape.modules}
+        inputs = {m: torch.randn(100, w.shape[-1]) for m, w in own.items()}
+        moments = {m: x.mT @ x for m, x in inputs.items()}
+        moments |= {gradient_of(m): torch.rand(w.shape[0]) for m, w in own.items()}
+        given = moments if attempt.specs[0].needs_moments else None
+        sizes = list(of_sizes(attempt, own, given))
+        assert len(sizes) == len(attempt.specs) > 4
+        for spec, made in zip(attempt.specs, sizes, strict=True):
+            expected = load(method).decompose(own, attempt.shape, spec, given)
+            for each, alone in zip(made, expected, strict=True):
+                assert each.store.settings == alone.store.settings
+                torch.testing.assert_close(
+                    each.store.stacked(), alone.store.stacked(), rtol=1e-3, atol=1e-4
+                )
 
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tensorpress.linalg import shape_search
 from tensorpress.linalg.tensor_train import tt_tensor
 from tensorpress.linalg.tt_error import Sweeps
 from tensorpress.linalg.tt_shapes import TTShape, train_values
-from tensorpress.linalg.weighted_train import train_targets
+from tensorpress.linalg.weighted_train import ModeRoots, train_targets
 from tensorpress.methods.base import Factors
 from tensorpress.methods.registry import load
 from tensorpress.methods.tt import Spec, decompose, modes_of
@@ -210,7 +210,7 @@ def test_whitened_trains_hold_the_error_of_the_whitened_matrix(shape: str) -> No
     moment = torch.kron(*(part @ part.mT + torch.eye(len(part)) for part in parts))
     factors = fit(weight, moment, order=2, error=0.4, shape=shape)
     modes = modes_of(factors.store.settings)
-    given = moment[None]
+    given = [ModeRoots.of(modes, moment)]
     white = train_targets(weight[None], modes, given)
     difference = train_targets(weight[None] - factors.store.dense(0), modes, given)
     assert 0.35 < float(difference.norm() / white.norm()) <= 0.4

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -55,3 +56,33 @@ def damage_nats(change: Float[Tensor, "slices out in"], known: Sensitivity) -> f
     outputs = ((change @ known.moment) * change).sum(-1).clamp_min(0.0)
     each = (outputs * known.gradient).sum(-1) * known.reached
     return 0.5 * float(each.double().sum())
+
+
+def damage_of_ranks(
+    weight: Float[Tensor, "slices out in"],
+    left: Float[Tensor, "slices out rank"],
+    right: Float[Tensor, "slices rank in"],
+    known: Sensitivity,
+) -> Float[Tensor, "slices ranks"]:
+    """``damage_nats`` of each slice with the first 0, 1, ..., ``rank`` columns and rows of factors.
+
+    With e what all of them leave of the weight and ``d_j = left_j right_j``, rank k changes it by
+    ``-(e + sum_{j > k} d_j)``, so its damage is a sum over the products of these in the metric of
+    the loss. Of factors made in that metric (``whiten: both``) the d are orthogonal.
+    """
+    found = []
+    for matrix, columns, rows, moment, gradient, reached in zip(
+        weight.double(), left.double(), right.double(), known.moment, known.gradient,
+        known.reached, strict=True,
+    ):  # fmt: skip
+        weighed = columns.mT * gradient.double()
+        received = rows @ moment.double()
+        products = (weighed @ columns) * (received @ rows.mT)
+        rest = matrix - columns @ rows
+        crossed = ((weighed @ rest) * received).sum(1)
+        own = products.diagonal() + 2 * (products.triu(1).sum(1) + crossed)
+        least = ((rest @ moment.double()) * rest).sum(1) @ gradient.double()
+        after = own.flip(0).cumsum(0).flip(0)
+        total = least + torch.nn.functional.pad(after, (0, 1))
+        found.append(0.5 * reached.double() * total.clamp_min(0.0))
+    return torch.stack(found)

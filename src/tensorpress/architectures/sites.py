@@ -32,6 +32,10 @@ def site_of(module: str) -> str:
     return next(site for site, readers in SITES.items() if module in readers)
 
 
+ANGLE = "layer.angle"
+"""What the mean angle between a layer's input and output is kept under, over half a turn."""
+
+
 def gradient_of(module: str) -> str:
     """What the squared gradients of the loss by the outputs of ``module`` are kept under."""
     return f"{module}.gradient"

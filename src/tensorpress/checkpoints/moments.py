@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.architectures.sites import gradient_of, site_of
+from tensorpress.architectures.sites import ANGLE, gradient_of, site_of
 from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
@@ -29,12 +30,15 @@ class Moments:
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._gradients: dict[tuple[str, int], Tensor] = {}
+        self._turned: Tensor | float = 0.0
+        self._turns = 0
 
     def clear(self) -> None:
         """Forget all that was added."""
         self._sums.clear()
         self._counts.clear()
         self._gradients.clear()
+        self._turned, self._turns = 0.0, 0
 
     def add(self, site: str, index: int, x: Tensor) -> None:
         """Add activations ``(..., in)`` that reach slice ``index`` of ``site``."""
@@ -57,13 +61,25 @@ class Moments:
         place = (module, index)
         self._gradients[place] = self._gradients.get(place, 0.0) + squares
 
+    def add_angles(self, before: Tensor, after: Tensor) -> None:
+        """Add the angles between the rows ``(..., hidden)`` of a layer's input and output."""
+        if not self.open:
+            return
+        rows = (before.detach().float(), after.detach().to(before.device).float())
+        cosines = torch.nn.functional.cosine_similarity(*rows, dim=-1).clamp(0.0, 1.0)
+        self._turned = self._turned + (cosines.arccos() / math.pi).double().sum()
+        self._turns += cosines.numel()
+
     def tensors(self, shape: LayerShape) -> dict[str, Tensor]:
         """``<site>``: E[x x^T] in float32, ``<site>.tokens``: tokens seen, per slice for experts.
 
+        ``layer.angle``: the mean angle between input and output, over pi (FLAT-LLM's importance).
         ``<module>.gradient``: E[g g] of the outputs, where gradients were added. An expert that
         received no token has zero moments. The sums are given up one by one.
         """
         saved: dict[str, Tensor] = {}
+        if self._turns:
+            saved[ANGLE] = torch.as_tensor(self._turned).cpu() / self._turns
         for site, reader in {site_of(name): name for name in shape.modules}.items():
             module = shape.modules[reader]
             counts = [self._counts[site, i] for i in range(module.slices)]

@@ -22,6 +22,10 @@ class LowRank(Format):
         self.factor("left", (slices, out_features, rank))
         self.factor("right", (slices, rank, in_features))
 
+    def factors(self, index: int) -> tuple[Tensor, Tensor]:
+        """``left (out, rank)`` and ``right (rank, in)`` of a slice: views."""
+        return self.left[index], self.right[index]
+
     def project(self, x: Tensor, index: int) -> Tensor:
         return nn.functional.linear(nn.functional.linear(x, self.right[index]), self.left[index])
 

@@ -9,6 +9,7 @@ from .cp import CP
 from .dense import DenseSlices
 from .low_rank import LowRank
 from .per_head import PerHead
+from .ragged import Ragged
 from .rounded import Rounded
 from .shared_basis import SharedBasis
 from .sparse import Sparse
@@ -27,6 +28,7 @@ CLASSES = (
     DenseSlices,
     Zero,
     LowRank,
+    Ragged,
     TTMatrix,
     TTSparse,
     Sparse,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tensorpress.architectures.layers import LayerShape
+from tensorpress.methods.allocation import Curve
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, MethodSpec, dense_store
 from tensorpress.methods.layout import Layout, sizes_of
@@ -45,11 +46,16 @@ class Choice(BaseModel):
 
 
 class Options(BaseModel):
-    """What may be chosen for the modules of one layer."""
+    """What may be chosen for the modules of one layer: choices, or curves of their matrices.
+
+    ``importance``: how far the layer turns what it gets, as a share of half a turn.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    importance: float | None = None
 
 
 class Advised(BaseModel):
@@ -130,6 +136,14 @@ class Spec(MethodSpec):
         else:
             names = {*self.methods, *[ROUNDING] * self.quantise}
         return frozenset(_approach(name) for name in names)
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        return self.methods
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {"methods": self.methods, "group_size": self.group_size}
 
     def completed(self, advice: Sequence[Path], layer: int) -> MethodSpec:
         (file,) = advice

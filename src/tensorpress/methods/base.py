@@ -5,7 +5,7 @@ Planning imports method files, so nothing here or at the top of one imports torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
@@ -17,7 +17,9 @@ from tensorpress.architectures.sites import gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.keying.keys import unkeyed
+from tensorpress.methods.allocation import Allocation
 from tensorpress.methods.approach import APPROACHES, Approach
+from tensorpress.methods.budget import Budget
 from tensorpress.methods.cost import Cost, most
 from tensorpress.methods.layout import Layout
 
@@ -49,6 +51,9 @@ class MethodSpec(BaseModel):
     sized_by: ClassVar[tuple[str, ...]] = ()
     """Fields that say how small the result is, of which exactly one is given."""
 
+    has_curves: ClassVar[bool] = False
+    """True where one factorisation tells the damage of every rank of a matrix."""
+
     finds_size: ClassVar[tuple[str, ...]] = ()
     """Other fields that only help to find ranks."""
 
@@ -70,6 +75,13 @@ class MethodSpec(BaseModel):
         given = sum(getattr(self, field) is not None for field in self.sized_by)
         if self.sized_by and given != 1:
             raise ValueError(f"give exactly one of {' and '.join(self.sized_by)}")
+        budget = self.shared_budget
+        if budget is not None and budget.allocate == "loss" and not self.has_curves:
+            raise ValueError(
+                f"budget.allocate: 'loss' is not allowed for {self.method}, which has no curve of "
+                "ranks; allowed: uniform, importance, or a method advised with "
+                f"methods: [{self.method}]"
+            )
         return self
 
     @property
@@ -113,13 +125,44 @@ class MethodSpec(BaseModel):
         return None
 
     @property
+    def shared_budget(self) -> Budget | None:
+        """The budget, where the modules of a step share it and advice says what each gets."""
+        budget: Budget | None = getattr(self, "budget", None)
+        return budget if budget is not None and budget.allocate != "uniform" else None
+
+    @property
     def needs_advice(self) -> bool:
-        """Whether the settings are completed by pre-flight advice on the whole model."""
-        return False
+        """Whether the settings are completed by pre-flight advice on several modules together."""
+        return self.shared_budget is not None
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """Methods that are tried on a layer to know what may be chosen."""
+        budget = self.shared_budget
+        return (self.method,) if budget is not None and budget.allocate == "loss" else ()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the advice has to know of a layer, as far as settings decide it: no budget."""
+        budget = self.shared_budget
+        assert budget is not None
+        by_loss = budget.allocate == "loss"
+        return self.model_dump(exclude={"budget"}) if by_loss else {"allocate": budget.allocate}
 
     def completed(self, advice: Sequence[Path], layer: int) -> MethodSpec:
         """The settings with what the advice says of a layer; a method that takes none has none."""
-        return self
+        if self.shared_budget is None:
+            return self
+        (file,) = advice
+        own = Allocation.read(file).of(layer)
+        given = self.shared_budget.model_copy(update={"kept": own.kept, "ranks": own.ranks})
+        return self.model_copy(update={"budget": given})
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether completed settings give a layer all of its values, so that it stays as it is."""
+        budget = self.shared_budget
+        return budget is not None and not budget.ranks and budget.share >= 1.0
 
     @property
     def depends_on_layer_index(self) -> bool:
@@ -258,6 +301,20 @@ def dense_store(weight: Tensor) -> Format:
 def group_of_weights(weights: Mapping[str, Tensor]) -> str:
     """The group that the weights of one job belong to."""
     return group_of(next(iter(weights)))
+
+
+def at_all_sizes(
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    specs: Sequence[MethodSpec],
+    fit: Callable[[Sequence[Layout], list[Tensor]], Iterator[Factors]],
+) -> Iterator[list[Factors]]:
+    """What each of several sizes of a method stores, by ``fit``: the layouts of one factor set at
+    all sizes and the weights of its modules ``(S, out, in)`` -> its factors at all sizes."""
+    group = group_of_weights(weights)
+    columns = zip(*(spec.layouts(layer, group) for spec in specs), strict=True)
+    parts = [fit(each, [stacked(weights[m]) for m in each[0].modules]) for each in columns]
+    return map(list, zip(*parts, strict=True))
 
 
 def with_layouts(

@@ -1,13 +1,27 @@
-"""How large ranks may be: those given, or the largest that a budget of values allows."""
+"""How large ranks may be: those given, or the largest that a budget of values allows.
+
+A budget is that of every module alone, or one that all modules of a recipe's step share
+(``allocate``), and then the advice says what each gets (``methods.allocation``).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tensorpress.errors import TensorpressError
+
+
+class Ranked(BaseModel):
+    """The ranks of a module's slices: ``None`` for a matrix that is kept whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    module: str
+    ranks: tuple[int | None, ...]
 
 
 class Budget(BaseModel):
@@ -16,10 +30,37 @@ class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
+    allocate: Literal["uniform", "importance", "loss"] = Field(
+        "uniform",
+        description="what of it each module of a step gets: all the same share; more in layers "
+        "that turn their inputs further (FLAT-LLM); ranks of least predicted loss",
+    )
+    granularity: Literal["matrix", "module", "layer"] = Field(
+        "matrix",
+        description="loss: what has a rank of its own; all matrices of a layer have the same share",
+    )
+    floor: int = Field(1, ge=0, description="loss: the least rank of a matrix")
+    kept: float | None = Field(None, description="filled in from the advice, leave it out")
+    ranks: tuple[Ranked, ...] = Field((), description="filled in from the advice, leave it out")
+
+    @model_validator(mode="after")
+    def _of_loss(self) -> Self:
+        given = {"granularity", "floor"} & self.model_fields_set
+        if given and self.allocate != "loss":
+            raise ValueError(
+                f"{min(given)} belongs to allocate: loss, not to {self.allocate!r}; "
+                "allowed: leave it out"
+            )
+        return self
+
+    @property
+    def share(self) -> float:
+        """Share of the values that may be stored."""
+        return 1.0 - self.saved if self.kept is None else self.kept
 
     def allowed(self, values: int) -> int:
         """Values that may be stored in place of ``values``."""
-        return math.floor((1.0 - self.saved) * values)
+        return math.floor(self.share * values)
 
     def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
         """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
@@ -32,7 +73,7 @@ class Budget(BaseModel):
             low, high = (middle, high) if values(middle) <= allowed else (low, middle - 1)
         if not low:
             raise TensorpressError(
-                f"budget.saved: {self.saved} leaves no room for rank 1 at {where}; "
+                f"budget.saved: {1 - self.share:.4g} leaves no room for rank 1 at {where}; "
                 f"allowed: up to {1 - values(1) / dense:.4f}"
             )
         return low

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
     WhitenedSpec,
     bounded,
+    dense_store,
     output_gradients,
     stacked,
     with_layouts,
@@ -35,6 +37,7 @@ class Spec(WhitenedSpec):
 
     approach: ClassVar[Approach] = "low rank"
     sized_by: ClassVar[tuple[str, ...]] = ("rank", "budget")
+    has_curves: ClassVar[bool] = True
 
     method: Literal["svd"]
     rank: int | None = Field(None, ge=1, description="columns of the left factor")
@@ -42,7 +45,7 @@ class Spec(WhitenedSpec):
 
     @property
     def nested(self) -> bool:
-        return True
+        return not self.needs_advice
 
     def control(self, rounding_bits: int | None) -> str | None:
         if rounding_bits:
@@ -50,8 +53,9 @@ class Spec(WhitenedSpec):
         return "whitened SVD" if self.needs_moments else "SVD"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
+        given = {each.module: each.ranks for each in self.budget.ranks} if self.budget else {}
         return [
-            Layout((m,), "low_rank", {**sizes_of(shape), "rank": self.rank_of(m, shape)})
+            _of_ranks(m, shape, given[m] if m in given else (self.rank_of(m, shape),))
             for m, shape in layer.group(group).items()
         ]
 
@@ -62,13 +66,21 @@ class Spec(WhitenedSpec):
             require_rank("rank", self.rank, limit, module)
             return self.rank
         assert self.budget is not None
+        smaller = shape.out_features * shape.in_features // (shape.out_features + shape.in_features)
+        if self.budget.allocate == "loss" and self.budget.floor > smaller:
+            raise TensorpressError(
+                f"budget.floor: {self.budget.floor} is above the limit at {module}; "
+                f"allowed: 0 to {smaller}"
+            )
         each = shape.slices * (shape.out_features + shape.in_features)
         return self.budget.largest(limit, lambda rank: rank * each, shape.numel, module)
 
     @unkeyed
     def cost(self, layout: Layout, layer: LayerShape) -> Cost:
-        shape, rank = layer.modules[layout.modules[0]], layout.settings["rank"]
+        shape = layer.modules[layout.modules[0]]
         out, inner = shape.out_features, shape.in_features
+        # which matrices get more than their share is not known yet
+        rank = min(out, inner) if self.needs_advice else layout.settings["rank"]
         both, side = out + inner, min(out, inner)
         if self.needs_moments and out > inner:
             side = inner
@@ -85,6 +97,18 @@ class Spec(WhitenedSpec):
 EXAMPLE = Spec(method="svd", rank=5)
 
 
+def _of_ranks(module: str, shape: ModuleShape, ranks: tuple[int | None, ...]) -> Layout:
+    """The simplest format of the slices' ranks, or of the one that all have."""
+    sizes = sizes_of(shape)
+    if len(set(ranks)) > 1:
+        return Layout((module,), "ragged", {**sizes, "ranks": list(ranks)})
+    if ranks[0] is None:
+        return Layout((module,), "dense", sizes)
+    if ranks[0] == 0:
+        return Layout((module,), "zero", sizes)
+    return Layout((module,), "low_rank", {**sizes, "rank": ranks[0]})
+
+
 def decompose(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
@@ -94,12 +118,17 @@ def decompose(
     """Factors ``left (S, out, k)``, ``right (S, k, in)`` (Eckart & Young; SVD-LLM if whitened).
 
     For the plain SVD both bounds are the error itself; for the weighted one the plain SVD's
-    error bounds from below.
+    error bounds from below. Slices of several ranks are ``formats.ragged``.
     """
+    from tensorpress.linalg.bounds import of_tails
     from tensorpress.running.oom import values_at_once, with_smaller_batches
 
     factors = []
     for layout, (stack,) in with_layouts(weights, layer, spec):
+        if layout.format in ("dense", "zero"):
+            store = dense_store(stack) if layout.format == "dense" else layout.build()
+            factors.append(Factors(layout.modules, store))
+            continue
         moment = None if moments is None else stacked(moments[layout.modules[0]])
         gradient = output_gradients(moments, layout.modules[0], spec)
         with stack.device:
@@ -109,31 +138,49 @@ def decompose(
         squares = with_smaller_batches(
             "svd", partial(_fill, store, stack, moment, gradient), step, stack.device
         )
-        factors.append(bounded(layout.modules, store, {"rank": squares}, spec))
+        if layout.format == "low_rank":
+            factors.append(bounded(layout.modules, store, {"rank": squares.sum(0)}, spec))
+            continue
+        pairs = zip(layout.settings["ranks"], squares, strict=True)
+        left_out = sum(float(each[k:].sum()) for k, each in pairs if k is not None)
+        lower, upper = of_tails([left_out], float(squares.sum()))
+        upper_bound = None if spec.needs_moments else upper
+        factors.append(Factors(layout.modules, store, lower, upper_bound))
     return factors
 
 
 def _fill(
     store: Any, stack: Tensor, moment: Tensor | None, gradient: Tensor | None, step: int
 ) -> Tensor:
-    """Give the store its factors; the sum of all squared spectra.
+    """Give the store its factors; the squared plain spectra ``(S, side)``.
 
     ``step`` slices of ``stack (S, out, in)`` go through float64 together.
     """
     import torch
 
     from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
+    from tensorpress.linalg.tucker import mode_spectrum
 
-    rank, spectra = store.settings["rank"], []
+    ranks: list[int | None] = store.settings.get("ranks") or [store.settings["rank"]] * len(stack)
+    spectra: list[Tensor] = []
     for first in range(0, len(stack), step):
         some = slice(first, first + step)
-        left, right, squares = truncated_svd(stack[some], rank)
-        if moment is not None:
+        most = max(rank or 1 for rank in ranks[some])
+        if moment is None:
+            left, right, squares = truncated_svd(stack[some], most)
+            spectra.extend(squares)
+        else:
             outputs = None if gradient is None else gradient[some]
-            left, right = weighted_svd(stack[some], moment[some], rank, outputs)
-        store.left[some], store.right[some] = left, right
-        spectra.append(squares)
-    return torch.cat(spectra).sum(0)
+            left, right = weighted_svd(stack[some], moment[some], most, outputs)
+            spectra.extend(mode_spectrum(matrix, 0, most) for matrix in stack[some])
+        for index, rank in enumerate(ranks[some], start=first):
+            if rank is None:
+                store.matrix(index).copy_(stack[index])
+            elif rank:
+                columns, rows = store.factors(index)
+                columns.copy_(left[index - first, :, :rank])
+                rows.copy_(right[index - first, :rank])
+    return torch.stack(spectra)
 
 
 def _step(out: int, inner: int, values: int = BATCH_VALUES) -> int:

@@ -83,7 +83,7 @@ class Spec(MethodSpec):
     def saved(self) -> float:
         """Share of values to save, where ranks are to be searched."""
         assert self.ratio is not None or self.budget is not None
-        return self.budget.saved if self.ratio is None else self.ratio  # type: ignore[union-attr]
+        return 1 - self.budget.share if self.ratio is None else self.ratio  # type: ignore[union-attr]
 
     @property
     def needs_moments(self) -> bool:
@@ -95,7 +95,8 @@ class Spec(MethodSpec):
 
     @property
     def nested(self) -> bool:
-        return self.ranks is not None or self.rank_choice == "nearest_budget"
+        sized = self.ranks is not None or self.rank_choice == "nearest_budget"
+        return sized and not self.needs_advice
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(m, shape) for m, shape in layer.group(group).items()]

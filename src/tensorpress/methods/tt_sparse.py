@@ -65,7 +65,7 @@ class Spec(KeepsSuperWeights, TrainSpec):
             settings = self.train_settings(shape, module, shape.numel)
             if self.budget is not None:
                 allowed = self.budget.allowed(shape.numel) - sparse
-                saved = self.budget.model_copy(update={"saved": 1 - allowed / shape.numel})
+                saved = self.budget.model_copy(update={"kept": allowed / shape.numel})
                 fitting = self.model_copy(update={"budget": saved})
                 settings = fitting.train_settings(shape, module, shape.numel)
             counts = [count] * shape.slices

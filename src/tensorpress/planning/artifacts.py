@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.layers import ModuleShape
 from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import Calibration
 from tensorpress.config.recovery import Recovery
 from tensorpress.config.reports import Report
 from tensorpress.files import paths
-from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.inputs import Corpus, Model
@@ -92,9 +92,8 @@ class OptionsArtifact:
     """What may be chosen for every module of a model, whatever the budget; one job a layer."""
 
     calibration: CalibrationArtifact
-    methods: tuple[str, ...]
-    group_size: int | None
-    """Weights that share a scale where they are rounded."""
+    spec: MethodSpec
+    """A method that asks for it, of which ``asked`` alone counts."""
     dtype: str
     key: str
 
@@ -102,32 +101,49 @@ class OptionsArtifact:
     def id(self) -> str:
         return f"{self.calibration.model.name}-{self.key}"
 
-    @property
-    def files(self) -> list[Path]:
-        """Those of all layers."""
-        return [paths.options(self.id, layer) for layer in self.layers]
-
-    @property
-    def layers(self) -> range:
-        """Those of the model."""
-        return range(self.calibration.model.architecture.layers)
-
     def job_name(self, layer: int) -> str:
         """What the job of a layer is called."""
         return f"{self.id}-{layer:03d}"
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What shares a budget: modules, where layers have them, of some layers."""
+
+    modules: tuple[str, ...]
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class AdviceArtifact:
-    """Pre-flight choices for a whole model under the budget of an ``advised`` method."""
+    """Pre-flight choices for the modules that share the budget of a method."""
 
     options: OptionsArtifact
-    spec: Advised
+    spec: MethodSpec
+    scope: Scope
     key: str
 
     @property
     def id(self) -> str:
         return f"{self.options.calibration.model.name}-{self.key}"
+
+    @property
+    def option_files(self) -> list[Path]:
+        """What may be chosen in each layer."""
+        return [paths.options(self.options.id, layer) for layer in self.scope.layers]
+
+    @property
+    def shapes(self) -> dict[int, dict[str, ModuleShape]]:
+        """Shapes of the modules that share the budget, by layer."""
+        architecture = self.options.calibration.model.architecture
+        return {
+            layer: {
+                module: shape
+                for module, shape in architecture.shape(layer).modules.items()
+                if module in self.scope.modules
+            }
+            for layer in self.scope.layers
+        }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import Calibration, LayerSet, MiddleLayers, MiddleOutLayers
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
-from tensorpress.planning.artifacts import CorpusArtifact, DecompositionArtifact, ModelArtifact
+from tensorpress.planning.artifacts import (
+    AdviceArtifact,
+    CorpusArtifact,
+    DecompositionArtifact,
+    ModelArtifact,
+)
 from tensorpress.planning.leakage import shared_text
 
 
@@ -95,6 +100,10 @@ def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> 
         spec.check(shape, group)
         if group == "embedding" and spec.needs_moments:
             raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
+        if group == "embedding" and spec.needs_advice:
+            raise TensorpressError(
+                "budget.allocate: an embedding is in no layer; allowed there: uniform"
+            )
     except TensorpressError as error:
         raise TensorpressError(f"methods.{name}.{error}") from error
 
@@ -145,6 +154,21 @@ def check_gradients(settings: Calibration, reader: str) -> None:
     if not settings.gradients:
         raise TensorpressError(
             f"calibration.gradients: False is not allowed where {reader}; allowed: true"
+        )
+
+
+def check_floor(where: str, made: AdviceArtifact) -> None:
+    """Refuse a least rank that alone takes more than the budget."""
+    budget = made.spec.shared_budget
+    if budget is None or budget.allocate != "loss":
+        return
+    shapes = [shape for modules in made.shapes.values() for shape in modules.values()]
+    each = sum(shape.slices * (shape.out_features + shape.in_features) for shape in shapes)
+    allowed = budget.allowed(sum(shape.numel for shape in shapes))
+    if budget.floor * each > allowed:
+        raise TensorpressError(
+            f"{where}.budget.floor: {budget.floor} takes more than budget.saved: {budget.saved} "
+            f"leaves; allowed: 0 to {allowed // each}"
         )
 
 

@@ -129,7 +129,7 @@ def options(made: OptionsArtifact, layer: int) -> Footprint:
     costs = [most([module]) for module in shape.modules.values()]
     weights = 2 * FLOAT * sum(module.numel for module in shape.modules.values())
     held = max((FLOAT * cost.stored + DOUBLE * cost.held for cost in costs), default=0)
-    macs = len(made.methods) * sum(cost.macs for cost in costs)
+    macs = len(made.spec.tried) * sum(cost.macs for cost in costs)
     peak = weights + 2 * FLOAT * moment_values(shape) + held
     return Footprint(PROCESS + peak, macs / MACS, macs=macs)
 

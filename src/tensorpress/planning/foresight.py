@@ -89,7 +89,7 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
         "fetch_model": sum(LOAD + 3 * _bytes(m.architecture) / READ for m in plan.fetched.values()),
         "fetch_corpus": PROSE * jobs["fetch_corpus"],
         "calibrate": sum(_calibrate(made, machine) for made in _calibrations(plan)),
-        "options": sum(_options(made, machine) for made in plan.options.values()),
+        "options": sum(_options(made, layer, machine) for made, layer in plan.asked_options),
         "advise": CHOICE * jobs["advise"],
         "decompose": sum(_decompose(plan, made, machine) for made in plan.used_decompositions),
         "assemble": sum(2 * _bytes(r.model.architecture) / READ for r in plan.runs.values()),
@@ -110,7 +110,7 @@ def peaks(plan: Plan) -> dict[str, int]:
         "fetch_model": map(footprint.fetch, plan.fetched.values()),
         "transform": map(footprint.transform, plan.transformed.values()),
         "calibrate": map(footprint.calibrate, _calibrations(plan)),
-        "options": (footprint.options(m, n) for m in plan.options.values() for n in m.layers),
+        "options": (footprint.options(*asked) for asked in plan.asked_options),
         "advise": map(footprint.advise, plan.advices.values()),
         "decompose": (
             footprint.decompose(p.decomposition, p.layer) for p in plan.used_decompositions
@@ -191,21 +191,18 @@ def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:
     return _load(architecture) + repeated * once + DOUBLE * moments
 
 
-def _options(made: OptionsArtifact, machine: Machine) -> float:
-    """Every module in every method at every size that is tried, and the damage of each.
+def _options(made: OptionsArtifact, layer: int, machine: Machine) -> float:
+    """Every module of a layer in every method at every size that is tried, and their damages.
 
     That is of a matrix of errors and the moment of the inputs.
     """
-    shapes = [made.calibration.model.architecture.shape(layer) for layer in made.layers]
-    modules = [module for shape in shapes for module in shape.modules.values()]
-    each = len(made.methods) * SIZES + ROUNDED
-    tried = each * len(modules)
-    macs = each * sum(module.numel * module.in_features for module in modules)
-    for method in made.methods:
+    shape = made.calibration.model.architecture.shape(layer)
+    each = len(made.spec.tried) * SIZES + ROUNDED
+    tried = each * len(shape.modules)
+    macs = each * sum(module.numel * module.in_features for module in shape.modules.values())
+    for method in made.spec.tried:
         sizes = 1 if spec_class(method).model_validate(_least(method)).nested else SIZES
-        macs += sizes * sum(
-            sum(_largest_macs(method, shape, group) for group in GROUPS) for shape in shapes
-        )
+        macs += sizes * sum(_largest_macs(method, shape, group) for group in GROUPS)
     return OPTION * tried + DOUBLE * macs / machine.macs_per_second
 
 

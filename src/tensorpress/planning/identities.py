@@ -18,7 +18,6 @@ from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
-from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import METHODS
 from tensorpress.methods.rounding import Rounding
@@ -36,6 +35,7 @@ from tensorpress.planning.artifacts import (
     OptionsArtifact,
     RecoveryArtifact,
     ReportArtifact,
+    Scope,
     TransformedArtifact,
 )
 from tensorpress.sources.contents import (
@@ -119,33 +119,33 @@ def calibration(
     return CalibrationArtifact(of, text, settings, dtype, content)
 
 
-def options(moments: CalibrationArtifact, spec: Advised, dtype: str) -> OptionsArtifact:
-    """What may be chosen: moments, methods, and how weights are rounded; no budget."""
+def options(moments: CalibrationArtifact, spec: MethodSpec, dtype: str) -> OptionsArtifact:
+    """What may be chosen: moments, and what a method asks for; no budget."""
     content = key(
         stage="options",
         moments=moments.key,
-        methods=spec.methods,
-        group_size=spec.group_size,
+        asked=spec.asked,
         dtype=dtype,
         code=code_fingerprint(
             _run("options"),
-            *(entry for name in spec.methods for entry in _method(name)),
+            *(entry for name in spec.tried for entry in _method(name)),
             *all_modules("tensorpress.formats"),
             _family(moments.model.architecture),
         ),
     )
-    return OptionsArtifact(moments, spec.methods, spec.group_size, dtype, content)
+    return OptionsArtifact(moments, spec, dtype, content)
 
 
-def advice(of: OptionsArtifact, spec: Advised) -> AdviceArtifact:
-    """Pre-flight choices: what there is to choose, and the budget."""
+def advice(of: OptionsArtifact, spec: MethodSpec, scope: Scope) -> AdviceArtifact:
+    """Pre-flight choices: what there is to choose, the budget, and what shares it."""
     content = key(
         stage="advise",
         options=of.key,
         spec=spec.model_dump(),
+        scope=[scope.modules, scope.layers],
         code=code_fingerprint(_run("advise"), _family(of.calibration.model.architecture)),
     )
-    return AdviceArtifact(of, spec, content)
+    return AdviceArtifact(of, spec, scope, content)
 
 
 def decomposition(

@@ -55,7 +55,7 @@ def live_jobs(plan: Plan) -> list[Job]:
         *(Job("calibrate", c.id, c.model.name, (paths.calibration(c.id),))
           for c in calibrations.values()),
         *(Job("options", o.job_name(layer), o.calibration.model.name, (paths.options(o.id, layer),))
-          for o in plan.options.values() for layer in o.layers),
+          for o, layer in plan.asked_options),
         *(Job("advise", a.id, a.options.calibration.model.name, (paths.advice(a.id),))
           for a in plan.advices.values()),
         *(Job("decompose", p.job_name, p.decomposition.model.name, (p.factors, p.rows))

@@ -33,10 +33,12 @@ from tensorpress.planning.artifacts import (
     RecipeRun,
     RecoveryArtifact,
     ReportArtifact,
+    Scope,
     TransformedArtifact,
 )
 from tensorpress.planning.checks import (
     check_apart,
+    check_floor,
     check_gradients,
     check_group,
     check_method,
@@ -62,7 +64,7 @@ class Plan:
         self.models = {name: self._model(name) for name in params.models}
         self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
         self.decompositions: dict[str, DecompositionArtifact] = {}
-        self._decomposed: dict[tuple[str, str, str, int], DecompositionArtifact] = {}
+        self._decomposed: dict[tuple[str, str, str, int, Scope | None], DecompositionArtifact] = {}
         self.options: dict[str, OptionsArtifact] = {}
         self.advices: dict[str, AdviceArtifact] = {}
         self.recipe_runs = [*self._baselines(), *self._recipe_runs()]
@@ -98,6 +100,17 @@ class Plan:
     def evaluations(self) -> dict[str, EvaluationArtifact]:
         """Evaluations by id."""
         return {e.id: e for each in self.recipe_runs for e in each.evaluations}
+
+    @cached_property
+    def asked_options(self) -> list[tuple[OptionsArtifact, int]]:
+        """Layers of which some advice asks what may be chosen."""
+        asked = {(a.options.id, layer) for a in self.advices.values() for layer in a.scope.layers}
+        return [(self.options[name], layer) for name, layer in sorted(asked)]
+
+    @cached_property
+    def mixtures(self) -> dict[str, AdviceArtifact]:
+        """Advice that chooses methods, by id."""
+        return {a.id: a for a in self.advices.values() if isinstance(a.spec, Advised)}
 
     @cached_property
     def used_decompositions(self) -> list[FactorPlacement]:
@@ -182,34 +195,40 @@ class Plan:
         return self.calibrations[model.name]
 
     def _decomposition(
-        self, model: ModelArtifact, method: str, group: str, layer: int
+        self, model: ModelArtifact, method: str, group: str, layer: int, scope: Scope
     ) -> DecompositionArtifact:
-        """What recipes ask for again and again is checked and identified once for equal layers."""
-        like = model.architecture.representative(layer, self.params.methods[method])
-        asked = (model.name, method, group, like)
+        """What recipes ask for again and again is checked and identified once for equal layers.
+
+        ``scope``: what shares a budget with it.
+        """
+        spec = self.params.methods[method]
+        like = model.architecture.representative(layer, spec)
+        asked = (model.name, method, group, like, scope if spec.needs_advice else None)
         if asked not in self._decomposed:
             shape = model.architecture.shape(like)
-            self._decomposed[asked] = self._checked(model, method, group, shape)
+            self._decomposed[asked] = self._checked(model, method, group, shape, scope)
         return self._decomposed[asked]
 
     def _checked(
-        self, model: ModelArtifact, method: str, group: str, shape: LayerShape
+        self, model: ModelArtifact, method: str, group: str, shape: LayerShape, scope: Scope
     ) -> DecompositionArtifact:
         spec = self.params.methods[method]
         check_method(method, spec, shape, group)
-        advised = self._advice(model, spec) if isinstance(spec, Advised) else None
+        advised = self._advice(model, method, scope) if spec.needs_advice else None
         moments = self._moments(model) if spec.needs_moments else None
         if spec.needs_gradients:
             check_gradients(self.params.calibration, f"methods.{method} weighs outputs")
         made = identities.decomposition(model, method, spec, group, shape, moments, advised)
         return self.decompositions.setdefault(made.id, made)
 
-    def _advice(self, model: ModelArtifact, spec: Advised) -> AdviceArtifact:
-        moments = self._moments(model)
-        check_gradients(moments.settings, "a method is advised")
+    def _advice(self, model: ModelArtifact, method: str, scope: Scope) -> AdviceArtifact:
+        moments, spec = self._moments(model), self.params.methods[method]
+        if spec.shared_budget is None or spec.shared_budget.allocate == "loss":
+            check_gradients(moments.settings, f"methods.{method} goes by predicted loss")
         options = identities.options(moments, spec, self.params.storage.dtype)
         options = self.options.setdefault(options.id, options)
-        made = identities.advice(options, spec)
+        made = identities.advice(options, spec, scope)
+        check_floor(f"methods.{method}", made)
         return self.advices.setdefault(made.id, made)
 
     def _recovery(
@@ -295,14 +314,15 @@ class Plan:
             where = f"recipes.{recipe_name}.steps.{index}"
             modules = expand_modules(step.modules, architecture.modules)
             check_modules(where, step.modules, model)
+            scope = Scope(modules, layers)
             for layer in (*layers, architecture.outer):
                 for group in GROUPS:
                     present = architecture.shape(layer).group(group)
                     chosen = tuple(m for m in modules if m in present)
                     if not chosen:
                         continue
-                    decomposition = self._decomposition(model, step.method, group, layer)
-                    if self.params.methods[step.method].needs_advice:
+                    decomposition = self._decomposition(model, step.method, group, layer, scope)
+                    if isinstance(self.params.methods[step.method], Advised):
                         check_whole(where, step.modules, layers, model)
                     check_group(where, step.method, decomposition, chosen, present)
                     for module in chosen:

@@ -1,7 +1,7 @@
-"""Rule advise: which method and size for every module of a model.
+"""Rule advise: which method and size for every module of a model, or which ranks of one method.
 
 Predicted damages add up, so the choice of least damage under a budget of bits is a knapsack
-(``analysis.knapsack``).
+(``analysis.knapsack``); ranks of one method are steps along curves (``analysis.allocation``).
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.files.atomic import replacing
 from tensorpress.files.storage import VALUE_BITS
 from tensorpress.methods.advised import ROUNDING, Advice, Advised, Choice, Options, Spec
+from tensorpress.methods.allocation import Allocation
 from tensorpress.planning.artifacts import AdviceArtifact
+from tensorpress.stages.allocation import allocated
 
 
 def run(made: AdviceArtifact, model: Path, options: Sequence[Path], target: Path) -> None:
-    """Write the choices as JSON."""
-    found = [
-        choice
-        for path in options
-        for choice in Options.model_validate_json(path.read_text(encoding="utf-8")).choices
-    ]
-    dense_bits = VALUE_BITS[made.options.dtype] * _values(Checkpoint.open(model))
-    advice = advise(found, made.spec, dense_bits)
+    """Write the choices as JSON; ``options`` of the layers of ``made.scope``."""
+    read = [Options.model_validate_json(path.read_text(encoding="utf-8")) for path in options]
+    result: Advice | Allocation
+    if isinstance(made.spec, Spec):
+        dense_bits = VALUE_BITS[made.options.dtype] * _values(Checkpoint.open(model))
+        result = advise([each for of in read for each in of.choices], made.spec, dense_bits)
+    else:
+        result = allocated(read, made)
     with replacing(target) as temporary:
-        temporary.write_text(advice.model_dump_json(indent=1), encoding="utf-8")
+        temporary.write_text(result.model_dump_json(indent=1), encoding="utf-8")
 
 
 def advise(options: Sequence[Choice], spec: Spec, dense_bits: int) -> Advice:

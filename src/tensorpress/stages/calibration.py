@@ -159,6 +159,8 @@ def _attach(
     for site, module in readers.items():
         linear = model.get_submodule(family.linear_path(layer, module))
         linear.register_forward_pre_hook(_hook(moments, site))
+    block = model.get_submodule(family.layer_path(layer))
+    block.register_forward_hook(_turn_hook(moments), with_kwargs=True)
     for module in shape.modules:
         if group_of(module) != "experts":
             linear = model.get_submodule(family.linear_path(layer, module))
@@ -183,6 +185,15 @@ def _hook(moments: Moments, site: str) -> Callable[[nn.Module, tuple[Tensor, ...
         moments.add(site, 0, inputs[0])
 
     return record
+
+
+def _turn_hook(moments: Moments) -> Callable[..., None]:
+    def watch(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        before = args[0] if args else kwargs.get("hidden_states")
+        if before is not None:
+            moments.add_angles(before, output[0] if isinstance(output, tuple) else output)
+
+    return watch
 
 
 def _output_hook(

@@ -12,6 +12,7 @@ from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.rows import DecompositionRow, write_rows
 from tensorpress.files import paths
 from tensorpress.methods.base import Factors
+from tensorpress.methods.registry import spec_class
 from tensorpress.planning.artifacts import DecompositionArtifact
 from tensorpress.running.oom import with_fallback
 from tensorpress.stages.decomposition import decompose_layer, measure
@@ -29,7 +30,8 @@ def run(
     device: torch.device,
 ) -> None:
     """Write factors and their errors; ``moments``, ``advice``, ``larger``: one or none."""
-    made = replace(made, spec=made.spec.completed(advice, layer))
+    spec = made.spec.completed(advice, layer)
+    made = replace(made, spec=spec_class("dense")(method="dense") if spec.keeps_all else spec)
     shapes = made.model.architecture.shape(layer).modules
 
     def work(where: torch.device, _: int) -> tuple[list[Factors], list[DecompositionRow]]:

@@ -125,4 +125,6 @@ def measure(
 def other_settings(spec: MethodSpec) -> str:
     """JSON of what has no column of its own; what was advised is in the checkpoint's manifest."""
     settings = spec.model_dump(mode="json", exclude={"method", "layout", "choices"})
+    for filled in ("kept", "ranks"):
+        (settings.get("budget") or {}).pop(filled, None)
     return json.dumps(settings, sort_keys=True)

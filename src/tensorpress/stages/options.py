@@ -7,7 +7,7 @@ damage (``analysis.damage``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorpress.analysis.damage import damage_nats, sensitivity
+from tensorpress.analysis.damage import damage_nats, damage_of_ranks, sensitivity
 from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.sites import ANGLE, gradient_of
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.manifest import ranks_of
 from tensorpress.checkpoints.moments import expand_sites, load_moments, tokens_of
@@ -25,6 +26,8 @@ from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
 from tensorpress.files.storage import VALUE_BITS, bits, stored_tensors
 from tensorpress.methods.advised import ROUNDING, Choice, Options
+from tensorpress.methods.advised import Spec as Advised
+from tensorpress.methods.allocation import Curve
 from tensorpress.methods.base import Factors, MethodSpec, dense_store, stacked
 from tensorpress.methods.registry import load, spec_class
 from tensorpress.methods.rounding import Rounding
@@ -50,17 +53,72 @@ def run(
     """Write the options as JSON; memory is bounded by a layer."""
     file = paths.moments(moments, layer)
 
-    def work(where: torch.device, _: int) -> list[Choice]:
+    def work(where: torch.device, _: int) -> Options:
         checkpoint = Checkpoint.open(model)
-        shape = checkpoint.architecture.shape(layer)
-        weights = dict(LayerWeights(checkpoint, layer, tuple(shape.modules), where))
-        sites, bits_of = load_moments(file, where), VALUE_BITS[made.dtype]
-        tokens, asked = tokens_of(file), (made.methods, made.group_size)
-        return list(options(weights, layer, shape, sites, tokens, bits_of, *asked))
+        shape, spec = checkpoint.architecture.shape(layer), made.spec
+        weights = LayerWeights(checkpoint, layer, tuple(shape.modules), where)
+        sites, tokens = load_moments(file, where), tokens_of(file)
+        importance = float(sites[ANGLE]) if ANGLE in sites else None
+        if isinstance(spec, Advised):
+            asked = (VALUE_BITS[made.dtype], spec.methods, spec.group_size)
+            found = options(dict(weights), layer, shape, sites, tokens, *asked)
+            return Options(choices=tuple(found), importance=importance)
+        if importance is None and not _by_loss(spec):
+            raise TensorpressError(
+                f"budget.allocate: 'importance' is not allowed: what layer {layer} reads is "
+                "unknown; allowed: uniform, loss"
+            )
+        curves = curves_of(weights, layer, shape, sites, tokens, spec) if _by_loss(spec) else ()
+        return Options(curves=tuple(curves), importance=importance)
 
     found = with_fallback("options", work, device)
     with replacing(target) as temporary:
-        temporary.write_text(Options(choices=tuple(found)).model_dump_json(), encoding="utf-8")
+        temporary.write_text(found.model_dump_json(), encoding="utf-8")
+
+
+def _by_loss(spec: MethodSpec) -> bool:
+    return spec.shared_budget is not None and spec.shared_budget.allocate == "loss"
+
+
+def metric_of(sites: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
+    """What methods read of a moments file: inputs' moments, and gradients where there are any."""
+    names = {name: gradient_of(name) for name in modules}
+    found = expand_sites(dict(sites), names)
+    return found | {name: sites[name] for name in names.values() if name in sites}
+
+
+def curves_of(
+    weights: Mapping[str, Tensor],
+    layer: int,
+    shape: LayerShape,
+    sites: Mapping[str, Tensor],
+    tokens: int,
+    spec: MethodSpec,
+) -> Iterator[Curve]:
+    """The damage of every rank of every matrix of a layer, from one factorisation of each.
+
+    Ranks at which the factors would be larger than the matrix are left out.
+    """
+    for module, size in shape.modules.items():
+        out, inner = size.out_features, size.in_features
+        rank = max(1, out * inner // (out + inner))
+        within = replace(shape, modules={module: size})
+        own = {module: weights[module]}
+        sized = spec.model_copy(update={"rank": rank, "budget": None})
+        moments = metric_of(sites, own) if spec.needs_moments else None
+        (made,) = load(spec.method).decompose(own, within, sized, moments)
+        known = sensitivity(sites, module, tokens)
+        left, right = (made.store.get_parameter(name) for name in ("left", "right"))
+        damages = damage_of_ranks(stacked(own[module]), left, right, known)
+        for index, each in enumerate(damages.tolist()):
+            yield Curve(
+                layer=layer,
+                module=module,
+                index=index,
+                rank_values=out + inner,
+                whole_values=out * inner,
+                damages=tuple(float(f"{damage:.7g}") for damage in each),
+            )
 
 
 def options(
@@ -79,7 +137,6 @@ def options(
     where they are rounded.
     """
     known = {module: sensitivity(sites, module, tokens) for module in weights}
-    moments = expand_sites(dict(sites), weights)
 
     def choice(method: str, settings: dict[str, Any], factors: Sequence[Factors]) -> Choice:
         modules = tuple(module for each in factors for module in each.modules)
@@ -117,7 +174,7 @@ def options(
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for attempt in attempts(shape, methods):
         own = {module: weights[module] for module in attempt.shape.modules}
-        held = {m: moments[m] for m in own} if attempt.specs[0].needs_moments else None
+        held = metric_of(sites, own) if attempt.specs[0].needs_moments else None
         for spec, factors in zip(attempt.specs, of_sizes(attempt, own, held), strict=True):
             settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
             yield choice(spec.method, settings, factors)
@@ -149,14 +206,18 @@ def attempts(shape: LayerShape, methods: Sequence[str]) -> Iterator[Attempt]:
 def of_sizes(
     attempt: Attempt, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None
 ) -> Iterator[list[Factors]]:
-    """Factors of every size, where the method nests them out of one factorisation."""
+    """Factors of every size, out of one factorisation as far as the method has them so."""
+    method = load(attempt.specs[0].method)
+    if hasattr(method, "decompose_sizes"):
+        yield from method.decompose_sizes(weights, attempt.shape, attempt.specs, moments)
+        return
     largest: tuple[MethodSpec, dict[tuple[str, ...], Factors]] | None = None
     for spec in attempt.specs:
         if largest and largest[0].contains_factors_of(spec, attempt.shape, attempt.group):
             layouts = spec.layouts(attempt.shape, attempt.group)
             yield [leading(each, largest[1][each.modules], spec) for each in layouts]
             continue
-        made = load(spec.method).decompose(weights, attempt.shape, spec, moments)
+        made = method.decompose(weights, attempt.shape, spec, moments)
         largest = spec, {each.modules: each for each in made}
         yield made
 
@@ -171,5 +232,7 @@ def _fits(spec: MethodSpec, shape: LayerShape, group: str) -> bool:
 
 
 def _settings(sort: type[MethodSpec], saved: float) -> dict[str, Any]:
-    whitened = {"whiten": "input"} if "whiten" in sort.model_fields else {}
+    whitened = {"whiten": "both"} if "whiten" in sort.model_fields else {}
+    if "whiten_output" in sort.model_fields:
+        whitened["whiten_output"] = "gradient"
     return {"budget": {"saved": saved}, **whitened}
