@@ -8,7 +8,7 @@ rank-(R1, ..., RN) approximation of higher-order tensors").
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -133,32 +133,40 @@ def _reflected(tensor: Tensor, mode: int, left_out: Tensor) -> tuple[Tensor, Ten
 
 
 def sequential_hosvd(
-    tensor: Tensor, ranks: Mapping[int, int]
+    tensor: Tensor, ranks: Mapping[int, int], first: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, dict[int, Tensor], float]:
     """Core, bases and squared error of the sequentially truncated HOSVD.
 
     Small modes first: each basis is of what the ones before have left, so the largest mode
     meets a small tensor; the error keeps the HOSVD's bound (Vannieuwenhoven et al. 2012).
+    ``first``: vectors of the first mode, at least as many as its rank, and its squared spectrum.
     """
     bases: dict[int, Tensor] = {}
     error = 0.0
     for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
         rank = ranks[mode]
-        bases[mode], squares = leading_right(row_blocks(tensor, mode), rank, tall=True)
+        if first is not None and not bases:
+            bases[mode], squares = first[0][:, :rank], first[1]
+        else:
+            bases[mode], squares = leading_right(row_blocks(tensor, mode), rank, tall=True)
         error += float(squares[rank:].sum())
         tensor = multi_mode_dot(tensor, {mode: bases[mode]})
     return tensor, bases, error
 
 
 def partial_tucker(
-    tensor: Tensor, ranks: Mapping[int, int], sweeps: int = SWEEPS
+    tensor: Tensor,
+    ranks: Mapping[int, int],
+    sweeps: int = SWEEPS,
+    first: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Core and bases ``(n, rank)`` of a partial Tucker decomposition, in the tensor's dtype.
 
     Starts from the sequentially truncated HOSVD and sweeps over the modes (HOOI) until the
     captured energy grows by less than ``TOLERANCE`` of the total; noise is not worth a sweep.
+    ``first`` as in ``sequential_hosvd``.
     """
-    core, bases, error = sequential_hosvd(tensor, ranks)
+    core, bases, error = sequential_hosvd(tensor, ranks, first)
     truncated = [mode for mode, rank in ranks.items() if rank < tensor.shape[mode]]
     energy = _energy(core)
     total = energy + error
@@ -175,10 +183,23 @@ def weighted_tucker(
     tensor: Tensor, ranks: Mapping[int, int], roots: Mapping[int, Root | Diagonal]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """``partial_tucker`` of the tensor with modes multiplied by their roots, which bases undo."""
+    return next(weighted_tuckers(tensor, [ranks], roots))
+
+
+def weighted_tuckers(
+    tensor: Tensor, sizes: Sequence[Mapping[int, int]], roots: Mapping[int, Root | Diagonal]
+) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+    """``weighted_tucker`` of several sizes, the largest first.
+
+    They share the weighed tensor and the vectors of the mode that each begins with.
+    """
     for mode, root in roots.items():
         tensor = root.whiten(tensor, mode)
-    core, bases = partial_tucker(tensor, ranks)
-    return core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
+    least = min(sizes[0], key=lambda m: tensor.shape[m])
+    first = leading_right(row_blocks(tensor, least), sizes[0][least], tall=True)
+    for ranks in sizes:
+        core, bases = partial_tucker(tensor, ranks, first=first)
+        yield core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
 
 
 def _sweep(

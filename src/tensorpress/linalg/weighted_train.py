@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tensorpress.linalg.tensor_train import tt_bounds, tt_svd, tt_tensor
-from tensorpress.linalg.tt_error import tt_svd_within
+from tensorpress.linalg.tt_error import Sweeps, tt_svd_within
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
 from tensorpress.linalg.whitening import Diagonal, Root, mode_roots, output_mode_roots
 
@@ -107,6 +108,25 @@ def trains_within(
         else:
             trains.append(Train(roots[index].undone(cores), lower, None))
     return trains
+
+
+def trains_of_ranks(
+    stack: Float[Tensor, "S out in"],
+    shape: TTShape,
+    ranks: Sequence[int],
+    roots: list[ModeRoots] | None = None,
+) -> Iterator[list[list[Tensor]]]:
+    """Cores of each matrix as ``train_matrix`` makes them, under several maximal ranks in turn.
+
+    The largest first: unfoldings that trains have in common are factorised once.
+    """
+    sweeps = Sweeps(train_targets(stack, shape, roots))
+    for rank in ranks:
+        columns = sweeps.cores(sweeps.capped(rank))
+        trains = [_paired([column[i] for column in columns], shape) for i in range(len(stack))]
+        if roots is not None:
+            trains = [each.undone(cores) for cores, each in zip(trains, roots, strict=True)]
+        yield trains
 
 
 def train_targets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +14,14 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, stacked, with_layouts
+from tensorpress.methods.base import (
+    Factors,
+    WhitenedSpec,
+    at_all_sizes,
+    output_gradients,
+    stacked,
+    with_layouts,
+)
 from tensorpress.methods.budget import Budget
 from tensorpress.methods.cost import VECTORS, Cost
 from tensorpress.methods.layout import Layout, sizes_of
@@ -140,6 +147,29 @@ def decompose(
         store.fill(**core_values([train.cores for train in trains]))
         factors.append(Factors(layout.modules, store, *stack_bounds(trains, stack), gain))
     return factors
+
+
+def decompose_sizes(
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    specs: Sequence[Spec],
+    moments: Mapping[str, Tensor] | None,
+) -> Iterator[list[Factors]]:
+    """``decompose`` of several sizes of balanced modes, the largest first, without bounds."""
+    from tensorpress.linalg.weighted_train import trains_of_ranks
+
+    def fit(layouts: Sequence[Layout], stacks: list[Tensor]) -> Iterator[Factors]:
+        (stack,), modules, shape = stacks, layouts[0].modules, modes_of(layouts[0].settings)
+        metric = metric_of(moments, modules[0], specs[0])
+        ranks = [max(layout.settings["ranks"]) for layout in layouts]
+        roots = None if metric is None else metric.roots(shape)
+        for trains in trains_of_ranks(stack, shape, ranks, roots):
+            reached = [1, *(core.shape[-1] for core in trains[0])]
+            settings = tt_settings(layer.modules[modules[0]], shape, reached)
+            store = Layout(modules, layouts[0].format, settings).build()
+            yield Factors(modules, store.fill(**core_values(trains)))
+
+    return at_all_sizes(weights, layer, specs, fit)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
+from tensorpress.methods.base import (
+    Factors,
+    WhitenedSpec,
+    at_all_sizes,
+    output_gradients,
+    with_layouts,
+)
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.layout import Layout, sizes_of
@@ -108,25 +115,57 @@ def decompose(
     """
     import torch
 
-    from tensorpress.linalg.tucker import tucker_bounds, weighted_tucker
-    from tensorpress.linalg.whitening import Diagonal, Root, output_roots, root_for
+    from tensorpress.linalg.tucker import tucker_bounds
 
     factors = []
     for layout, stacks in with_layouts(weights, layer, spec):
-        tensor = torch.cat(stacks)
-        stacks.clear()  # the copy stands in their place
-        ranks = {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}
-        bounds = tucker_bounds(tensor, ranks)
-        roots: dict[int, Root | Diagonal] = {}
-        gradients = [output_gradients(moments, module, spec) for module in layout.modules]
-        if known := [each for each in gradients if each is not None]:
-            roots[1] = Diagonal(output_roots(torch.cat(known).mean(0)))
-        if moments is not None:
-            roots[2] = root_for(tensor, moments[layout.modules[0]], ranks[2])
-        core, bases = weighted_tucker(tensor, ranks, roots)
+        bounds = tucker_bounds(torch.cat(stacks), _ranks(layout))
+        (made,) = _fitted([layout], stacks, spec, moments)
+        upper = bounds[1] if moments is None else None
+        factors.append(replace(made, lower_bound=bounds[0], upper_bound=upper))
+    return factors
+
+
+def decompose_sizes(
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    specs: Sequence[Spec],
+    moments: Mapping[str, Tensor] | None,
+) -> Iterator[list[Factors]]:
+    """``decompose`` of several sizes, the largest first, without bounds."""
+    return at_all_sizes(
+        weights, layer, specs, lambda layouts, stacks: _fitted(layouts, stacks, specs[0], moments)
+    )
+
+
+def _fitted(
+    layouts: Sequence[Layout],
+    stacks: list[Tensor],
+    spec: Spec,
+    moments: Mapping[str, Tensor] | None,
+) -> Iterator[Factors]:
+    """The factors of each size of one set."""
+    import torch
+
+    from tensorpress.linalg.tucker import weighted_tuckers
+    from tensorpress.linalg.whitening import Diagonal, Root, output_roots, root_for
+
+    modules, sizes = layouts[0].modules, [_ranks(layout) for layout in layouts]
+    tensor = torch.cat(stacks)
+    stacks.clear()  # the copy stands in their place
+    roots: dict[int, Root | Diagonal] = {}
+    gradients = [output_gradients(moments, module, spec) for module in modules]
+    if known := [each for each in gradients if each is not None]:
+        roots[1] = Diagonal(output_roots(torch.cat(known).mean(0)))
+    if moments is not None:
+        roots[2] = root_for(tensor, moments[modules[0]], sizes[0][2])
+    for layout, (core, bases) in zip(layouts, weighted_tuckers(tensor, sizes, roots), strict=True):
         store = layout.build().fill(
             left=bases[1].float(), right=bases[2].float(), core=core.float()
         )
-        upper = bounds[1] if moments is None else None
-        factors.append(Factors(layout.modules, store, bounds[0], upper))
-    return factors
+        yield Factors(modules, store)
+
+
+def _ranks(layout: Layout) -> dict[int, int]:
+    """Ranks by mode of the stack."""
+    return {1: layout.settings["out_rank"], 2: layout.settings["in_rank"]}

@@ -7,7 +7,8 @@ in LLMs" (arXiv 2501.15674).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,7 +17,7 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, at_all_sizes, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.heads import MODULES, side_of
@@ -165,25 +166,54 @@ def decompose(
     The right layout reads q, k and v as ``W^T`` and o as ``W``, so that the residual stream is
     one mode of all four (Gu et al. 2025); ``published`` has it the other way round.
     """
-    import torch
-
-    from tensorpress.linalg.tucker import partial_tucker, tucker_bounds
+    from tensorpress.linalg.tucker import tucker_bounds
 
     factors = []
     for layout, stacks_of_one in with_layouts(weights, layer, spec):
-        settings = layout.settings
-        views = [
-            stack[0].mT if side == "in" else stack[0]
-            for stack, side in zip(stacks_of_one, settings["sides"], strict=True)
-        ]
-        tensor = torch.stack([view.unflatten(1, (settings["heads"], -1)) for view in views])
-        ranks = {1: settings["hidden_rank"], 3: settings["head_dim_rank"]}
-        if settings["stack_rank"] is not None:
-            ranks[0] = settings["stack_rank"]
-        core, bases = partial_tucker(tensor, ranks)
+        bounds = tucker_bounds(_tensor(layout, stacks_of_one), _ranks(layout))
+        (made,) = _fitted([layout], stacks_of_one)
+        factors.append(replace(made, lower_bound=bounds[0], upper_bound=bounds[1]))
+    return factors
+
+
+def decompose_sizes(
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    specs: Sequence[Spec],
+    moments: Mapping[str, Tensor] | None,
+) -> Iterator[list[Factors]]:
+    """``decompose`` of several sizes, the largest first, without bounds."""
+    return at_all_sizes(weights, layer, specs, _fitted)
+
+
+def _fitted(layouts: Sequence[Layout], stacks_of_one: list[Tensor]) -> Iterator[Factors]:
+    """The factors of each size of one set."""
+    from tensorpress.linalg.tucker import weighted_tuckers
+
+    tensor = _tensor(layouts[0], stacks_of_one)
+    found = weighted_tuckers(tensor, [_ranks(layout) for layout in layouts], {})
+    for layout, (core, bases) in zip(layouts, found, strict=True):
         values = {"hidden": bases[1], "head_dim": bases[3], "core": core.movedim(0, -1)}
-        if settings["stack_rank"] is not None:
+        if 0 in bases:
             values["stack"] = bases[0]
         store = layout.build().fill(**{name: value.float() for name, value in values.items()})
-        factors.append(Factors(layout.modules, store, *tucker_bounds(tensor, ranks)))
-    return factors
+        yield Factors(layout.modules, store)
+
+
+def _tensor(layout: Layout, stacks_of_one: list[Tensor]) -> Tensor:
+    """``(stack, hidden, heads, head_dim)``."""
+    import torch
+
+    views = [
+        stack[0].mT if side == "in" else stack[0]
+        for stack, side in zip(stacks_of_one, layout.settings["sides"], strict=True)
+    ]
+    heads = layout.settings["heads"]
+    return torch.stack([view.unflatten(1, (heads, -1)) for view in views])
+
+
+def _ranks(layout: Layout) -> dict[int, int]:
+    """Ranks by mode of the tensor, but of a mode that is kept whole."""
+    ranks = {1: layout.settings["hidden_rank"], 3: layout.settings["head_dim_rank"]}
+    stack = layout.settings["stack_rank"]
+    return ranks if stack is None else {**ranks, 0: stack}
