@@ -162,7 +162,7 @@ class MethodSpec(BaseModel):
     def keeps_all(self) -> bool:
         """Whether completed settings give a layer all of its values, so that it stays as it is."""
         budget = self.shared_budget
-        return budget is not None and not budget.ranks and budget.share >= 1.0
+        return budget is not None and not budget.ranks and budget.to_save <= 0.0
 
     @property
     def depends_on_layer_index(self) -> bool:

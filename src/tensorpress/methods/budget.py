@@ -54,13 +54,13 @@ class Budget(BaseModel):
         return self
 
     @property
-    def share(self) -> float:
-        """Share of the values that may be stored."""
-        return 1.0 - self.saved if self.kept is None else self.kept
+    def to_save(self) -> float:
+        """Share of the values to save, as the advice says or else as it is written."""
+        return self.saved if self.kept is None else 1.0 - self.kept
 
     def allowed(self, values: int) -> int:
         """Values that may be stored in place of ``values``."""
-        return math.floor(self.share * values)
+        return math.floor((1.0 - self.to_save) * values)
 
     def largest(self, limit: int, values: Callable[[int], int], dense: int, where: str) -> int:
         """The largest rank up to ``limit`` whose ``values(rank)`` fit; ``values`` must grow.
@@ -73,7 +73,7 @@ class Budget(BaseModel):
             low, high = (middle, high) if values(middle) <= allowed else (low, middle - 1)
         if not low:
             raise TensorpressError(
-                f"budget.saved: {1 - self.share:.4g} leaves no room for rank 1 at {where}; "
+                f"budget.saved: {self.to_save} leaves no room for rank 1 at {where}; "
                 f"allowed: up to {1 - values(1) / dense:.4f}"
             )
         return low

@@ -47,6 +47,11 @@ class Correction(BaseModel):
     def _sized_once(self) -> Self:
         if self.rank is not None and self.budget is not None:
             raise ValueError("give rank or budget, not both")
+        if self.budget is not None and self.budget.allocate != "uniform":
+            raise ValueError(
+                f"budget.allocate: {self.budget.allocate!r} is not allowed for a part of a matrix; "
+                "allowed: uniform"
+            )
         return self
 
     @property

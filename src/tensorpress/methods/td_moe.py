@@ -83,7 +83,7 @@ class Spec(MethodSpec):
     def saved(self) -> float:
         """Share of values to save, where ranks are to be searched."""
         assert self.ratio is not None or self.budget is not None
-        return 1 - self.budget.share if self.ratio is None else self.ratio  # type: ignore[union-attr]
+        return self.budget.to_save if self.ratio is None else self.ratio  # type: ignore[union-attr]
 
     @property
     def needs_moments(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -232,7 +232,10 @@ def _fits(spec: MethodSpec, shape: LayerShape, group: str) -> bool:
 
 
 def _settings(sort: type[MethodSpec], saved: float) -> dict[str, Any]:
-    whitened = {"whiten": "both"} if "whiten" in sort.model_fields else {}
+    whitened: dict[str, Any] = {}
+    if "whiten" in sort.model_fields:
+        offered = get_args(sort.model_fields["whiten"].annotation)
+        whitened["whiten"] = "both" if "both" in offered else "input"
     if "whiten_output" in sort.model_fields:
         whitened["whiten_output"] = "gradient"
     return {"budget": {"saved": saved}, **whitened}
