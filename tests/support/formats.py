@@ -89,6 +89,14 @@ SETTINGS = {
         "head_dim_rank": 2,
         "stack_rank": 2,
     },
+    "subset": {
+        "parts": [
+            {"format": "dense", "settings": {"slices": 2, "out_features": 3, "in_features": IN}},
+            {"format": "dense", "settings": {"slices": 2, "out_features": OUT, "in_features": 3}},
+        ],
+        "sides": ["out", "in"],
+        "width": 7,
+    },
     "rounded": {
         "inner": {
             "format": "low_rank",
@@ -132,4 +140,6 @@ def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
         groups = torch.rand(settings["slices"], store.out_features, store.in_features // 4, 4)
         places = groups.argsort()[..., :2].sort().values
         values["places"] = pack(places.to(torch.uint8), 2)
+    if name == "subset" and "kept" in store.state_dict():
+        values["kept"] = store.pack(torch.tensor([[0, 1, 0, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1, 1]]))
     return store.fill(**values)

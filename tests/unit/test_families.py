@@ -23,7 +23,7 @@ from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
 from tensorpress.commands.meta_model import MetaModel
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
-from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.base import MethodSpec, slices_of
 from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.planning.footprint import values_of
 from tensorpress.running.oom import CPU
@@ -113,7 +113,7 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         torch.testing.assert_close(
             found, expected, atol=3e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}"
         )
-        if spec.method == "svd":
+        if spec.method in ("svd", "neurons", "heads"):
             densify(folder / "out", folder / "dense")
             again = loaded(folder / "dense").eval()
             with torch.inference_mode():
@@ -178,11 +178,12 @@ def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
     with torch.no_grad():
         for stored in load_factors(placement.factors, placement.modules):
             for index, module in enumerate(stored.modules):
+                slices = slices_of(stored.store, stored.modules, index)
                 if module.startswith("experts"):
                     experts = twin.get_submodule(family.experts_path(placement.layer))
                     view = family.expert_weights(experts)[module]
                     for e in range(view.shape[0]):
-                        view[e] = stored.store.dense(e)
+                        view[e] = stored.store.dense(slices[e])
                 else:
                     path = family.linear_path(placement.layer, module)
                     weight = twin.get_submodule(path).weight
@@ -191,7 +192,19 @@ def dense_twin(model: Path, placement: FactorPlacement) -> torch.nn.Module:
                         weight.copy_(matrix)
                     else:
                         put(family.linears[module], weight, matrix, heads)
+                bias = None if module not in stored.turns else twin.get_submodule(path).bias
+                if bias is not None:
+                    turn_bias(family.linears[module], bias, stored.turns[module], heads)
     return twin
+
+
+def turn_bias(slot, bias: torch.Tensor, turn: torch.Tensor, heads: int) -> None:
+    """A bias whose part of a module is turned head by head, written by hand."""
+    places = slot.outputs(torch.arange(len(bias))[None], heads)[0].view(len(turn), -1)
+    for own, matrix in zip(places, turn, strict=True):
+        turned = matrix @ bias[own]
+        bias[own] = 0
+        bias[own[: len(turned)]] = turned
 
 
 def put(slot, weight: torch.Tensor, matrix: torch.Tensor, heads: int) -> None:

@@ -104,6 +104,30 @@ def test_wrong_shapes_are_refused() -> None:
         store.fill(left=torch.zeros(2, OUT, 3))
 
 
+def test_a_subset_of_neurons_is_marked_once_and_run_without_the_rest() -> None:
+    store = filled("subset")
+    assert store.packed() == {"kept": (14, 1)}
+    assert [store.places(index).tolist() for index in (0, 3)] == [[1, 4, 5], [0, 5, 6]]
+    assert store.dense(3).abs().sum(0).nonzero().flatten().tolist() == [0, 5, 6]
+    part, own = store.runs(3)
+    assert (part.matrix_shape(own), own) == ((OUT, 3), 1)
+    torch.testing.assert_close(part.dense(own), store.dense(3)[:, [0, 5, 6]])
+
+
+def test_a_subset_of_heads_keeps_the_first_of_each() -> None:
+    dense = {"slices": 1, "out_features": 2 * 3, "in_features": IN}
+    other = {"slices": 1, "out_features": IN, "in_features": 4 * 3}
+    parts = [{"format": "dense", "settings": each} for each in (dense, other)]
+    settings = {"parts": parts, "sides": ["out", "in"], "width": 5, "heads": [2, 4]}
+    store = filled("subset", settings)
+    assert [store.matrix_shape(index) for index in (0, 1)] == [(10, IN), (IN, 20)]
+    rows = store.dense(0).abs().sum(1).view(2, 5) > 0
+    assert rows.tolist() == [[True, True, True, False, False]] * 2
+    x = torch.randn(3, 20, dtype=torch.float64)
+    torch.testing.assert_close(store.project(x, 1), x @ store.dense(1).mT)
+    assert store.runs(1) == (store, 1)
+
+
 def test_linears_share_one_store() -> None:
     store = filled("tucker_heads")
     holder = nn.Module()

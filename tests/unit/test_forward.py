@@ -24,7 +24,9 @@ from tensorpress.formats.modules import (
 from tensorpress.formats.table import FORMATS
 from tensorpress.formats.tt_matrix import TTMatrix
 
-SAME_SHAPES = [n for n in FORMATS if n not in ("shared_basis", "tucker_heads", "per_head", "cp")]
+SAME_SHAPES = [
+    n for n in FORMATS if n not in ("shared_basis", "tucker_heads", "per_head", "cp", "subset")
+]
 BY_BLOCKS = "tt_matrix by blocks"
 FACTORED = [n for n in FORMATS if n != "zero"]
 EXPERTS, HIDDEN, INNER = 4, 8, 12

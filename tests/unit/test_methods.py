@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tensorpress.analysis.damage import Sensitivity, damage_nats
 from tensorpress.architectures.layers import LayerShape, ModuleShape
-from tensorpress.architectures.sites import gradient_of
+from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.approach import APPROACHES
-from tensorpress.methods.base import MethodSpec, stacked
+from tensorpress.methods.base import MethodSpec, slices_of, stacked
 from tensorpress.methods.registry import METHODS, load
 
 HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
@@ -58,9 +58,8 @@ def rebuilt(factors, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for each in factors:
         for index, module in enumerate(each.modules):
             if weights[module].ndim == 3:
-                found[module] = torch.stack(
-                    [each.store.dense(e) for e in range(weights[module].shape[0])]
-                )
+                slices = slices_of(each.store, each.modules, index)
+                found[module] = torch.stack([each.store.dense(s) for s in slices])
             else:
                 found[module] = each.store.dense(index)
     return found
@@ -148,6 +147,8 @@ def test_no_lower_bound_lies_above_the_error(
         inputs = torch.randn(size.slices, 64, size.in_features)
         moment = inputs.mT @ inputs / 64
         moments[module] = moment if size.slices > 1 else moment[0]
+        moments[gradient_of(module)] = torch.rand(size.slices, size.out_features)
+        moments[count_of(module)] = torch.full((size.slices,), 64)
     factors = load(method).decompose(weights, shape, spec, moments if spec.needs_moments else None)
     found = rebuilt(factors, weights)
     for each in factors:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import gradient_of, site_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import stacked
@@ -49,6 +50,35 @@ def sensitivity(sites: Mapping[str, Tensor], module: str, tokens: int) -> Sensit
     return Sensitivity(
         stacked(sites[site]), gradient if gradient.ndim == 2 else gradient[None], counts / tokens
     )
+
+
+def changes(
+    weights: Mapping[str, Float[Tensor, "slices out in"]],
+    rebuilt: Mapping[str, Float[Tensor, "slices out in"]],
+    layer: LayerShape,
+) -> dict[str, Float[Tensor, "slices out in"]]:
+    """What is added to the weights of some modules of a layer, as far as any output reads it.
+
+    Of neurons whose column of down is zero, rows of gate and up may be anything. Heads whose values
+    were turned and cut, so that the last are zero, are o in the old basis: ``O' M`` where the new
+    values are ``M V``; what rounding adds to these is left out.
+    """
+    found = {module: rebuilt[module] - weight for module, weight in weights.items()}
+    for down in (module for module in rebuilt if module.endswith(".down")):
+        unread = ~rebuilt[down].any(dim=1)
+        for module in found.keys() & {down.replace("down", "gate"), down.replace("down", "up")}:
+            found[module] = found[module].masked_fill(unread[..., None], 0.0)
+    if {"attention.v", "attention.o"} <= rebuilt.keys() and layer.in_heads:
+        stacks = (held["attention.v"][0].double() for held in (weights, rebuilt))
+        v, turned = (stack.unflatten(0, (layer.kv_heads, -1)) for stack in stacks)
+        if not turned[:, -1].any():
+            back = torch.linalg.lstsq(v.mT, turned.mT).solution.mT
+            o = rebuilt["attention.o"][0].double()
+            o = o.unflatten(1, (layer.kv_heads, -1, layer.head_dim))
+            old = torch.einsum("oahr,arw->oahw", o, back).flatten(1)
+            found["attention.o"] = old.to(weights["attention.o"])[None] - weights["attention.o"]
+            found["attention.v"] = torch.zeros_like(weights["attention.v"])
+    return found
 
 
 def damage_nats(change: Float[Tensor, "slices out in"], known: Sensitivity) -> float:

@@ -41,6 +41,11 @@ def gradient_of(module: str) -> str:
     return f"{module}.gradient"
 
 
+def count_of(module: str) -> str:
+    """What the number of tokens that reached ``module``, or each slice of it, is kept under."""
+    return f"{site_of(module)}.tokens"
+
+
 def moment_values(shape: LayerShape) -> int:
     """Values of the second moments of all sites of a layer."""
     readers = {

@@ -16,15 +16,17 @@ from tensorpress.formats.build import build
 from tensorpress.methods.base import Factors
 
 SPECTRA = "spectra"
+TURNS = "turns"
 
 
 @dataclass(frozen=True)
 class StoredFactors:
-    """Factors read back: ``modules[i]`` is slice ``i`` of ``store``; ``Factors.spectra``."""
+    """Factors read back, as ``Factors`` has them."""
 
     modules: tuple[str, ...]
     store: Format
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
+    turns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def store_name(modules: Sequence[str]) -> str:
@@ -41,6 +43,8 @@ def save_factors(factors: Sequence[Factors], path: Path) -> None:
         stores.append({**each.store.description, "modules": each.modules})
         for factor, value in each.store.state_dict().items():
             tensors[f"{name}.{factor}"] = value.cpu().contiguous()
+        for module, turn in each.turns.items():
+            tensors[f"{TURNS}.{module}"] = turn.cpu().contiguous()
         for rank, squares in each.spectra.items():
             tensors[f"{SPECTRA}.{name}.{rank}"] = squares.cpu().contiguous()
     with replacing(path) as temporary:
@@ -73,5 +77,7 @@ def load_factors(path: Path, modules: Sequence[str] | None = None) -> list[Store
                 for key in file.names
                 if key.startswith(prefix)
             }
-            loaded.append(StoredFactors(tuple(entry["modules"]), store, spectra))
+            known = {module: f"{TURNS}.{module}" for module in entry["modules"]}
+            turns = {m: file.read(key) for m, key in known.items() if key in file.names}
+            loaded.append(StoredFactors(tuple(entry["modules"]), store, spectra, turns))
     return loaded

@@ -24,7 +24,7 @@ from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
 from tensorpress.files.stopwatch import LOAD, spent_on
-from tensorpress.formats.base import STORES, Format
+from tensorpress.formats.base import STORES
 from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.objectives.base import Objective
@@ -189,10 +189,11 @@ def matrices(
         experts: Any = model.get_submodule(family.experts_path(layer))
         if not isinstance(experts, FactoredExperts):
             return family.expert_weights(experts)[module].detach()
-        store: Format = getattr(experts, module.split(".")[1])
-        return store.stacked()
+        return torch.stack(experts.whole_weights(module.split(".")[1]))
     holder: Any = model.get_submodule(family.linear_path(layer, module))
     slot = family.slot(module)
     if isinstance(holder, FactoredLinear):  # always (out, in)
-        slot = dataclasses.replace(slot, transposed=False)
-    return slot.take(holder.weight.detach(), architecture.shape(layer).heads)[None]
+        slot, weight = dataclasses.replace(slot, transposed=False), holder.whole_weight()
+    else:
+        weight = holder.weight
+    return slot.take(weight.detach(), architecture.shape(layer).heads)[None]

@@ -11,6 +11,7 @@ from typing import Any
 from tensorpress.checkpoints.rows import DecompositionRow, read_rows
 from tensorpress.files.storage import VALUE_BITS
 from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.layout import inner_descriptions
 
 MANIFEST = "plan.json"
 
@@ -74,7 +75,6 @@ def _entries(
 def ranks_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The ranks among a format's settings, also those of formats inside of it."""
     found = {name: value for name, value in settings.items() if "rank" in name}
-    for value in settings.values():
-        if isinstance(value, dict):
-            found |= ranks_of(value["settings"])
+    for inner in inner_descriptions(settings):
+        found |= ranks_of(inner["settings"])
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.architectures.sites import ANGLE, gradient_of, site_of
+from tensorpress.architectures.sites import ANGLE, count_of, gradient_of, site_of
 from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
@@ -111,15 +111,18 @@ def load_moments(file: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
-    """Second moment of each module's inputs, from the per-site tensors of a moments file."""
-    return {module: sites[site_of(module)] for module in modules}
+    """What ``InputMoments`` has of modules, from the tensors of a moments file."""
+    names = {module: site_of(module) for module in modules}
+    names |= {other(m): other(m) for m in names for other in (gradient_of, count_of)}
+    return {name: sites[stored] for name, stored in names.items() if stored in sites}
 
 
 @dataclass(frozen=True)
 class InputMoments(Mapping[str, Tensor]):
     """Second moment of each module's inputs, read from a moments file when it is asked for.
 
-    Under ``gradient_of(module)`` there are the squared gradients of its outputs, if any were taken.
+    Under ``gradient_of(module)`` there are the squared gradients of its outputs, if they were
+    taken, under ``count_of(module)`` the tokens that reached it.
     """
 
     file: Path
@@ -129,6 +132,7 @@ class InputMoments(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         stored = {gradient_of(module): gradient_of(module) for module in self.modules}
         stored |= {module: site_of(module) for module in self.modules}
+        stored |= {count_of(module): count_of(module) for module in self.modules}
         with open_tensors(self.file) as opened:
             return opened.read(stored[name]).to(self.device)
 

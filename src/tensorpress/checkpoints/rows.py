@@ -27,6 +27,8 @@ class DecompositionRow:
     factors, and so do ``stack_error`` and ``stored_values`` (given once, with the first module).
     ``approach`` and ``head_layout`` are as in ``Compression``; ``settings`` are the method's other
     settings as JSON: rows of equal ones differ in the layout alone.
+    ``product_error``: of the outputs of modules that change together, relative, on the inputs of
+    calibration; the errors of each alone mean little then.
     ``calibration_tokens``: over which moments were really taken, where the method read them.
     """
 
@@ -45,6 +47,7 @@ class DecompositionRow:
     lower_bound: float | None
     upper_bound: float | None
     shape_gain: float | None
+    product_error: float | None = None
     dense_values: int
     stored_values: int
     seconds: float

@@ -55,7 +55,7 @@ def densify(source: Path, target: Path) -> None:
     values = plain.state_dict()
     with torch.no_grad():
         for name, value in compressed.state_dict().items():
-            if name in values:
+            if name in values and values[name].shape == value.shape:
                 values[name].copy_(value)
         for name, module in compressed.named_modules():
             if isinstance(module, FactoredLinear | FactoredExperts | FactoredEmbedding):
@@ -84,12 +84,15 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 def _rebuild(module: nn.Module, plain: Any, family: Family) -> None:
     """Write the matrices of a factored module where the plain one has them."""
     if isinstance(module, FactoredLinear):
-        weight = module.weight
+        weight, bias = module.whole_weight(), module.whole_bias()
         plain.weight.copy_(weight.mT if isinstance(plain, Conv1D) else weight)
+        if bias is not None:
+            plain.bias.copy_(bias)
     elif isinstance(module, FactoredEmbedding):
         plain.weight.copy_(module.weight)
     elif isinstance(module, FactoredExperts):
         for name, view in family.expert_weights(plain).items():
-            store = getattr(module, name.split(".")[1])
-            for expert in range(store.slices):
-                view[expert].copy_(store.dense(expert))
+            for expert, matrix in enumerate(module.whole_weights(name.split(".")[1])):
+                view[expert].copy_(matrix)
+        if module.biases:
+            plain.gate_up_proj_bias.copy_(module.whole_biases())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from tensorpress.files.storage import (
 )
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
+from tensorpress.methods.base import slices_of
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import assembly_footprint, step_footprints
@@ -125,7 +127,7 @@ def _size(
     left = {tensor: math.prod(shape) for tensor, shape in model.tensors.items()}
     replaced: set[str] = set()
     placed: dict[tuple[int, str], Format] = {}
-    rebuilt = 0
+    rebuilt, dropped = 0, Counter[str]()
     for layer, layout, store in _placed(model, params, name, recipe, layers):
         rebuilt = max(rebuilt, store.peak_rebuilt_values())
         inside = None if layout.modules == ("embedding",) else layer
@@ -138,7 +140,10 @@ def _size(
             left[home] -= shape.numel
             replaced.add(home)
             placed[layer, module] = store
-            count.replace(layer, module, store, index)
+            own = slices_of(store, layout.modules, index)
+            running, first = store.runs(own.start)
+            count.replace(layer, module, running)
+            dropped[home] += len(own) * (shape.out_features - running.matrix_shape(first)[0])
     if isinstance(recipe.recover, Adapters):
         stored += _adapters(architecture, recipe.recover, placed)
     for tensor, values in left.items():
@@ -152,7 +157,9 @@ def _size(
             replaced=belongs,
         )
         dense.append(entry)
-        stored.append(entry)
+        # of a layer that is narrower than before, a part of the bias
+        lost = sum(dropped[home] for home in beside) if belongs else 0
+        stored.append(replace(entry, shape=(values - lost,)))
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
     jobs = [job for step in steps for job in step_footprints(architecture, *step, layers)]
@@ -260,7 +267,7 @@ class _Macs:
         self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
         self.stored = self.dense
 
-    def replace(self, layer: int, module: str, store: Format, index: int) -> None:
+    def replace(self, layer: int, module: str, store: Format) -> None:
         """Count one module's factors in place of its matrix; a lookup multiplies nothing."""
         if group_of(module) == "embedding":
             return

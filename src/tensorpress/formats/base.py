@@ -88,10 +88,22 @@ class Format(nn.Module):
         """``(out, in)`` of matrix ``index``."""
         return self.out_features, self.in_features
 
+    def runs(self, index: int) -> tuple[Format, int]:
+        """What a layer multiplies by for matrix ``index``, a format and its slice: mostly itself.
+
+        A format that leaves the same rows of some modules and columns of others out runs what is
+        left, so that the layer is narrower inside; all modules of the group must then be so held.
+        """
+        return self, index
+
     def packed(self) -> dict[str, tuple[int, int]]:
         """Buffers that hold packed whole numbers: how many, and the bits of each."""
         inner = ((path, each) for path, each in self.named_children() if isinstance(each, Format))
         return {f"{path}.{n}": size for path, each in inner for n, size in each.packed().items()}
+
+    def widened(self, y: Tensor, index: int) -> Tensor:
+        """Outputs ``(..., out)`` of matrix ``index`` from those of what ``runs`` gives for it."""
+        return y
 
     def factor(self, name: str, shape: tuple[int, ...]) -> None:
         """Register an uninitialised factor; ``fill`` or a checkpoint gives it values."""

@@ -12,10 +12,15 @@ from .table import FORMATS
 def build(format: str, settings: Mapping[str, Any]) -> Format:
     """The empty format of a description; under the meta device it takes no memory.
 
-    A setting that is a description itself is a format inside of the format, and is built first.
+    A setting that is a description itself is a format inside of the format, and is built first; so
+    are those of a list.
     """
-    built: dict[str, Any] = {
-        name: build(**value) if isinstance(value, Mapping) else value
-        for name, value in settings.items()
-    }
-    return FORMATS[format](**built)
+    return FORMATS[format](**{name: _built(value) for name, value in settings.items()})
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return build(**value)
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        return [_built(each) for each in value]
+    return value

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .adapters import attach
 from .base import STORES, Format
 from .build import build
-from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of
+from .modules import FactoredEmbedding, FactoredExperts, FactoredLinear, gate_of, store_names
 
 
 class FactoredMixin:
@@ -57,8 +57,8 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
     ``plan["stores"]``: factor sets ``{owner, name, format, settings}``, held by the layer (or the
     model) at ``owner``. ``plan["linears"]``: ``{path, parts, heads}``, each part a store's owner,
     name and slice. ``plan["embeddings"]``: ``{path, part}``. ``plan["experts"]``: ``{path, gate,
-    up, down, biases, clamp}``, each projection ``{format, settings}``. ``plan["adapters"]``:
-    ``{path, format, settings}`` beside a linear layer.
+    up, down, biases, clamp}``, each projection ``{format, settings}``, or all of them ``shared``.
+    ``plan["adapters"]``: ``{path, format, settings}`` beside a linear layer.
     """
     for entry in plan["stores"]:
         owner = model.get_submodule(entry["owner"])
@@ -79,7 +79,7 @@ def install(model: nn.Module, plan: dict[str, Any]) -> None:
         scale = getattr(model.get_submodule(entry["path"]), "scalar_embed_scale", 1.0)
         model.set_submodule(entry["path"], FactoredEmbedding(part(entry["part"])[0], scale))
     for entry in plan["experts"]:
-        stores = {name: _store(entry[name]) for name in ("gate", "up", "down")}
+        stores = {name: _store(entry[name]) for name in store_names(entry)}
         replaced: Any = model.get_submodule(entry["path"])
         act = gate_of(replaced, entry["clamp"])
         experts = FactoredExperts(**stores, act=act, biases=entry["biases"])

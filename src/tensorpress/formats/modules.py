@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .base import Format
 from .grouped import grouped_linear
+
+SHARED = "shared"
+"""Submodule of experts that holds a store of all of their projections."""
+
+PROJECTIONS = ("gate", "up", "down")
+"""Of experts, as they are named and, where one store holds all, in the order of its slices."""
 
 Gate = Callable[[Tensor, Tensor], Tensor]
 """What an expert makes of its gate and up activations, both ``(tokens, inner)``."""
@@ -76,6 +83,7 @@ class FactoredLinear(Rebuildable):
     """
 
     _parts: tuple[tuple[Format, int], ...]
+    _run: tuple[tuple[Format, int], ...]
 
     def __init__(
         self, parts: Sequence[tuple[Format, int]], has_bias: bool, heads: int | None = None
@@ -83,8 +91,9 @@ class FactoredLinear(Rebuildable):
         super().__init__("weight")
         # not registered: several linears share one store, whose factors are stored once
         object.__setattr__(self, "_parts", tuple(parts))
+        object.__setattr__(self, "_run", tuple(store.runs(index) for store, index in parts))
         self.heads = heads
-        shapes = [store.matrix_shape(index) for store, index in parts]
+        shapes = [store.matrix_shape(index) for store, index in self._run]
         self.out_features, self.in_features = sum(out for out, _ in shapes), shapes[0][1]
         empty = torch.empty(self.out_features) if has_bias else None
         self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
@@ -96,7 +105,19 @@ class FactoredLinear(Rebuildable):
         return self.rebuild_weight("weight") if kept is None else kept
 
     def rebuild_weight(self, name: str) -> Tensor:
+        return self._join([store.dense(index).mT for store, index in self._run]).mT
+
+    def whole_weight(self) -> Tensor:
+        """The weight as the plain model has it, ``(out, in)``, zero where the layer is narrower."""
         return self._join([store.dense(index).mT for store, index in self._parts]).mT
+
+    def whole_bias(self) -> Tensor | None:
+        """The bias as the plain model has it, zero where the layer is narrower."""
+        if self.bias is None or self._run == self._parts:
+            return self.bias
+        sizes = [store.matrix_shape(index)[0] for store, index in self._run]
+        shares = zip(self._parts, self.bias.split(sizes), strict=True)
+        return torch.cat([store.widened(share, index) for (store, index), share in shares])
 
     def stores(self) -> Iterable[Format]:
         return [store for store, _ in self._parts]
@@ -106,7 +127,7 @@ class FactoredLinear(Rebuildable):
         kept = self.kept("weight")
         if kept is not None:
             return nn.functional.linear(x, kept, self.bias)
-        y = self._join([store.project(x, index) for store, index in self._parts])
+        y = self._join([store.project(x, index) for store, index in self._run])
         return y if self.bias is None else y + self.bias
 
     def _join(self, outputs: list[Tensor]) -> Tensor:
@@ -153,13 +174,35 @@ class FactoredEmbedding(Rebuildable):
 class FactoredExperts(Rebuildable):
     """Gated experts whose projections are stores of one slice per expert.
 
-    With ``biases``, gate and up share one ``(E, 2 * inner)``, interleaved as in GPT-OSS.
+    With ``biases``, gate and up share one ``(E, 2 * inner)``, interleaved as in GPT-OSS. One
+    ``shared`` store of all projections, of ``3 E`` slices, runs by its parts.
     """
 
-    def __init__(self, gate: Format, up: Format, down: Format, act: Gate, biases: bool) -> None:
-        super().__init__("gate", "up", "down")
-        self.gate, self.up, self.down, self.act = gate, up, down, act
-        self.biases = biases
+    gate: Format
+    up: Format
+    down: Format
+    shared: Format | None
+
+    def __init__(
+        self,
+        gate: Format | None = None,
+        up: Format | None = None,
+        down: Format | None = None,
+        *,
+        shared: Format | None = None,
+        act: Gate,
+        biases: bool,
+    ) -> None:
+        super().__init__(*PROJECTIONS)
+        self.shared = shared
+        for index, (name, own) in enumerate(zip(PROJECTIONS, (gate, up, down), strict=True)):
+            if shared is None:
+                self.add_module(name, own)
+            else:  # not registered: they are parts of what is
+                part, _ = shared.runs(index * shared.slices // 3)
+                object.__setattr__(self, name, part)
+        gate, down = self.gate, self.down
+        self.act, self.biases = act, biases
         if biases:
             sizes = {"gate_up": 2 * gate.out_features, "down": down.out_features}
             for name, size in sizes.items():
@@ -171,7 +214,28 @@ class FactoredExperts(Rebuildable):
         return store.stacked()
 
     def stores(self) -> Iterable[Format]:
-        return [self.gate, self.up, self.down]
+        return [self.gate, self.up, self.down] if self.shared is None else [self.shared]
+
+    def whole_weights(self, name: str) -> list[Tensor]:
+        """Each expert's matrix of a projection as the plain model has it."""
+        store: Format = getattr(self, name)
+        slices = range(store.slices)
+        if self.shared is None:
+            return [store.dense(expert) for expert in slices]
+        first = PROJECTIONS.index(name) * store.slices
+        return [self.shared.dense(first + expert) for expert in slices]
+
+    def whole_biases(self) -> Tensor:
+        """Gate's and up's as the plain model has them, ``(E, 2 * inner)``."""
+        biases = self.get_parameter("gate_up_proj_bias")
+        if self.shared is None:
+            return biases
+        return torch.stack(
+            [
+                torch.stack([self.shared.widened(b, e) for b in (own[::2], own[1::2])], 1).flatten()
+                for e, own in enumerate(biases)
+            ]
+        )
 
     def forward(
         self,
@@ -219,6 +283,11 @@ class FactoredExperts(Rebuildable):
             return grouped_linear(x, kept, ends)
         store: Format = getattr(self, name)
         return store.project_grouped(x, ends)
+
+
+def store_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of the stores in a plan's entry of experts, which are also their submodules' names."""
+    return (SHARED,) if SHARED in entry else PROJECTIONS
 
 
 def gate_of(experts: nn.Module, limits: Sequence[float]) -> Gate:

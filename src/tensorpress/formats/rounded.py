@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from .base import Format
 from .rounding import dequantise, pack, packed_bytes, quantise, scales_of, unpack
+from .subset import Subset
 
 
 class Rounded(Format):
@@ -118,9 +119,13 @@ class _Calls(nn.Module):
 def rounded(store: Format, bits: int, group_size: int | None, scales: torch.dtype) -> Format:
     """``store`` with its factors rounded to nearest, its scales being values of that dtype.
 
-    A store that is rounded already, or has nothing to round, is given back as it is. On the meta
-    device the result has the right shapes, for counting.
+    A store that is rounded already, or has nothing to round, is given back as it is. Of a subset
+    each part is rounded, for parts are what layers run. On the meta device the result has the right
+    shapes, for counting.
     """
+    if isinstance(store, Subset):
+        parts = [rounded(part, bits, group_size, scales) for part in store.parts]
+        return store.with_parts(parts)
     shapes = factors_to_round(store)
     if not shapes:
         return store

@@ -13,6 +13,7 @@ from .ragged import Ragged
 from .rounded import Rounded
 from .shared_basis import SharedBasis
 from .sparse import Sparse
+from .subset import Subset
 from .sum import Sum
 from .tt_matrix import TTMatrix
 from .tt_sparse import TTSparse
@@ -39,6 +40,7 @@ CLASSES = (
     TuckerHeads,
     SharedBasis,
     CP,
+    Subset,
     Rounded,
     Sum,
 )

@@ -241,7 +241,7 @@ class WhitenedSpec(MethodSpec):
 class Factors:
     """One factor set and the modules whose weights it represents.
 
-    ``modules[i]`` is slice ``i`` of ``store``; a single expert module owns all slices.
+    The slices of ``store`` are those of the modules in turn (``slices_of``).
     Bounds are of the joint relative Frobenius error, ``None`` where the method has none.
     """
 
@@ -253,6 +253,14 @@ class Factors:
     """Where a mode shape was searched: its error over that of the study's at the same size, or its
     values over those of the study's at the same error."""
 
+    product_error: float | None = None
+    """Relative error of the group's outputs on the calibration's inputs, where modules change
+    together, so that the error of each alone means little."""
+
+    turns: Mapping[str, Tensor] = field(default_factory=dict)
+    """By module whose outputs are in another basis ``(heads, rank, width)``: what turns them, and
+    so its bias, head by head; the rest of a head's outputs is zero."""
+
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
     """Squared singular values by the name of the rank that truncates them, of nested methods."""
 
@@ -260,6 +268,12 @@ class Factors:
     def stored_values(self) -> int:
         """Values of all factors, packed ones included."""
         return sum(t.numel for t in stored_tensors(self.store, None, replaced=True).values())
+
+
+def slices_of(store: Format, modules: Sequence[str], index: int) -> range:
+    """The slices that are module ``index`` of those that share a store: as many for each."""
+    each = store.slices // len(modules)
+    return range(index * each, (index + 1) * each)
 
 
 def bounded(

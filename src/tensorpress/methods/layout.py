@@ -76,9 +76,16 @@ class Layout:
 
 def _formats(name: str, settings: Mapping[str, Any]) -> Iterator[str]:
     yield name
+    for inner in inner_descriptions(settings):
+        yield from _formats(inner["format"], inner["settings"])
+
+
+def inner_descriptions(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Descriptions of the formats inside of a format of these settings, those of a list too."""
     for value in settings.values():
-        if isinstance(value, Mapping):
-            yield from _formats(value["format"], value["settings"])
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Mapping):
+                yield each
 
 
 def sizes_of(shape: ModuleShape) -> dict[str, int]:

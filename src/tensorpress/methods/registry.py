@@ -23,6 +23,8 @@ METHODS: dict[str, str] = {
     "td_moe": "tensorpress.methods.td_moe",
     "cp": "tensorpress.methods.cp",
     "advised": "tensorpress.methods.advised",
+    "heads": "tensorpress.methods.heads",
+    "neurons": "tensorpress.methods.neurons",
     "gptq": "tensorpress.methods.gptq",
     "sparse": "tensorpress.methods.sparse",
     "sparse_plus_low_rank": "tensorpress.methods.sparse_plus_low_rank",

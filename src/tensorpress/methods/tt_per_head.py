@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, with_layouts
-from tensorpress.methods.cost import Cost
-from tensorpress.methods.heads import (
+from tensorpress.methods.attention_heads import (
     head_moments,
     head_outputs,
     head_shape,
@@ -18,6 +16,8 @@ from tensorpress.methods.heads import (
     inner_settings,
     per_head,
 )
+from tensorpress.methods.base import Factors, with_layouts
+from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import (
     Metric,

@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
-from tensorpress.methods.budget import Budget, require_rank
-from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
-from tensorpress.methods.heads import (
+from tensorpress.methods.attention_heads import (
     head_moments,
     head_outputs,
     head_shape,
@@ -23,6 +20,9 @@ from tensorpress.methods.heads import (
     per_head,
     side_of,
 )
+from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
+from tensorpress.methods.budget import Budget, require_rank
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
+from tensorpress.methods.attention_heads import MODULES, side_of
 from tensorpress.methods.base import Factors, MethodSpec, at_all_sizes, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
-from tensorpress.methods.heads import MODULES, side_of
 from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:

@@ -7,10 +7,13 @@ not by the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.layers import LayerShape, group_of
@@ -23,7 +26,9 @@ from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.checkpoints.storage_range import rounded_as
 from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved, stored_tensors
 from tensorpress.formats.base import STORES, Format
-from tensorpress.methods.base import dense_store
+from tensorpress.formats.modules import SHARED
+from tensorpress.formats.subset import Subset, narrowed
+from tensorpress.methods.base import dense_store, slices_of
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.sources.custom_code import base_class
@@ -96,6 +101,10 @@ class _Build:
         """Tensors of the source that are stored in another form, or not at all."""
         self._compressed: set[str] = set()
         """Tensors beside replaced weights that belong to compressed modules: biases."""
+        self._cut: dict[str, Tensor] = {}
+        """Biases of the running model of which a part is stored: the places along the last side."""
+        self._turned: dict[str, tuple[str, Tensor]] = {}
+        """Biases of which a module's share is turned as its outputs are (``Factors.turns``)."""
 
     def add_linears(self, layer: int, sets: Mapping[tuple[str, ...], FactorPlacement]) -> None:
         """Store the factors of a layer's linear modules, or of the embedding."""
@@ -109,9 +118,11 @@ class _Build:
             for modules in sets
             for index, module in enumerate(modules)
         }
+        cut: dict[str, Tensor] = {}
         for modules, placement in sets.items():
             store = self._read(modules, placement)
             self._add_owned(owner, store_name(modules), store, layer, replaced=True)
+            cut |= narrowed(store, modules)
         held: dict[str, list[str]] = {}
         for module in shape.modules:
             if group_of(module) != "experts":
@@ -128,6 +139,8 @@ class _Build:
                     self._add_owned(owner, store_name([module]), store, layer, replaced=False)
             self._gone.add(f"{path}.weight")
             self._compressed.add(f"{path}.bias")
+            if cut.keys() & set(parts):
+                self._cut[f"{path}.bias"] = self._outputs(parts, shape, cut)
             if outer:
                 self._add_embedding(path, served["embedding"])
             else:
@@ -154,13 +167,18 @@ class _Build:
         for module in shape.group("experts"):
             source = self.architecture.weight_source(layer, module, self.source.files)
             self._gone |= set(source.names)
-            own = sets.get((module,))
-            store = self._read((module,), own) if own else self._dense_slices(layer, module)
-            name = module.split(".")[1]
+            self._count(module, shape, layer, replaced=module in replaced)
+            modules = next((together for together in sets if module in together), (module,))
+            if module != modules[0]:
+                continue  # stored with the first
+            own = sets.get(modules)
+            store = self._read(modules, own) if own else self._dense_slices(layer, module)
+            name = module.split(".")[1] if len(modules) == 1 else SHARED
             entry[name] = store.description
             self.writer.add_store(f"{path}.{name}", store, layer, replaced=module in replaced)
+            if isinstance(store, Subset):
+                self._cut[f"{path}.{names.gate_up}_bias"] = _pairs(store.marks())
             del store  # before the next one is read
-            self._count(module, shape, layer, replaced=module in replaced)
         if {"experts.gate", "experts.up"} <= replaced:
             self._compressed.add(f"{path}.{names.gate_up}_bias")
         if "experts.down" in replaced:
@@ -214,7 +232,29 @@ class _Build:
                 replaced=name in self._compressed,
             )
             self.dense.append(entry)
-            self.writer.add(self.family.running_name(name) if rename else name, tensor, entry)
+            running = self.family.running_name(name) if rename else name
+            if running in self._turned:
+                tensor = self._with_turn(tensor, *self._turned[running])
+            if running in self._cut:
+                tensor = tensor.gather(-1, self._cut[running])
+                entry = replace(entry, shape=tuple(tensor.shape))
+            self.writer.add(running, tensor, entry)
+
+    def _with_turn(self, bias: Tensor, module: str, turn: Tensor) -> Tensor:
+        """A layer's bias whose outputs of ``module`` are turned head by head."""
+        slot, heads = self.family.slot(module), self.architecture.shape(0).heads
+        own = slot.outputs(torch.arange(len(bias))[None], heads)[0]
+        turned = turn @ bias[own].to(turn).view(len(turn), -1, 1)
+        padded = pad(turned.squeeze(-1), (0, turn.shape[2] - turn.shape[1]))
+        return bias.index_copy(0, own, padded.flatten().to(bias))
+
+    def _outputs(
+        self, parts: Sequence[str], shape: LayerShape, cut: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Where the outputs that a linear layer still has stand among those of the plain layer."""
+        every = torch.arange(sum(shape.modules[module].out_features for module in parts))[None]
+        whole = {m: self.family.slot(m).outputs(every, shape.heads)[0] for m in parts}
+        return torch.cat([own[cut[m]] if m in cut else own for m, own in whole.items()])
 
     def _add_embedding(self, path: str, part: list[Any]) -> None:
         self.plan["embeddings"].append({"path": path, "part": part})
@@ -250,11 +290,13 @@ class _Build:
         """A factor set as it is stored: rounded, if the recipe rounds."""
         (stored,) = load_factors(placement.factors, modules)
         store = exact = stored.store
+        for module, turn in stored.turns.items():
+            self._turned[f"{self.family.linear_path(placement.layer, module)}.bias"] = module, turn
         if self._rounding is not None:
             store = rounded_as(store_name(modules), exact, self._rounding, self.writer.dtype)
         entries = stored_tensors(store, placement.layer, replaced=True).values()
         errors = {
-            module: _distance(store, exact, [index] if len(modules) > 1 else range(store.slices))
+            module: _distance(store, exact, slices_of(store, modules, index))
             for index, module in enumerate(modules)
             if module in placement.modules
         }
@@ -275,6 +317,12 @@ class _Build:
 
     def _dense_slices(self, layer: int, module: str) -> Format:
         return dense_store(self.source.weight(layer, module))
+
+
+def _pairs(marks: Tensor) -> Tensor:
+    """Places of the pairs ``(gate, up)`` of marked neurons ``(E, width)``: ``(E, 2 kept)``."""
+    first = 2 * marks.nonzero()[:, 1].view(len(marks), -1, 1)
+    return torch.cat([first, first + 1], dim=2).flatten(1)
 
 
 def _distance(store: Format, exact: Format, slices: Sequence[int]) -> float:

@@ -17,7 +17,7 @@ from tensorpress.checkpoints.factorfile import StoredFactors, load_factors
 from tensorpress.checkpoints.moments import InputMoments, tokens_of
 from tensorpress.checkpoints.rows import DecompositionRow
 from tensorpress.methods import registry
-from tensorpress.methods.base import Factors, MethodSpec, bounded
+from tensorpress.methods.base import Factors, MethodSpec, bounded, slices_of
 from tensorpress.methods.layout import Layout
 from tensorpress.planning.artifacts import DecompositionArtifact
 
@@ -89,8 +89,10 @@ def measure(
     calibration_tokens = None if moments_file is None else tokens_of(moments_file)
     for each in factors:
         errors = {
-            module: squared_errors(each.store, first, matrices(module))
-            for first, module in enumerate(each.modules)
+            module: squared_errors(
+                each.store, slices_of(each.store, each.modules, index).start, matrices(module)
+            )
+            for index, module in enumerate(each.modules)
         }
         residual = sum(error for error, _ in errors.values())
         total = sum(norm for _, norm in errors.values())
@@ -114,6 +116,7 @@ def measure(
                     upper_bound=each.upper_bound,
                     dense_values=shapes[module].numel,
                     shape_gain=each.shape_gain,
+                    product_error=each.product_error,
                     stored_values=0 if index else each.stored_values,
                     seconds=0.0 if rows else seconds,
                     calibration_tokens=calibration_tokens,

@@ -19,7 +19,7 @@ from tensorpress.config.recovery import Factors
 from tensorpress.files.storage import VALUE_BITS, BitsSaved, StoredTensor, bits, stored_tensors
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.build import build
-from tensorpress.stages.recovery_checkpoint import PROJECTIONS
+from tensorpress.formats.modules import store_names
 
 
 def write_healed(
@@ -70,7 +70,7 @@ def _stores(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in plan["stores"]:
         yield f"{entry['owner']}.{STORES}.{entry['name']}".removeprefix("."), entry
     for entry in plan["experts"]:
-        for name in PROJECTIONS:
+        for name in store_names(entry):
             yield f"{entry['path']}.{name}", entry[name]
 
 

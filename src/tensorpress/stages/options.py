@@ -15,9 +15,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from tensorpress.analysis.damage import damage_nats, damage_of_ranks, sensitivity
+from tensorpress.analysis.damage import changes, damage_nats, damage_of_ranks, sensitivity
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.architectures.sites import ANGLE, gradient_of
+from tensorpress.architectures.sites import ANGLE, count_of, gradient_of
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.manifest import ranks_of
 from tensorpress.checkpoints.moments import expand_sites, load_moments, tokens_of
@@ -28,7 +28,7 @@ from tensorpress.files.storage import VALUE_BITS, bits, stored_tensors
 from tensorpress.methods.advised import ROUNDING, Choice, Options
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.allocation import Curve
-from tensorpress.methods.base import Factors, MethodSpec, dense_store, stacked
+from tensorpress.methods.base import Factors, MethodSpec, dense_store, slices_of, stacked
 from tensorpress.methods.registry import load, spec_class
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import OptionsArtifact
@@ -81,10 +81,10 @@ def _by_loss(spec: MethodSpec) -> bool:
 
 
 def metric_of(sites: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
-    """What methods read of a moments file: inputs' moments, and gradients where there are any."""
-    names = {name: gradient_of(name) for name in modules}
-    found = expand_sites(dict(sites), names)
-    return found | {name: sites[name] for name in names.values() if name in sites}
+    """What methods read of a moments file: inputs' moments, gradients and tokens, where known."""
+    names = tuple(modules)
+    beside = [other(name) for name in names for other in (gradient_of, count_of)]
+    return expand_sites(dict(sites), names) | {n: sites[n] for n in beside if n in sites}
 
 
 def curves_of(
@@ -140,16 +140,17 @@ def options(
 
     def choice(method: str, settings: dict[str, Any], factors: Sequence[Factors]) -> Choice:
         modules = tuple(module for each in factors for module in each.modules)
-        damage = macs = 0.0
-        stored = 0
+        macs = 0
+        stored, rebuilt = 0, dict[str, Tensor]()
         for each in factors:
             stored += bits(stored_tensors(each.store, layer, replaced=True).values(), value_bits)
             for index, module in enumerate(each.modules):
                 stack = stacked(weights[module])
-                alone = len(each.modules) == 1
-                rebuilt = each.store.stacked() if alone else each.store.dense(index)[None]
-                damage += damage_nats(rebuilt.to(stack) - stack, known[module])
-                macs += each.store.macs()
+                slices = slices_of(each.store, each.modules, index)
+                rebuilt[module] = torch.stack([each.store.dense(s) for s in slices]).to(stack)
+                macs += each.store.runs(slices.start)[0].macs()
+        changed = changes({m: stacked(weights[m]) for m in modules}, rebuilt, shape)
+        damage = sum(damage_nats(change, known[m]) for m, change in changed.items())
         return Choice(
             layer=layer,
             modules=modules,
@@ -159,7 +160,7 @@ def options(
             dense_bits=value_bits * sum(shape.modules[m].numel for m in modules),
             damage=damage,
             ranks=tuple(ranks_of(each.store.settings) for each in factors),
-            macs=int(macs),
+            macs=macs,
             dense_macs=sum(
                 shape.modules[m].out_features * shape.modules[m].in_features for m in modules
             ),

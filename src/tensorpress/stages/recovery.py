@@ -24,9 +24,8 @@ from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
-from tensorpress.formats.modules import FactoredExperts, FactoredLinear
+from tensorpress.formats.modules import PROJECTIONS, FactoredExperts, FactoredLinear
 from tensorpress.objectives.token_losses import Teacher
-from tensorpress.stages.recovery_checkpoint import PROJECTIONS
 from tensorpress.stages.training import train
 
 NAME = "recovery"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from tensorpress.config.recovery import Adapters
 from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES, Format
+from tensorpress.formats.modules import PROJECTIONS, SHARED
 from tensorpress.formats.sum import Sum
-
-PROJECTIONS = ("gate", "up", "down")
 
 
 def write_recovered(
@@ -58,12 +57,12 @@ def write_recovered(
         if name in merged:
             tensor = tensor + merged[name].view(tensor.shape).to(tensor.dtype)
         # counted by the row of the source
-        writer.add(_moved(name, inside), tensor, StoredTensor(tuple(tensor.shape), None))
+        writer.add(_moved(name, inside.values()), tensor, StoredTensor(tuple(tensor.shape), None))
     counts = _Counts(plan, family, VALUE_BITS[dtype])
     for path, store in kept.items():
         layer = family.layer_of(path)
-        place = f"{path}.correction" if path in inside else f"{path}.{ADAPTER}"
-        counts.add(path, writer.add_store(place, store, layer, replaced=True))
+        at = f"{inside[path]}.correction" if path in inside else f"{path}.{ADAPTER}"
+        counts.add(path, writer.add_store(at, store, layer, replaced=True))
     checkpoint_bytes = writer.close()
     write_config(config, plan, dtype, target)
     copy_tokenizer(source, target)
@@ -91,20 +90,26 @@ class _Counts:
             self.modules += size
 
 
-def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> set[str]:
-    """Wrap the stores of adapted experts in the plan; the paths of their projections."""
-    wrapped = set()
+def _adapt_experts(plan: dict[str, Any], kept: Mapping[str, Format]) -> dict[str, str]:
+    """Wrap the stores of adapted experts in the plan; path of a projection -> path of its store."""
+    wrapped = {}
     for entry in plan["experts"]:
-        for name in PROJECTIONS:
-            path = f"{entry['path']}.{name}"
-            if path in kept:
-                settings = {"base": entry[name], "correction": kept[path].description}
-                entry[name] = {"format": Sum.name, "settings": settings}
-                wrapped.add(path)
+        for index, name in enumerate(PROJECTIONS):
+            path = at = f"{entry['path']}.{name}"
+            if path not in kept:
+                continue
+            holder: Any = entry
+            place: Any = name
+            if SHARED in entry:
+                holder, place = entry[SHARED]["settings"]["parts"], index
+                at = f"{entry['path']}.{SHARED}.part_{index}"
+            settings = {"base": holder[place], "correction": kept[path].description}
+            holder[place] = {"format": Sum.name, "settings": settings}
+            wrapped[path] = at
     return wrapped
 
 
-def _moved(name: str, wrapped: set[str]) -> str:
+def _moved(name: str, wrapped: Iterable[str]) -> str:
     """The name of a tensor of the source: a wrapped store stands one level deeper."""
     for path in wrapped:
         if name.startswith(f"{path}."):

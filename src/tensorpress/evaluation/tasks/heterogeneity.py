@@ -39,7 +39,7 @@ from tensorpress.config.tasks.heterogeneity import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.formats.base import STORES
-from tensorpress.methods.heads import head_count
+from tensorpress.methods.attention_heads import head_count
 from tensorpress.methods.tucker_qkvo import stacks
 
 WRITES_STREAM = ("attention.o", "ffn.down", "experts.down")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import torch
+from torch import Tensor
 
-from tensorpress.analysis.damage import damage_nats, sensitivity
+from tensorpress.analysis.damage import changes, damage_nats, sensitivity
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model, matrices
 from tensorpress.checkpoints.manifest import MANIFEST
@@ -38,10 +39,11 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
         file = paths.moments(job.moments, layer)
         sites = load_moments(file, job.device)
         tokens = tokens_of(file)
+        weights, rebuilt = dict[str, Tensor](), dict[str, Tensor]()
         for module in (each["module"] for each in replaced if each["layer"] == layer):
-            weight = dense.weight(layer, module, torch.float32, job.device)
-            rebuilt = matrices(model, dense.architecture, layer, module).to(job.device)
-            change = rebuilt - stacked(weight)
+            weights[module] = stacked(dense.weight(layer, module, torch.float32, job.device))
+            rebuilt[module] = matrices(model, dense.architecture, layer, module).to(job.device)
+        for module, change in changes(weights, rebuilt, dense.architecture.shape(layer)).items():
             damage = damage_nats(change, sensitivity(sites, module, tokens))
             total += damage
             said = f"moments of {tokens} tokens"
