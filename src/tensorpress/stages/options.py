@@ -7,7 +7,7 @@ damage (``analysis.damage``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tensorpress.analysis.damage import changes, damage_nats, damage_of_ranks, sensitivity
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.architectures.sites import ANGLE, count_of, gradient_of
+from tensorpress.architectures.sites import ANGLE
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.manifest import ranks_of
 from tensorpress.checkpoints.moments import expand_sites, load_moments, tokens_of
@@ -80,13 +80,6 @@ def _by_loss(spec: MethodSpec) -> bool:
     return spec.shared_budget is not None and spec.shared_budget.allocate == "loss"
 
 
-def metric_of(sites: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
-    """What methods read of a moments file: inputs' moments, gradients and tokens, where known."""
-    names = tuple(modules)
-    beside = [other(name) for name in names for other in (gradient_of, count_of)]
-    return expand_sites(dict(sites), names) | {n: sites[n] for n in beside if n in sites}
-
-
 def curves_of(
     weights: Mapping[str, Tensor],
     layer: int,
@@ -105,7 +98,7 @@ def curves_of(
         within = replace(shape, modules={module: size})
         own = {module: weights[module]}
         sized = spec.model_copy(update={"rank": rank, "budget": None})
-        moments = metric_of(sites, own) if spec.needs_moments else None
+        moments = expand_sites(dict(sites), own) if spec.needs_moments else None
         (made,) = load(spec.method).decompose(own, within, sized, moments)
         known = sensitivity(sites, module, tokens)
         left, right = (made.store.get_parameter(name) for name in ("left", "right"))
@@ -175,7 +168,7 @@ def options(
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for attempt in attempts(shape, methods):
         own = {module: weights[module] for module in attempt.shape.modules}
-        held = metric_of(sites, own) if attempt.specs[0].needs_moments else None
+        held = expand_sites(dict(sites), own) if attempt.specs[0].needs_moments else None
         for spec, factors in zip(attempt.specs, of_sizes(attempt, own, held), strict=True):
             settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
             yield choice(spec.method, settings, factors)
