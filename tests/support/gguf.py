@@ -36,6 +36,7 @@ def write_gguf(
     tokenizer: PreTrainedTokenizerFast,
     target: Path,
     architecture: str,
+    add_bos: bool | None = None,
     **extra: object,
 ) -> dict[str, Tensor]:
     """Write a model; returns the weights that the file stands for, by the model's names.
@@ -60,6 +61,8 @@ def write_gguf(
     for key, value in extra.items():
         adds[type(value)](f"{architecture}.{key}", value)
     _add_tokenizer(writer, tokenizer)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names, expected = get_tensor_name_map(kind, config.num_hidden_layers), {}
     for name, weight in _tensors(model):

@@ -38,12 +38,20 @@ def planned(**recipe: Any) -> Plan:
 
 @pytest.mark.usefixtures("inputs")
 def test_adapters_take_their_passes() -> None:
-    lora = {"corpus": "other", "rank": 2, "steps": 3, "accumulation": 2, "batch": 4, "window": 32}
-    more = planned(lora={**lora, "steps": 5})
+    lora = {
+        "train": "adapters",
+        "corpus": "other",
+        "rank": 2,
+        "steps": 3,
+        "accumulation": 2,
+        "batch": 4,
+        "window": 32,
+    }
+    more = planned(recover={**lora, "steps": 5})
     once = evaluation_seconds(next(iter(more.fetched.values())).architecture, 32, SLOW)
     runs = len(more.recoveries)
     assert runs
-    difference = foreseen(more, SLOW)["recover"] - foreseen(planned(lora=lora), SLOW)["recover"]
+    difference = foreseen(more, SLOW)["recover"] - foreseen(planned(recover=lora), SLOW)["recover"]
     assert difference == pytest.approx(runs * 2 * 2 * 4 * BACKWARD * once)
     assert "recover" not in foreseen(planned(), SLOW)
 

@@ -20,6 +20,7 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.planning.foresight import Machine, evaluation_seconds, foreseen
 from tensorpress.planning.plan import Plan
+from tensorpress.sources.beginnings import begins_with_bos
 from tensorpress.sources.contents import existing_file, model_config
 from tensorpress.sources.gguf_files import SUFFIX
 from tensorpress.sources.hub_datasets import within_reach
@@ -85,7 +86,8 @@ def init(model: str, text: Path | None, minutes: float) -> str:
     architecture = architecture_of(model_config(name, spec), f"models.{name}")
     machine = machine_of(architecture, COMPUTE)
     outside = [each for each in (getattr(spec, "path", None), text) if each and _outside(each)]
-    study = _Study(name, spec, texts, architecture, [str(each) for each in outside])
+    bos = begins_with_bos(name, spec)
+    study = _Study(name, spec, texts, architecture, bos, [str(each) for each in outside])
     least = math.inf
     for effort in EFFORTS:
         fitting = study.limited(effort)
@@ -108,6 +110,8 @@ class _Study:
     spec: LocalModel | HubModel
     texts: Texts
     architecture: Architecture
+    bos: bool
+    """Whether windows that are measured begin with it."""
     external: Sequence[str]
 
     @property
@@ -175,6 +179,7 @@ class _Study:
                     "window": self.window,
                     "max_windows": effort.windows,
                     "batch": self.batch,
+                    **({"bos": True} if self.bos else {}),
                 }
             },
             "reports": {

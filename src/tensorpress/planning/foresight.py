@@ -250,11 +250,15 @@ def _evaluate(made: EvaluationArtifact, machine: Machine) -> float:
 
 
 def _recover(made: RecoveryArtifact, machine: Machine) -> float:
-    """Forward and backward passes; the checkpoint is read and written."""
+    """Forward and backward passes, and forward ones of the dense model where it is distilled.
+
+    The checkpoint is read and written.
+    """
     spec, architecture = made.spec, made.model.architecture
     windows = spec.steps * spec.accumulation * spec.batch
     once = evaluation_seconds(architecture, spec.window, machine)
-    return 2 * _load(architecture) + BACKWARD * windows * once
+    passes = BACKWARD + (spec.distil is not None)
+    return 2 * _load(architecture) + passes * windows * once
 
 
 def _load(architecture: Architecture) -> float:
