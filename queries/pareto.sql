@@ -1,11 +1,14 @@
 -- Perplexity against bits saved, for every recipe and set of layers; `efficient` marks the Pareto
 -- envelope: nothing else of the model saves at least as much at a lower perplexity, measured by the
--- same protocol. `efficient_of_kind` is the same among compressions of its kind.
+-- same protocol. `efficient_of_kind` is the same among compressions of its kind, for a run without
+-- recovery among those without.
 WITH compared AS (
     SELECT
         one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
         coalesce(bool_or(other.recipe IS NOT NULL), false) AS beaten,
-        coalesce(bool_or(other.kind = one.kind), false) AS beaten_by_its_kind
+        coalesce(
+            bool_or(other.kind = one.kind AND (one.recovered OR NOT other.recovered)), false
+        ) AS beaten_by_its_kind
     FROM perplexities AS one LEFT JOIN perplexities AS other
         ON
             other.model = one.model AND other.task = one.task
