@@ -71,12 +71,11 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     for made in plan.calibrations.values():
         text = at(paths.corpus(made.corpus.id))
         calibrate.run(made, source, text, at(paths.calibration(made.id)), **on)
-    for made in plan.options.values():
-        moments = at(paths.calibration(made.calibration.id))
-        for layer, file in zip(made.layers, made.files, strict=True):
-            options.run(made, layer, source, moments, at(file), CPU)
     for made in plan.advices.values():
-        advise.run(made, source, each_at(made.options.files), at(paths.advice(made.id)))
+        moments = at(paths.calibration(made.options.calibration.id))
+        for layer, file in zip(made.scope.layers, made.option_files, strict=True):
+            options.run(made.options, layer, source, moments, at(file), CPU)
+        advise.run(made, source, each_at(made.option_files), at(paths.advice(made.id)))
     for placed in plan.used_decompositions:
         made = placed.decomposition
         larger = each_at(plan.larger(made.id, placed.layer))
