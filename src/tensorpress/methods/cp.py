@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape
-from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, MethodSpec, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import Cost
 from tensorpress.methods.layout import Layout, sizes_of
-from tensorpress.methods.tucker_qkvo import stacks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +23,10 @@ TRANSPOSED = ("attention.o", "ffn.down")
 
 
 class Spec(MethodSpec):
-    """Components of each stack: q, k, v with o, gate and up with down, the experts of a projection.
+    """Components of each stack: matrices of a group that have equal sides, seen from the stream.
 
-    Attention of grouped queries stacks q with o and k with v. Components are not nested: fewer of
-    them are not the first of more.
+    So q, k, v with o, or of grouped queries q with o and k with v; gate and up with down; the
+    experts of a projection. Fewer components are not the first of more.
     """
 
     approach: ClassVar[Approach] = "tensor format"
@@ -44,21 +42,13 @@ class Spec(MethodSpec):
     seed: int = Field(0, ge=0)
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
-        shapes = layer.group(group)
-        together: list[tuple[str, ...]]
-        if group == "experts":
-            together = [(module,) for module in shapes]
-        elif group == "attention":
-            together = stacks(layer, "equal_shapes")
-        else:
-            together = [tuple(shapes)]
-        lacking = {module for modules in together for module in modules} - set(shapes)
-        if lacking:
-            raise TensorpressError(
-                f"method: 'cp' stacks q, k, v and o, and layer {layer.number} has no "
-                f"{min(lacking)}; allowed: methods of single matrices"
-            )
-        return [self._layout(layer, modules) for modules in together]
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for module, shape in layer.group(group).items():
+            sides = (shape.out_features, shape.in_features)
+            read = sides[::-1] if module in TRANSPOSED else sides
+            # the experts of a projection are a stack already
+            alike.setdefault(read if shape.slices == 1 else (len(alike),), []).append(module)
+        return [self._layout(layer, tuple(modules)) for modules in alike.values()]
 
     def _layout(self, layer: LayerShape, modules: tuple[str, ...]) -> Layout:
         where, first = "+".join(modules), layer.modules[modules[0]]
@@ -92,7 +82,7 @@ class Spec(MethodSpec):
         return Cost(stored, held, 2 * self.starts * settles * sweep)
 
 
-EXAMPLE = Spec(method="cp", rank=12, starts=2)
+EXAMPLE = Spec(method="cp", rank=6, starts=2)
 
 
 def decompose(

@@ -180,7 +180,7 @@ class Spec(PruningSpec):
         return self.pruning_cost(shape, kept_values(shape, layout.settings))
 
 
-EXAMPLE = Spec(method="sparse", criterion="magnitude", share=0.4)  # of embeddings too
+EXAMPLE = Spec(method="sparse", share=0.4)
 
 
 def kept_values(shape: ModuleShape, settings: Mapping[str, Any]) -> int:
