@@ -22,6 +22,7 @@ from tensorpress.methods.two_parts import best_sum, weighed_square
 
 OUT, IN = 24, 32
 SPARSE, HYBRID = "sparse_plus_low_rank", "quantised_plus_correction"
+BY_LOSS = {"saved": 0.5, "allocate": "loss"}
 
 
 @pytest.fixture
@@ -203,6 +204,9 @@ def test_corrections_are_counted_and_planned(
         (HYBRID, {"correction": {"rank": 2, "budget": {"saved": 0.9}}}, "rank or budget, not both"),
         (HYBRID, {"correction": {"rank": 2}, "preserve": [1.5]}, "less than or equal to 1"),
         (SPARSE, {}, "give exactly one of share and budget, or a pattern N:M"),
+        (SPARSE, {"budget": BY_LOSS}, "budget.allocate: 'loss' is not allowed for " + SPARSE),
+        ("sparse", {"budget": BY_LOSS}, "budget.allocate: 'loss' is not allowed for sparse"),
+        (HYBRID, {"budget": BY_LOSS}, "budget.allocate: 'loss' is not allowed for " + HYBRID),
     ],
 )
 def test_settings_that_say_nothing_or_too_much(

@@ -77,7 +77,7 @@ class Spec(WhitenedSpec):
     damping: float = Field(0.01, gt=0, description="of GPTQ's moments")
 
     @model_validator(mode="after")
-    def _sized_once(self) -> Self:
+    def _sized(self) -> Self:
         given = [self.budget, self.correction.rank, self.correction.budget]
         if sum(each is not None for each in given) != 1:
             raise ValueError("give exactly one of budget, correction.rank and correction.budget")

@@ -59,7 +59,7 @@ class PruningSpec(KeepsSuperWeights):
         return pattern
 
     @model_validator(mode="after")
-    def _sized_once(self) -> Self:
+    def _sized(self) -> Self:
         given = [name for name in ("share", "budget") if getattr(self, name) is not None]
         if self.group is None and len(given) != 1:
             raise ValueError("give exactly one of share and budget, or a pattern N:M")
