@@ -33,9 +33,15 @@ LLAMA = [
     ("tucker_qkvo", {"ranks": {"hidden": 12, "head_dim": 4, "stack": 2}}, "attention"),
     ("tucker_qkvo_separate", {"rank": 7}, "attention"),
     ("tucker_ffn", {"ranks": {"out": 16, "in": 12}}, "ffn"),
+    ("heads", {"rank": 3}, "attention"),
+    ("neurons", {"neurons": 20}, "ffn"),
     ("dense", {}, "attention"),
 ]
-MOE = [("svd", {"rank": 5}, "experts"), ("td_moe", {"ratio": 0.3}, "experts")]
+MOE = [
+    ("svd", {"rank": 5}, "experts"),
+    ("td_moe", {"ratio": 0.3}, "experts"),
+    ("neurons", {"neurons": 16}, "experts"),
+]
 
 
 def recovered(model: Path, case: tuple, folder: Path, **settings):

@@ -150,7 +150,7 @@ def test_advice_meets_its_budget_and_is_carried_out(
     layers = calibrate(model, architecture, windows, 4, CPU)
     save_moments(layers, windows.numel(), tmp_path / "moments")
     parameters = sum(p.numel() for p in load_model(directory, CPU).parameters())
-    methods = ("svd", "td_moe")
+    methods = ("svd", "td_moe", "neurons", "heads")
     found = [
         c for layer in range(len(shapes)) for c in found_in(directory, tmp_path, layer, methods)
     ]

@@ -45,6 +45,8 @@ def test_every_format_learns_and_is_stored(llama_directory: Path, tmp_path: Path
     assert row.modules_stored_bits - storage.modules_stored_bits == (
         row.stored_bits - storage.stored_bits
     )
+    densify(tmp_path / "recovered", tmp_path / "dense")
+    torch.testing.assert_close(logits(tmp_path / "dense"), expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("case", MOE, ids=lambda case: case[0])
@@ -52,7 +54,8 @@ def test_experts_learn_and_are_stored(moe_directory: Path, tmp_path: Path, case)
     expected, storage, row = recovered(moe_directory, case, tmp_path)
     torch.testing.assert_close(logits(tmp_path / "recovered"), expected, atol=1e-4, rtol=1e-3)
     assert loss(tmp_path / "recovered") < loss(tmp_path / "out")
-    values = 4 * 3 * 2 * (32 + 24)  # experts, projections, rank, sides
+    inner = case[1].get("neurons", 24)
+    values = 4 * 3 * 2 * (32 + inner)  # experts, projections, rank, sides
     assert row.stored_bits - storage.stored_bits == 32 * values
 
 
@@ -150,12 +153,13 @@ def test_text_of_recovery_is_not_that_of_evaluation(llama_directory: Path, tmp_p
         Plan(params)
 
 
-def test_plan_counts_what_recovery_stores(moe_directory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", MOE[1:], ids=lambda case: case[0])
+def test_plan_counts_what_recovery_stores(moe_directory: Path, tmp_path: Path, case) -> None:
     lora = {"modules": "all", "rounding": {"bits": 4}}
-    _, _, row = recovered(moe_directory, ("td_moe", {"ratio": 0.3}, "experts"), tmp_path, **lora)
+    _, _, row = recovered(moe_directory, case, tmp_path, **lora)
     params = tiny_params() | {"external": [str(moe_directory)]}
     params["models"]["tiny"]["path"] = str(moe_directory)
-    params["methods"]["td"] = {"method": "td_moe", "ratio": 0.3}
+    params["methods"]["td"] = {"method": case[0], **case[1]}
     params["layer_sets"]["one"] = [1]
     steps = [{"modules": ["experts"], "method": "td"}]
     recipe = {**params["recipes"]["svd"], "steps": steps, "recover": {**FAST, **lora}}

@@ -64,6 +64,8 @@ def densify(source: Path, target: Path) -> None:
             if hasattr(module, ADAPTER):
                 adapted: Any = plain.get_submodule(name)
                 change = getattr(module, ADAPTER).dense(0)
+                if isinstance(module, FactoredLinear):
+                    change = module.restored(change)
                 adapted.weight += change.mT if isinstance(adapted, Conv1D) else change
     for name, value in values.items():
         if not is_finite(value):

@@ -26,7 +26,7 @@ from tensorpress.files.storage import (
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.methods.base import slices_of
-from tensorpress.methods.layout import Layout, sizes_of
+from tensorpress.methods.layout import Layout
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import assembly_footprint, step_footprints
 
@@ -128,6 +128,7 @@ def _size(
     replaced: set[str] = set()
     placed: dict[tuple[int, str], Format] = {}
     rebuilt, dropped = 0, Counter[str]()
+    sides: dict[tuple[int, str], tuple[int, int]] = {}
     for layer, layout, store in _placed(model, params, name, recipe, layers):
         rebuilt = max(rebuilt, store.peak_rebuilt_values())
         inside = None if layout.modules == ("embedding",) else layer
@@ -143,9 +144,10 @@ def _size(
             own = slices_of(store, layout.modules, index)
             running, first = store.runs(own.start)
             count.replace(layer, module, running)
-            dropped[home] += len(own) * (shape.out_features - running.matrix_shape(first)[0])
+            sides[layer, module] = running.matrix_shape(first)
+            dropped[home] += len(own) * (shape.out_features - sides[layer, module][0])
     if isinstance(recipe.recover, Adapters):
-        stored += _adapters(architecture, recipe.recover, placed)
+        stored += _adapters(architecture, recipe.recover, placed, sides)
     for tensor, values in left.items():
         base = tensor.removesuffix("_bias").removesuffix(".bias")
         beside = {base, f"{base}.weight"} & replaced
@@ -208,9 +210,15 @@ def _placed(
 
 
 def _adapters(
-    architecture: Architecture, spec: Adapters, placed: Mapping[tuple[int, str], Format]
+    architecture: Architecture,
+    spec: Adapters,
+    placed: Mapping[tuple[int, str], Format],
+    sides: Mapping[tuple[int, str], tuple[int, int]],
 ) -> Iterator[StoredTensor]:
-    """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts."""
+    """Adapters as ``recovery`` makes them: one a linear layer, one a projection of experts.
+
+    ``sides`` are those of the layers as they run, ``(out, in)``, where modules are placed.
+    """
     for layer in range(architecture.layers):
         shapes = architecture.shape(layer).modules
         layers: dict[str, list[str]] = {}
@@ -227,10 +235,14 @@ def _adapters(
             whole = not expert and all(store.name == "dense" for store in stores)
             if spec.keep == "merged" and whole and len(modules) == 1:
                 continue
-            first = shapes[modules[0]]
+            own = [
+                sides.get((layer, m), (shapes[m].out_features, shapes[m].in_features))
+                for m in modules
+            ]
             sizes = {
-                **sizes_of(first),
-                "out_features": sum(shapes[m].out_features for m in modules),
+                "slices": shapes[modules[0]].slices,
+                "out_features": sum(out for out, _ in own),
+                "in_features": own[0][1],
             }
             with torch.device("meta"):
                 store: Format = LowRank(**sizes, rank=spec.rank)

@@ -105,6 +105,10 @@ class Format(nn.Module):
         """Outputs ``(..., out)`` of matrix ``index`` from those of what ``runs`` gives for it."""
         return y
 
+    def restored(self, matrix: Tensor, index: int) -> Tensor:
+        """A matrix of the size of what ``runs`` gives, at the size of matrix ``index``."""
+        return matrix
+
     def factor(self, name: str, shape: tuple[int, ...]) -> None:
         """Register an uninitialised factor; ``fill`` or a checkpoint gives it values."""
         self.register_parameter(name, nn.Parameter(torch.empty(shape), requires_grad=False))

@@ -111,6 +111,14 @@ class FactoredLinear(Rebuildable):
         """The weight as the plain model has it, ``(out, in)``, zero where the layer is narrower."""
         return self._join([store.dense(index).mT for store, index in self._parts]).mT
 
+    def restored(self, matrix: Tensor) -> Tensor:
+        """A matrix of the layer's own size, ``(out, in)``, at the size of the plain model's."""
+        if self._run == self._parts:
+            return matrix
+        sizes = [store.matrix_shape(index)[0] for store, index in self._run]
+        shares = zip(self._parts, matrix.split(sizes), strict=True)
+        return torch.cat([store.restored(share, index) for (store, index), share in shares])
+
     def whole_bias(self) -> Tensor | None:
         """The bias as the plain model has it, zero where the layer is narrower."""
         if self.bias is None or self._run == self._parts:

@@ -48,7 +48,7 @@ class Subset(Format):
         self.width, self.each = width, parts[0].slices
         self._heads = None if heads is None else tuple(heads)
         self._sides = tuple(sides)
-        out_features, in_features = self._whole(parts[0], 0)
+        out_features, in_features = self._whole_shape(parts[0], 0)
         super().__init__(
             slices=len(parts) * self.each, out_features=out_features, in_features=in_features
         )
@@ -105,7 +105,7 @@ class Subset(Format):
         return first[: self._count(part, index)]
 
     def matrix_shape(self, index: int) -> tuple[int, int]:
-        return self._whole(self.part(index)[0], index // self.each)
+        return self._whole_shape(self.part(index)[0], index // self.each)
 
     def project(self, x: Tensor, index: int) -> Tensor:
         part, own = self.part(index)
@@ -115,10 +115,10 @@ class Subset(Format):
 
     def dense(self, index: int) -> Tensor:
         part, own = self.part(index)
-        matrix = part.dense(own)
-        if self.keeps_rows(index):
-            return self._widen(matrix.mT, index).mT
-        return self._widen(matrix, index)
+        return self._whole(part.dense(own), index)
+
+    def restored(self, matrix: Tensor, index: int) -> Tensor:
+        return matrix if self._heads is not None else self._whole(matrix, index)
 
     def macs(self) -> int:
         return max(part.macs() for part in self.parts)
@@ -137,7 +137,12 @@ class Subset(Format):
     def _count(self, part: Format, index: int) -> int:
         return part.out_features if self.keeps_rows(index) else part.in_features
 
-    def _whole(self, part: Format, module: int) -> tuple[int, int]:
+    def _whole(self, matrix: Tensor, index: int) -> Tensor:
+        if self.keeps_rows(index):
+            return self._widen(matrix.mT, index).mT
+        return self._widen(matrix, index)
+
+    def _whole_shape(self, part: Format, module: int) -> tuple[int, int]:
         width = self.width * (1 if self._heads is None else self._heads[module])
         if self._sides[module] == "out":
             return width, part.in_features
