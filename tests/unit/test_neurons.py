@@ -10,7 +10,7 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.linalg.columns import greedy, output_error, refit
-from tensorpress.methods.neurons import Spec, decompose
+from tensorpress.methods.neurons import Spec, curves, decompose
 
 OUT, INNER, TOKENS = 10, 24, 400
 
@@ -151,6 +151,43 @@ def test_neurons_of_super_weights_are_kept() -> None:
     assert worst in factors.store.places(0).tolist()
     plain = spec.model_copy(update={"super_weights": ()})
     assert worst not in decompose(weights, shape, plain, moments)[0].store.places(0).tolist()
+
+
+def test_curves_are_the_damage_of_each_size() -> None:
+    shape = layer(slices=2, number=3)
+    weights, moments = made(shape)
+    moments["experts.down"][1] = 0
+    spec = Spec(method="neurons", budget={"saved": 0.5, "allocate": "loss"})
+    known, unknown = curves(weights, shape, spec, moments, 2 * TOKENS)
+    assert (known.layer, known.module, known.index) == (3, "experts.down", 0)
+    assert known.rank_values == 3 * OUT
+    assert known.whole_values == 3 * OUT * INNER
+    weighed = moments[gradient_of("experts.down")][0].double().sqrt()[:, None]
+    weighed = weighed * weights["experts.down"][0]
+    moment = moments["experts.down"][0]
+    chosen = greedy(weighed, moment, INNER)
+    for count in (0, 1, 5, INNER):
+        kept = chosen.order[:count]
+        left = error(weighed, moment, kept) if count else output_error(weighed, moment)
+        exact = left / 4  # half of it, for half of all tokens
+        # later gains may be cut, so that none is above those before it
+        assert known.damages[count] >= exact * (1 - 1e-5) - 1e-9
+        assert count > 1 or known.damages[count] == pytest.approx(exact, rel=1e-5)
+    assert set(unknown.damages) == {0.0}
+
+
+def test_what_is_allocated_is_kept() -> None:
+    given = [{"module": "ffn.down", "ranks": [7]}]
+    spec = Spec(method="neurons", budget={"saved": 0.5, "allocate": "loss", "ranks": given})
+    assert spec.kept(layer(), "ffn") == 7
+    whole = Spec(
+        method="neurons",
+        budget={"saved": 0.5, "allocate": "loss", "ranks": [{**given[0], "ranks": [None]}]},
+    )
+    assert whole.kept(layer(), "ffn") == INNER
+    each = Spec(method="neurons", budget={"saved": 0.5, "allocate": "loss"})
+    with pytest.raises(TensorpressError, match=r"allowed: module, layer"):
+        each.check(layer(slices=2), "experts")
 
 
 @pytest.mark.parametrize(

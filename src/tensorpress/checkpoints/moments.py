@@ -110,7 +110,7 @@ def load_moments(file: Path, device: torch.device) -> dict[str, Tensor]:
         return {name: opened.read(name).to(device) for name in opened.names}
 
 
-def expand_sites(sites: dict[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
+def expand_sites(sites: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
     """What ``InputMoments`` has of modules, from the tensors of a moments file."""
     names = {module: site_of(module) for module in modules}
     names |= {other(m): other(m) for m in names for other in (gradient_of, count_of)}

@@ -52,7 +52,8 @@ class MethodSpec(BaseModel):
     """Fields that say how small the result is, of which exactly one is given."""
 
     has_curves: ClassVar[bool] = False
-    """True where one factorisation tells the damage of every rank of a matrix."""
+    """True where one factorisation tells the damage of every rank of a matrix; a method of whole
+    groups tells it by ``curves`` of its file."""
 
     finds_size: ClassVar[tuple[str, ...]] = ()
     """Other fields that only help to find ranks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import count_of
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
+from tensorpress.methods.allocation import Curve
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, output_gradients, stacked, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
@@ -36,6 +37,7 @@ class Spec(KeepsSuperWeights):
     whole_groups: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("neurons", "budget")
     finds_size: ClassVar[tuple[str, ...]] = ("alignment",)
+    has_curves: ClassVar[bool] = True
 
     method: Literal["neurons"]
     neurons: int | None = Field(None, ge=1, description="that an FFN, or each expert, keeps")
@@ -55,7 +57,8 @@ class Spec(KeepsSuperWeights):
 
     @property
     def needs_gradients(self) -> bool:
-        return self.select == "greedy"
+        by_loss = self.budget is not None and self.budget.allocate == "loss"
+        return by_loss or self.select == "greedy"
 
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         shapes = layer.group(group)
@@ -72,18 +75,27 @@ class Spec(KeepsSuperWeights):
         """Neurons that an FFN, or each expert, keeps."""
         shapes, down = layer.group(group), f"{group}.down"
         width = shapes[down].in_features
-        if self.neurons is not None:
+        budget = self.budget
+        if budget is None:
+            assert self.neurons is not None
             require_rank("neurons", self.neurons, width, group)
             count = self.neurons
+        elif given := [each.ranks for each in budget.ranks if each.module == down]:
+            count = width if given[0][0] is None else max(1, given[0][0])
         else:
-            assert self.budget is not None
+            slices = shapes[down].slices
+            if slices > 1 and budget.allocate == "loss" and budget.granularity == "matrix":
+                raise TensorpressError(
+                    f"budget.granularity: 'matrix' is not allowed for {group}, which keep as many "
+                    "neurons each; allowed: module, layer"
+                )
             each = sum(shape.numel for shape in shapes.values()) // width
-            count = self.budget.largest(width, lambda n: n * each, width * each, group)
+            count = budget.largest(width, lambda n: n * each, width * each, group)
             count -= count % self.alignment if count > self.alignment else 0
-        given = self.given(layer, down)
-        if len(given) > count:
+        known = self.given(layer, down)
+        if len(known) > count:
             raise TensorpressError(
-                f"super_weights: {len(given)} neurons of {down} are more than the {count} that are "
+                f"super_weights: {len(known)} neurons of {down} are more than the {count} that are "
                 f"kept; allowed: at most {count}"
             )
         return count
@@ -97,6 +109,8 @@ class Spec(KeepsSuperWeights):
         down = layer.modules[layout.modules[-1]]
         width, out = down.in_features, down.out_features
         kept = layout.settings["parts"][0]["settings"]["out_features"]
+        if self.needs_advice:  # what each layer gets is not known yet
+            kept = width
         stored = down.slices * len(layout.modules) * kept * out
         # the moments in float32; of one slice moment, what is left of it, weight and its images
         held = down.moment_numel // 2 + 4 * width**2 + 4 * out * width
@@ -144,6 +158,43 @@ def decompose(
         product = (errors / totals) ** 0.5 if totals else 0.0
         factors.append(Factors(layout.modules, store, product_error=product))
     return factors
+
+
+def curves(
+    weights: Mapping[str, Tensor],
+    layer: LayerShape,
+    spec: Spec,
+    moments: Mapping[str, Tensor],
+    tokens: int,
+) -> Iterator[Curve]:
+    """Predicted loss of every number of neurons of an FFN, or of each expert, under down's name.
+
+    From the greedy order, whatever ``select`` is; gains are cut to a non-increasing sequence.
+    ``tokens``: that calibration saw, of which some reach an expert.
+    """
+    from tensorpress.linalg.columns import output_error
+
+    modules, stacks = tuple(weights), [stacked(weight) for weight in weights.values()]
+    inner, down = Inner.of(stacks, modules, spec, moments), layer.modules[modules[-1]]
+    assert inner.tokens is not None
+    assert inner.moment is not None
+    for index in range(down.slices):
+        left = [0.0] * (down.in_features + 1)
+        if inner.is_known(index):
+            reached = float(inner.tokens[index]) / tokens
+            gains = inner.gains(index, down.in_features).gains.cummin(0).values
+            total = output_error(inner.weighed(index), inner.moment[index]) / 2
+            found = (total - gains.cumsum(0)).clamp_min(0.0).tolist()
+            found += [0.0] * (down.in_features - len(found))
+            left = [reached * damage for damage in (total, *found)]
+        yield Curve(
+            layer=layer.number,
+            module=modules[-1],
+            index=index,
+            rank_values=len(modules) * down.out_features,
+            whole_values=len(modules) * down.out_features * down.in_features,
+            damages=tuple(float(f"{damage:.7g}") for damage in left),
+        )
 
 
 @dataclass(frozen=True)

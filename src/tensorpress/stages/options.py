@@ -90,15 +90,23 @@ def curves_of(
 ) -> Iterator[Curve]:
     """The damage of every rank of every matrix of a layer, from one factorisation of each.
 
-    Ranks at which the factors would be larger than the matrix are left out.
+    Ranks at which the factors would be larger than the matrix are left out. Where modules share a
+    size the method gives the curves of all of a group.
     """
+    if spec.whole_groups:
+        for group in spec.groups:
+            whole = {module: weights[module] for module in shape.group(group)}
+            if whole:
+                own = expand_sites(sites, whole)
+                yield from load(spec.method).curves(whole, shape, spec, own, tokens)
+        return
     for module, size in shape.modules.items():
         out, inner = size.out_features, size.in_features
         rank = max(1, out * inner // (out + inner))
         within = replace(shape, modules={module: size})
         own = {module: weights[module]}
         sized = spec.model_copy(update={"rank": rank, "budget": None})
-        moments = expand_sites(dict(sites), own) if spec.needs_moments else None
+        moments = expand_sites(sites, own) if spec.needs_moments else None
         (made,) = load(spec.method).decompose(own, within, sized, moments)
         known = sensitivity(sites, module, tokens)
         left, right = (made.store.get_parameter(name) for name in ("left", "right"))
@@ -168,7 +176,7 @@ def options(
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     for attempt in attempts(shape, methods):
         own = {module: weights[module] for module in attempt.shape.modules}
-        held = expand_sites(dict(sites), own) if attempt.specs[0].needs_moments else None
+        held = expand_sites(sites, own) if attempt.specs[0].needs_moments else None
         for spec, factors in zip(attempt.specs, of_sizes(attempt, own, held), strict=True):
             settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
             yield choice(spec.method, settings, factors)
