@@ -169,7 +169,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a module renamed": (renamed("linalg.tensor_train", "linalg.oseledets"), set()),
     "a module in another package": (renamed("stages.decomposition", "work.decomposition"), set()),
     "rows in another package": (renamed("checkpoints.rows", "tables.rows"), set()),
-    "a function moved": (moved("ranks_of", "checkpoints.manifest", "files.storage"), set()),
+    "a function moved": (moved("gradient_of", "architectures.sites", "files.storage"), set()),
     "a method's arithmetic": (replaced(TT, "(list(cores)).float()", "(list(cores))"), OF_TT),
     "a method's settings": (replaced(TT, "Field(12, ge=2", "Field(10, ge=2"), OF_TT),
     "a kernel of one method": (replaced("linalg/tensor_train.py", "RUN = 16", "RUN = 8"), OF_TT),
