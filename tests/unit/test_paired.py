@@ -41,6 +41,7 @@ def test_a_paired_interval_is_that_of_the_differences() -> None:
 def test_what_cannot_be_paired_is_not() -> None:
     assert paired.difference([1.0, 2.0], [1.0, 2.0, 3.0]) is None
     assert paired.difference(None, [1.0, 2.0]) is None
+    assert paired.difference([1.0, None], [1.0, 2.0]) is None  # of a mixture without a share
     assert paired.difference([1.0], [2.0]) is None
     assert paired.difference_of_best(*[[1.0, 2.0, 3.0]] * 4) is None
     assert paired.two_sided(1.96, 1.959964, None) == pytest.approx(0.05, rel=1e-3)

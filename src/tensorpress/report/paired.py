@@ -1,7 +1,8 @@
 """Differences of runs that read the same windows or items, each by itself the other's control.
 
 Two such runs lose most at the same places, so the spread of their difference is far below that of
-either. Observations that differ in number belong to different texts and cannot be paired.
+either. Observations that differ in number belong to different texts and cannot be paired, nor can
+those that are unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.special import bdtr, stdtr, stdtrit
 LEVEL = 0.95
 """Of every interval."""
 
-Observations = Sequence[float] | None
+Observations = Sequence[float] | Sequence[float | None] | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def t_quantile(degrees: float) -> float:
 
 
 def _differences(one: Observations, other: Observations) -> np.ndarray | None:
-    if one is None or other is None or len(one) != len(other):
+    if one is None or other is None or len(one) != len(other) or None in (*one, *other):
         return None
     return np.asarray(other) - np.asarray(one)
 
