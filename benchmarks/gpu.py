@@ -32,6 +32,7 @@ from tensorpress.analysis.frobenius import squared_errors
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.evaluation.peak_memory import random_prompt
 from tensorpress.evaluation.tasks.speed import decode_speed, machine, prefill_speed
 from tensorpress.formats.base import STORES
@@ -195,7 +196,10 @@ def layer_weights(
 
 
 def layer_moments(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
-    """``E[x x^T]`` of twice as many inputs as features, of falling scale, for each module."""
+    """``E[x x^T]`` of twice as many inputs as features, of falling scale, for each module.
+
+    Beside it gradients of one size and the number of inputs, as a moments file has them.
+    """
     moments: dict[str, Tensor] = {}
     for module, weight in weights.items():
         size, device = weight.shape[1], weight.device
@@ -203,6 +207,8 @@ def layer_moments(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
         scale = torch.arange(1, size + 1, device=device) ** -(DECAY / 2)
         x = torch.randn(2 * size, size, generator=generator, device=device) * scale
         moments[module] = x.mT @ x / len(x)
+        moments[gradient_of(module)] = torch.ones(len(weight), device=device)
+        moments[count_of(module)] = torch.tensor([len(x)], device=device)
     return moments
 
 

@@ -15,7 +15,7 @@ SETTINGS = {
     "dense": {"slices": 2, "out_features": OUT, "in_features": IN},
     "zero": {"slices": 2, "out_features": OUT, "in_features": IN},
     "low_rank": {"slices": 2, "out_features": OUT, "in_features": IN, "rank": 3},
-    "ragged": {"slices": 4, "out_features": OUT, "in_features": IN, "ranks": [3, None, 0, 1]},
+    "ragged": {"slices": 4, "out_features": OUT, "in_features": IN, "ranks": [3, None, 2, 1]},
     "tt_matrix": {
         "slices": 2,
         "out_features": OUT,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from test_methods import layer, relative, weights_of
+from support.layers import layer, relative, weights_of
 
 from tensorpress.errors import TensorpressError
 from tensorpress.linalg.cp import cp
@@ -40,8 +42,8 @@ def test_more_starts_and_more_sweeps_never_err_more() -> None:
     tensor = torch.randn(3, 12, 10, generator=torch.Generator().manual_seed(0))
     by_starts = [cp(tensor, 7, starts, seed=0, sweeps=30).error for starts in (1, 3, 6)]
     by_sweeps = [cp(tensor, 7, 1, seed=0, sweeps=sweeps).error for sweeps in (1, 3, 10, 60)]
-    assert by_starts == sorted(by_starts, reverse=True)
-    assert by_sweeps == sorted(by_sweeps, reverse=True)
+    for errors in (by_starts, by_sweeps):
+        assert all(b <= a + 1e-12 for a, b in pairwise(errors))
 
 
 def test_seeds_decide() -> None:

@@ -159,3 +159,12 @@ def test_experts_equal_those_of_transformers(moe_directory) -> None:
     index = torch.stack([torch.randperm(4)[:2] for _ in range(20)])
     weights = torch.rand(20, 2)
     torch.testing.assert_close(ours(x, index, weights), experts(x, index, weights))
+
+
+def test_a_slice_of_rank_zero_is_zero() -> None:
+    store = build("ragged", {"slices": 2, "out_features": 3, "in_features": 4, "ranks": [0, 2]})
+    store.fill(left=torch.randn(3, 2), right=torch.randn(2, 4))
+    x = torch.randn(5, 4)
+    assert torch.equal(store.dense(0), torch.zeros(3, 4))
+    assert torch.equal(store.project(x, 0), torch.zeros(5, 3))
+    torch.testing.assert_close(store.project(x, 1), x @ store.dense(1).mT)

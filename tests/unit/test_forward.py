@@ -177,7 +177,7 @@ def tiny_experts(name: str, biases: bool) -> FactoredExperts:
         tall |= {"in_modes": extra["out_modes"], "out_modes": extra["in_modes"]}
     gate, up, down = filled(name, wide), filled(name, wide), filled(name, tall)
     act = clamped(1.7, 7.0) if biases else gated(silu)
-    experts = FactoredExperts(gate, up, down, act, biases)
+    experts = FactoredExperts(gate, up, down, act=act, biases=biases)
     for bias in (experts.gate_up_proj_bias, experts.down_proj_bias) if biases else ():
         bias.data = torch.randn(bias.shape, dtype=torch.float64)
     return experts

@@ -175,7 +175,7 @@ def test_moments_are_those_of_the_inputs(llama_directory: Path) -> None:
         f"{site}{end}"
         for site in ("attention.q", "attention.o", "ffn.gate", "ffn.down")
         for end in ("", ".tokens")
-    } | {f"{module}.gradient" for module in modules}
+    } | {f"{module}.gradient" for module in modules} | {"layer.angle"}
 
 
 def test_gradients_are_those_of_the_outputs(llama_directory: Path) -> None:

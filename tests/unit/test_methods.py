@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from support.layers import HEAD_DIM, HEADS, HIDDEN, INNER, layer, relative, weights_of
 from support.methods import ALONE, EXAMPLES, settings_of
 from torch import Tensor
 
@@ -18,39 +19,6 @@ from tensorpress.errors import TensorpressError
 from tensorpress.methods.approach import APPROACHES
 from tensorpress.methods.base import MethodSpec, slices_of, stacked
 from tensorpress.methods.registry import METHODS, load
-
-HIDDEN, HEADS, HEAD_DIM, INNER, EXPERTS = 24, 4, 6, 30, 5
-
-
-def layer(kv_heads: int = HEADS) -> LayerShape:
-    q, kv = HEADS * HEAD_DIM, kv_heads * HEAD_DIM
-    return LayerShape(
-        HIDDEN,
-        HEADS,
-        kv_heads,
-        HEAD_DIM,
-        {
-            "attention.q": ModuleShape(q, HIDDEN),
-            "attention.k": ModuleShape(kv, HIDDEN),
-            "attention.v": ModuleShape(kv, HIDDEN),
-            "attention.o": ModuleShape(HIDDEN, q),
-            "ffn.gate": ModuleShape(INNER, HIDDEN),
-            "ffn.up": ModuleShape(INNER, HIDDEN),
-            "ffn.down": ModuleShape(HIDDEN, INNER),
-            "experts.gate": ModuleShape(INNER, HIDDEN, EXPERTS),
-            "experts.up": ModuleShape(INNER, HIDDEN, EXPERTS),
-            "experts.down": ModuleShape(HIDDEN, INNER, EXPERTS),
-        },
-    )
-
-
-def weights_of(group: str, shape: LayerShape) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    made = {}
-    for module, size in shape.group(group).items():
-        weight = torch.randn(size.slices, size.out_features, size.in_features)
-        made[module] = weight if size.slices > 1 else weight[0]
-    return made
 
 
 def rebuilt(factors, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -63,10 +31,6 @@ def rebuilt(factors, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             else:
                 found[module] = each.store.dense(index)
     return found
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm())
 
 
 PACKED = ("tt_sparse", "sparse", "sum")

@@ -56,7 +56,8 @@ def test_zeros_stay_zero() -> None:
     assert torch.equal(rounding.dequantise(codes, scales, 4, 2), values)
 
 
-@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in ("rounded", "zero")])
+# the parts of a subset are rounded, not the whole
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in ("rounded", "zero", "subset")])
 def test_every_format_rounds(name: str) -> None:
     store = filled(name)
     coarse, fine = (rounded(store, bits, 16, torch.float32).double() for bits in (4, 8))

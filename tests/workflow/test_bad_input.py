@@ -67,7 +67,7 @@ def test_a_name_that_yaml_changes_is_refused_in_every_file_that_snakemake_merges
     (folder / "twice.yaml").write_text(text + "recipes: {}\n")
     done = shared_workspace.snakemake("-n", "--configfile", "studies/twice.yaml", check=False)
     assert "studies/twice.yaml: the file: the key 'recipes' stands in line" in said(done)
-    (folder / "lora.yaml").write_text("recipes: {svd: {recover: {corpus: off}}}\n")
+    (folder / "lora.yaml").write_text("recipes: {svd: {recover: {train: factors, corpus: off}}}\n")
     files = ("params.yaml", "studies/lora.yaml")
     done = shared_workspace.snakemake("-n", "--configfile", *files, check=False)
     message = (
