@@ -41,8 +41,9 @@ def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
     tables = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables]
     decomposed = {(row[0], row[1]): row for row in rows if row[1:2] in (["attention"], ["ffn"])}
-    linear = {n for n, spec in ALONE.items() if {"attention", "ffn"} & {*spec.groups}}
-    assert {name.removesuffix("-whitened") for name, _ in decomposed} == linear
+    linear = {s.label for s in ALONE.values() if {"attention", "ffn"} & {*s.groups}}
+    plain = {name.removesuffix("-whitened") for name, _ in decomposed}
+    assert plain == {label.removesuffix("-whitened") for label in linear}
     compared = {key: float(row[8]) for key, row in decomposed.items() if row[8]}
     assert {name for name, _ in compared} == {
         "svd", "svd-whitened", "tt", "tucker_qkvo", "tucker_ffn",
