@@ -10,52 +10,24 @@ WITH runs AS (
         avg(value) AS mean_value,
         half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*)) AS spread,
         count(*) AS runs,
-        max(samples) AS samples,
-        coalesce(half_width(stddev_samp(value), NULL, NULL, count(*)), 0) AS seeds_half_width,
-        CASE WHEN count(*) = 1 THEN any_value(observations) END AS outcomes
+        max(samples) AS samples
     FROM results
     WHERE kind IN ('cloze', 'last_word', 'zero_shot', 'hotpotqa')
     GROUP BY ALL
 ),
 
-observed AS (
-    SELECT
-        model, recipe, layer_set, array_to_string(layers, ',') AS layers, task, metric, protocol,
-        generate_subscripts(observations, 1) AS place, unnest(observations) AS outcome
-    FROM results
-    WHERE kind IN ('cloze', 'last_word', 'zero_shot', 'hotpotqa') AND observations IS NOT NULL
-),
-
-means AS (
-    SELECT
-        model, recipe, layer_set, layers, task, metric, protocol, place,
-        avg(outcome) AS outcome
-    FROM observed
-    GROUP BY ALL
-),
-
-items AS (
-    SELECT
-        model, recipe, layer_set, layers, task, metric, protocol,
-        list(outcome ORDER BY place) AS item_means
-    FROM means
-    GROUP BY ALL
-),
-
 uncompressed AS (
-    SELECT
-        model, task, metric, protocol,
-        item_means AS baseline_items
-    FROM items
+    SELECT model, task, metric, protocol, observations AS baseline_items
+    FROM observations
     WHERE recipe = 'baseline'
 ),
 
 compared AS (
     SELECT
-        runs.*, baseline_items,
-        CASE WHEN recipe <> 'baseline' THEN difference(baseline_items, item_means) END AS change
+        runs.*, baseline_items, seeds_half_width, outcomes,
+        CASE WHEN recipe <> 'baseline' THEN difference(baseline_items, observations) END AS change
     FROM runs
-    LEFT JOIN items USING (model, recipe, layer_set, layers, task, metric, protocol)
+    LEFT JOIN observations USING (model, recipe, layer_set, layers, task, metric, protocol)
     LEFT JOIN uncompressed USING (model, task, metric, protocol)
 )
 
