@@ -241,7 +241,7 @@ def _predictions(study: Study) -> None:
     """Predicted losses in the order of the measured ones, but not equal to them."""
     measured = [
         row for row in study.results
-        if row.kind == "perplexity" and row.methods and not row.recovered
+        if row.kind == "perplexity" and row.methods and row.trained is None
     ]  # fmt: skip
     for row in measured:
         study.add(

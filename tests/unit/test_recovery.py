@@ -136,7 +136,7 @@ def test_plan_recovers_once_a_seed(llama_directory: Path, tmp_path: Path) -> Non
     runs = [each for each in plan.recipe_runs if each.recipe == "svd"]
     assert [each.seed for each in runs] == [0, 1, 2]
     (made,) = {compression_of(each.run) for each in runs}
-    assert (made.methods, made.recovered) == ("svd-whitened", True)
+    assert (made.methods, made.trained) == ("svd-whitened", "adapters")
     assert len(live_paths(plan)["recover"]) == 6
 
 

@@ -22,8 +22,8 @@ class Compression:
     ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
     ``holds_tensor_format`` whether any module, or a part of one, is so held. ``control`` is the
     yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
-    where a recipe rounds them. ``recovered``: trained after compression; ``trained`` says what was,
-    ``adapters`` or ``factors``. ``head_layout`` says how attention was split into heads, where all
+    where a recipe rounds them. ``trained``: what was trained after compression, ``adapters`` or
+    ``factors``. ``head_layout`` says how attention was split into heads, where all
     methods that leave a choice do so alike.
     """
 
@@ -32,7 +32,6 @@ class Compression:
     holds_tensor_format: bool = False
     control: str | None = None
     rounding_bits: int | None = None
-    recovered: bool = False
     trained: str | None = None
     head_layout: str | None = None
 
@@ -60,7 +59,7 @@ def compression(
 ) -> Compression:
     """What methods are together."""
     if not specs:
-        return Compression(recovered=trained is not None, trained=trained)
+        return Compression(trained=trained)
     approaches = sorted({a for spec in specs for a in spec.approaches(rounding_bits is not None)})
     return Compression(
         methods="+".join(dict.fromkeys(spec.label for spec in specs)),
@@ -68,7 +67,6 @@ def compression(
         holds_tensor_format=any(spec.holds_tensor_format for spec in specs),
         control=_common([spec.control(rounding_bits) for spec in specs]),
         rounding_bits=rounding_bits,
-        recovered=trained is not None,
         trained=trained,
         head_layout=_common([spec.head_layout for spec in specs if spec.head_layout]),
     )
