@@ -1,14 +1,10 @@
 -- Perplexity against bits saved, for every recipe and set of layers; `efficient` marks the Pareto
 -- envelope: nothing else of the model saves at least as much at a lower perplexity, measured by the
--- same protocol. `efficient_of_kind` is the same among compressions of its kind, for a run without
--- recovery among those without.
+-- same protocol.
 WITH compared AS (
     SELECT
         one.model, one.task, one.protocol, one.recipe, one.layer_set, one.layers,
-        coalesce(bool_or(other.recipe IS NOT NULL), false) AS beaten,
-        coalesce(
-            bool_or(other.kind = one.kind AND (one.recovered OR NOT other.recovered)), false
-        ) AS beaten_by_its_kind
+        coalesce(bool_or(other.recipe IS NOT NULL), false) AS beaten
     FROM perplexities AS one LEFT JOIN perplexities AS other
         ON
             other.model = one.model AND other.task = one.task
@@ -25,7 +21,6 @@ WITH compared AS (
 SELECT
     model, task, protocol, recipe, approach, kind, layer_set, layers, layer_count, runs, recovered,
     bits_saved_percent, perplexity, low, high, nats_lost, baseline_perplexity,
-    NOT beaten AS efficient,
-    NOT beaten_by_its_kind AS efficient_of_kind
+    NOT beaten AS efficient
 FROM perplexities INNER JOIN compared USING (model, task, protocol, recipe, layer_set, layers)
 ORDER BY model, task, protocol, recipe, bits_saved_percent, layers

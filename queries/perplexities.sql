@@ -6,7 +6,8 @@
 WITH runs AS (
     SELECT
         model, task, protocol, recipe, compared_with, methods,
-        approach, holds_tensor_format, control, rounding_bits, trained, head_layout,
+        module_groups, approach, holds_tensor_format, advised, control, rounding_bits, trained,
+        head_layout,
         layer_set, array_to_string(layers, ',') AS layers, layer_count,
         CASE WHEN layer_count = 1 THEN results.layers[1] END AS only_layer,
         min(run) AS run,
@@ -33,7 +34,7 @@ uncompressed AS (
 
 SELECT
     model, task, protocol, recipe, compared_with, methods,
-    approach, holds_tensor_format, control, coalesce(control, approach) AS kind,
+    module_groups, approach, holds_tensor_format, advised, control, coalesce(control, approach) AS kind,
     rounding_bits, trained IS NOT NULL AS recovered, trained, head_layout,
     layer_set, layers, layer_count, only_layer, run, runs,
     bits_saved_percent, bits_saved_modules_percent, modules_dense_bits,

@@ -16,7 +16,7 @@ from support.study import Study
 from support.workspace import ROOT
 
 from tensorpress.config.reports import NOTEBOOKS
-from tensorpress.report import pages, wording
+from tensorpress.report import frontier, pages, wording
 from tensorpress.report.queries import render
 
 FOLDER = ROOT / "notebooks"
@@ -103,7 +103,11 @@ def test_the_verdict_page_says_what_the_query_says(
     rows = ask("verdict", whole)
     expected = BeautifulSoup(wording.verdict(rows[~rows["with_recovery"]]), "html.parser").text
     assert expected.startswith("Yes, at 20 and 30 %")
-    assert rendered["verdict"].find(class_="lead").text == expected
+    page = rendered["verdict"]
+    assert expected in page.get_text()
+    at_loss = frontier.at_loss(ask("bits_at_loss", whole))
+    assert page.find(class_="lead").text == BeautifulSoup(at_loss, "html.parser").text
+    assert "vegaEmbed" in page.find(class_="chart").find_next("script").text
     assert "the rank correlation (Spearman) with the measured loss is 1.000" in (
         rendered["verdict"].get_text()
     )

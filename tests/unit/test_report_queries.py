@@ -246,18 +246,6 @@ def test_no_share_of_a_gap_within_noise(tmp_path: Path) -> None:
     assert "not beyond noise" in wording.head_axis(pd.DataFrame([row]))[0]
 
 
-def test_recovered_runs_do_not_take_the_line_of_their_kind(tmp_path: Path) -> None:
-    study = Study()
-    study.baseline()
-    study.run("svd", "svd", 20, 0.5)
-    study.run("svd_factors", "svd", 20, 0.1, recovered=True, seed=0)
-    rows = ask("pareto", study.written(tmp_path)).set_index("recipe")
-    assert rows["efficient_of_kind"].to_dict() == {
-        "baseline": True, "svd": True, "svd_factors": True
-    }  # fmt: skip
-    assert not rows.loc["svd", "efficient"]
-
-
 def test_spearman_is_that_of_scipy(tmp_path: Path) -> None:
     measured = [0.1, 0.2, 0.2, 0.4, 0.5, 0.3]
     predicted = [0.3, 0.1, 0.2, 0.9, 0.9, 0.4]

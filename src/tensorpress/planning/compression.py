@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tensorpress.architectures.layers import GROUPS
 from tensorpress.config.recovery import Factors
 from tensorpress.methods.advised import Advice
+from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.approach import UNCOMPRESSED, together
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.artifacts import AnyCheckpoint, RecoveryArtifact
@@ -19,8 +21,9 @@ NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
 class Compression:
     """What the methods of a run are together; the defaults are those of the uncompressed model.
 
-    ``methods`` are the distinct ones in order, joined by ``+``. ``approach`` is what they are, and
-    ``holds_tensor_format`` whether any module, or a part of one, is so held. ``control`` is the
+    ``methods`` are the distinct ones in order, and ``module_groups`` what they compress, joined by
+    ``+``. ``approach`` is what the methods are, ``holds_tensor_format`` whether any module, or a
+    part of one, is so held, and ``advised`` whether advice chose for any. ``control`` is the
     yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
     where a recipe rounds them. ``trained``: what was trained after compression, ``adapters`` or
     ``factors``. ``head_layout`` says how attention was split into heads, where all
@@ -28,8 +31,10 @@ class Compression:
     """
 
     methods: str = ""
+    module_groups: str = ""
     approach: str = UNCOMPRESSED
     holds_tensor_format: bool = False
+    advised: bool = False
     control: str | None = None
     rounding_bits: int | None = None
     trained: str | None = None
@@ -46,25 +51,32 @@ def compression_of(run: AnyCheckpoint, advices: Mapping[str, Advice] = NO_ADVICE
         advice = advices.get(each.advised.id) if each.advised else None
         if each.method_name not in specs:  # in the order of their first layer
             specs[each.method_name] = advice.completes(each.spec) if advice else each.spec
+    used = {placement.decomposition.group for placement in made.placements}
     rounding, trained = made.rounding, None
     if isinstance(run, RecoveryArtifact):
         trained = run.spec.train
         if isinstance(run.spec, Factors):
             rounding = run.spec.rounding or rounding
-    return compression(list(specs.values()), rounding.bits if rounding else None, trained)
+    bits = rounding.bits if rounding else None
+    return compression(list(specs.values()), bits, trained, [g for g in GROUPS if g in used])
 
 
 def compression(
-    specs: Sequence[MethodSpec], rounding_bits: int | None = None, trained: str | None = None
+    specs: Sequence[MethodSpec],
+    rounding_bits: int | None = None,
+    trained: str | None = None,
+    module_groups: Sequence[str] = (),
 ) -> Compression:
-    """What methods are together."""
+    """What methods are together, of the modules of these groups."""
     if not specs:
         return Compression(trained=trained)
     approaches = sorted({a for spec in specs for a in spec.approaches(rounding_bits is not None)})
     return Compression(
         methods="+".join(dict.fromkeys(spec.label for spec in specs)),
+        module_groups="+".join(module_groups),
         approach=together(approaches),
         holds_tensor_format=any(spec.holds_tensor_format for spec in specs),
+        advised=any(isinstance(spec, Advised) for spec in specs),
         control=_common([spec.control(rounding_bits) for spec in specs]),
         rounding_bits=rounding_bits,
         trained=trained,

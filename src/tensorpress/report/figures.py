@@ -75,27 +75,6 @@ def plot_recipes(axes: Axes, frame: pd.DataFrame) -> None:
         plot_points(axes, line, styles[recipe], recipe)
 
 
-def plot_kinds(axes: Axes, frame: pd.DataFrame) -> None:
-    """Every run as a faint mark; the best of each kind at each saving as a line of steps."""
-    for kind in (TENSOR_FORMAT, *sorted(set(frame["kind"]) - {TENSOR_FORMAT})):
-        points = frame[frame["kind"] == kind].sort_values("bits_saved_percent")
-        if points.empty:
-            continue
-        style = kind_style(kind)
-        axes.scatter(
-            points["bits_saved_percent"], points["perplexity"], s=20, alpha=0.3,
-            color=style["color"], marker=style["marker"],
-        )  # fmt: skip
-        best = points[points["efficient_of_kind"]]
-        saved, perplexity = best["bits_saved_percent"], best["perplexity"]
-        steps = ([0, *saved], [*perplexity[:1], *perplexity])  # who saves more saves less, too
-        axes.plot(
-            *steps, drawstyle="steps-pre", linewidth=1.4,
-            color=style["color"], linestyle=style["linestyle"],
-        )  # fmt: skip
-        plot_points(axes, best, {**style, "linestyle": ""}, kind)
-
-
 def perplexity_axes(
     axes: Axes, baseline: float, drawn: Sequence[float], worst: float = 10.0
 ) -> str:

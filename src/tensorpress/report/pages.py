@@ -10,7 +10,7 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -21,6 +21,9 @@ from tensorpress.config.reports import NOTEBOOKS
 from tensorpress.files import numbers
 from tensorpress.files.numbers import number
 from tensorpress.report.queries import run_query
+
+if TYPE_CHECKING:
+    import altair
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
@@ -42,6 +45,7 @@ class Page:
     ) -> None:
         self.model = model
         self.task = task
+        self._charts = 0
         self._tables = {"results": Path(results), "decompositions": Path(decompositions)}
         if jobs:
             self._tables["jobs"] = Path(jobs)
@@ -131,6 +135,30 @@ class Page:
                 f'<div class="page"><figure><img alt="{words}" '
                 f'src="data:image/svg+xml;base64,{data}"><figcaption>{words}</figcaption>'
                 "</figure></div>"
+            )
+        )
+
+    def chart(self, chart: altair.LayerChart, caption: str) -> None:
+        """A picture whose marks name themselves under the pointer, with its caption.
+
+        Where scripts do not run, as in some readers, it is a plain one.
+        """
+        import vl_convert
+
+        specification = chart.to_json(indent=None).replace("</", "<\\/")
+        picture = base64.b64encode(vl_convert.vegalite_to_svg(specification).encode()).decode()
+        words = html.escape(caption)
+        self._charts += 1
+        place = f"chart-{self._charts}"
+        if self._charts == 1:
+            display(HTML(f"<script>{vl_convert.javascript_bundle(snippet=None)}</script>"))
+        display(
+            HTML(
+                f'<div class="page"><figure><div id="{place}" class="chart"></div>'
+                f'<noscript><img alt="{words}" src="data:image/svg+xml;base64,{picture}">'
+                f"</noscript><figcaption>{words}</figcaption></figure></div>"
+                f'<script>vegaEmbed("#{place}", {specification}, '
+                '{actions: false, renderer: "svg"});</script>'
             )
         )
 

@@ -26,7 +26,7 @@ def verdict(rows: pd.DataFrame) -> str:
         words = (
             f"Yes, at {_budgets(wins)} of bits saved a tensor format beats every alternative. It "
             f"leads most at {row.budget_percent} %: {_duel(row)}, "
-            f"{_nats(row.lead_nats, row.lead_half_width)} lower."
+            f"{nats_per_token(row.lead_nats, row.lead_half_width)} lower."
         )
         if not ties.empty:
             words += f" At {_budgets(ties)} the difference is within noise."
@@ -37,7 +37,7 @@ def verdict(rows: pd.DataFrame) -> str:
         words = (
             f"Within noise: at {_budgets(ties)} of bits saved the best tensor format and the best "
             f"alternative cannot be told apart; at {row.budget_percent} %: {_duel(row)}, a lead of "
-            f"{_nats(row.lead_nats, row.lead_half_width)}: {row.tensor_format}."
+            f"{nats_per_token(row.lead_nats, row.lead_half_width)}: {row.tensor_format}."
         )
         if not losses.empty:
             words += f" At {_budgets(losses)} the best alternative is ahead."
@@ -46,7 +46,7 @@ def verdict(rows: pd.DataFrame) -> str:
         words = (
             f"No: at no budget does a tensor format beat the best alternative. It comes closest at "
             f"{row.budget_percent} % of bits saved: {_duel(row)}, "
-            f"{_nats(-row.lead_nats, row.lead_half_width)} higher."
+            f"{nats_per_token(-row.lead_nats, row.lead_half_width)} higher."
         )
     elif (rows["tensor_format_wins"] == TOO_FEW).any():
         words = "Undecided: one window of text, or none, says nothing of how far losses spread."
@@ -114,7 +114,7 @@ def budgets(rows: pd.DataFrame) -> list[str]:
             words += (
                 f" The best tensor format, <code>{row.tensor_recipe}</code>, has "
                 f"{_between(row.tensor_perplexity, row.tensor_low, row.tensor_high)}: "
-                f"{_nats(-row.lead_nats, row.lead_half_width)} behind."
+                f"{nats_per_token(-row.lead_nats, row.lead_half_width)} behind."
             )
         elif row.tensor_format_wins in ("yes", "within noise"):
             words += (
@@ -122,7 +122,7 @@ def budgets(rows: pd.DataFrame) -> list[str]:
                 f"{number(row.tensor_perplexity, 2)}, the best alternative, "
                 f"<code>{row.alternative_recipe}</code> ({row.alternative_kind}), "
                 f"{_between(row.alternative_perplexity, row.alternative_low, row.alternative_high)}"
-                f": a lead of {_nats(row.lead_nats, row.lead_half_width)}."
+                f": a lead of {nats_per_token(row.lead_nats, row.lead_half_width)}."
             )
         else:
             words += f" {UNDECIDED[row.tensor_format_wins].capitalize()}."
@@ -203,7 +203,7 @@ def head_axis(rows: pd.DataFrame) -> list[str]:
     lines = []
     for row in rows.itertuples():
         words = f"<code>{row.pair}</code>, layers {spans(row.layers)}: "
-        gain = _nats(abs(row.nats_gained), row.nats_gained_half_width)
+        gain = nats_per_token(abs(row.nats_gained), row.nats_gained_half_width)
         side = "below" if row.nats_gained > 0 else "above"
         if pd.isna(row.svd_perplexity):
             words += (
@@ -214,8 +214,9 @@ def head_axis(rows: pd.DataFrame) -> list[str]:
             continue
         words += (
             f"against {row.svd_control} of the same modules at equal bytes, the published layout "
-            f"loses {_nats(row.published_gap_nats, row.published_gap_half_width)} more, the right "
-            f"one {_nats(row.right_gap_nats, row.right_gap_half_width)}."
+            "loses "
+            f"{nats_per_token(row.published_gap_nats, row.published_gap_half_width)} more, "
+            f"the right one {nats_per_token(row.right_gap_nats, row.right_gap_half_width)}."
         )
         if pd.isna(row.published_gap_half_width):
             words += " The evaluation has too few windows to tell whether the gap is beyond noise."
@@ -301,7 +302,8 @@ def _share(row: Any) -> str:
     return f"{share} ± {100 * row.share_half_width:.0f}"
 
 
-def _nats(value: float, half_width: float) -> str:
+def nats_per_token(value: float, half_width: float) -> str:
+    """A loss or a difference of two with half of its interval, if it has one."""
     if pd.isna(half_width):
         return f"{number(value)} nats per token (no interval)"
     return f"{number(value)} ± {number(half_width)} nats per token"
