@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.stages import compress
 from support.untrusted import fetch, hub, local, refusal, update
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
 from tensorpress.commands.densify import densify
@@ -114,8 +114,11 @@ def test_trusted_code_runs_where_the_model_does(
         compress(folder, "svd", {"rank": 5}, "ffn", tmp_path / folder.name)
     own, plain = (logits(load_model(tmp_path / f / "out", CPU)) for f in ("fetched", "llama"))
     assert torch.equal(own, 2 * plain)
-    with pytest.raises(TensorpressError, match="a model with code of its own"):
-        densify(tmp_path / "fetched/out", tmp_path / "dense")
+    densify(tmp_path / "fetched/out", tmp_path / "dense")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", trust_remote_code=True)
+    for again in (dense, load_model(tmp_path / "dense", CPU)):
+        assert type(again).__name__ == "Scaled"
+        torch.testing.assert_close(logits(again), own, atol=2e-5, rtol=1e-4)
     (custom / "scaling.py").write_text("SCALE = 3.0\n")
     assert model_source("m", trusted) != before
     (target / "scaling.py").write_text("SCALE = 3.0\n")

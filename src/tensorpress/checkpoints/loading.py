@@ -154,18 +154,18 @@ def _register(directory: Path) -> bool:
     config = _config(directory)
     own_code = bool(sealed_files(directory))
     if STORES in config:
-        model_class = factored_class(_base_class(directory, config[STORES]["base_class"], own_code))
+        model_class = factored_class(base_class(directory, config[STORES]["base_class"], own_code))
         config_class = model_class.config_class
         AutoConfig.register(config["model_type"], config_class, exist_ok=True)
         _auto_class(directory).register(config_class, model_class, exist_ok=True)
     else:
         own_class = config.get(REFERENCES, {}).get(objective_of(directory).auto_class)
         if own_code and own_class:
-            _base_class(directory, own_class, own_code)
+            base_class(directory, own_class, own_code)
     return own_code
 
 
-def _base_class(directory: Path, name: str, own_code: bool) -> Any:
+def base_class(directory: Path, name: str, own_code: bool) -> Any:
     """A class of transformers, or ``file.Class`` of the model's own code."""
     if "." not in name:
         return getattr(transformers, name)

@@ -200,6 +200,14 @@ def _densify(options: argparse.Namespace) -> None:
     print(f"{options.target}: dense")
 
 
+def _export(options: argparse.Namespace) -> None:
+    from tensorpress.commands.export import export
+
+    packed, dense = export(options.source, options.target)
+    words = f"{options.target}: {packed} linear layers in compressed-tensors"
+    print(f"{words}, {dense} other compressed modules dense" if dense else words)
+
+
 def _prune(options: argparse.Namespace) -> None:
     from tensorpress.commands import tracking
 
@@ -253,6 +261,11 @@ def _parser() -> argparse.ArgumentParser:
     dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
     dense.add_argument("source", type=Path, help="a folder of results/assemble")
     dense.add_argument("target", type=Path, help="a new folder")
+    served = add(
+        "export", _export, "write rounded weights in compressed-tensors, for vLLM and others"
+    )
+    served.add_argument("source", type=Path, help="a folder of results/assemble")
+    served.add_argument("target", type=Path, help="a new folder")
     advise = add("advise", _advise, "which method for which module, from weights and moments")
     advise.add_argument("model", help="a name of models in params.yaml, a folder, or a GGUF file")
     advise.add_argument("--saved", type=float, required=True, help="share of the model's bits")

@@ -7,49 +7,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.table import plain_architecture
 from tensorpress.checkpoints.bundle import copy_tokenizer
 from tensorpress.checkpoints.checkpoint import is_finite
-from tensorpress.checkpoints.loading import load_model
+from tensorpress.checkpoints.loading import base_class, load_model, objective_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
 from tensorpress.formats.adapters import ADAPTER
 from tensorpress.formats.base import STORES
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.running.oom import CPU
-from tensorpress.sources.custom_code import sealed_files
+from tensorpress.sources.custom_code import REFERENCES, sealed_files
 from tensorpress.sources.weightfiles import check_weights
 
 
 def densify(source: Path, target: Path) -> None:
     """Write the model of ``source`` with every factored matrix rebuilt into the new ``target``.
 
-    It computes what the compressed one does, to rounding, and takes a dense model's memory.
-    ``TensorpressError`` if ``source`` is no compressed checkpoint of a class of transformers, if
-    ``target`` exists, or if a rebuilt matrix is out of the range of the stored dtype.
+    It computes what the compressed one does, to rounding, and takes a dense model's memory. A model
+    with code of its own keeps it, under its seal. ``TensorpressError`` if ``source`` is no
+    compressed checkpoint, if ``target`` exists, or if a rebuilt matrix is out of the range of the
+    stored dtype.
     """
+    check_target(target)
+    plain, _ = rebuilt(source)
+    with replacing(target) as temporary:
+        save(plain, source, temporary)
+
+
+def check_target(target: Path) -> None:
+    """Refuse a folder that exists already."""
+    if target.exists():
+        raise TensorpressError(f"{target}: exists already; allowed: a new folder")
+
+
+def rebuilt(source: Path) -> tuple[Any, PreTrainedModel]:
+    """The plain model of a compressed checkpoint, with its matrices, and the compressed one."""
     path = source / "config.json"
     if not path.is_file():
         raise TensorpressError(f"{source}: no config.json; allowed: a compressed checkpoint")
     config = json.loads(path.read_text(encoding="utf-8"))
     if STORES not in config:
         raise TensorpressError(f"{source}: not compressed; allowed: a folder of results/assemble")
-    if target.exists():
-        raise TensorpressError(f"{target}: exists already; allowed: a new folder")
     check_weights(source, str(source))
-    base_class = config[STORES]["base_class"]
-    if "." in base_class or sealed_files(source):
-        raise TensorpressError(
-            f"{source}: a model with code of its own; allowed: classes of transformers"
-        )
     dtype = getattr(torch, config["dtype"])
     compressed = load_model(source, CPU, dtype)
-    base = getattr(transformers, base_class)
+    base = base_class(source, config[STORES]["base_class"], bool(sealed_files(source)))
     plain = base(base.config_class(**_plain(config))).to(dtype)
     family = plain_architecture(config, str(source)).family
     values = plain.state_dict()
@@ -73,9 +82,30 @@ def densify(source: Path, target: Path) -> None:
                 f"{source}: {name}, rebuilt in {config['dtype']}, has infinite values; "
                 "allowed: a checkpoint of storage.dtype float32 or bfloat16"
             )
-    with replacing(target) as temporary:
-        plain.save_pretrained(temporary)
-        copy_tokenizer(source, temporary)
+    return plain, compressed
+
+
+def save(
+    plain: Any, source: Path, folder: Path, tensors: dict[str, Tensor] | None = None, **more: Any
+) -> None:
+    """Write a plain model, or other tensors for it, with what lies beside those of ``source``.
+
+    ``more`` goes into its ``config.json``.
+    """
+    plain.save_pretrained(folder, state_dict=tensors)
+    copy_tokenizer(source, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | more
+    own = {objective_of(source).auto_class: type(plain), "AutoConfig": type(plain.config)}
+    if references := {auto: name for auto, of in own.items() if (name := _own_code(of))}:
+        config[REFERENCES] = references
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _own_code(kind: type) -> str:
+    """``file.Class`` of a class from a model's own code; empty of one of transformers."""
+    package, _, file = kind.__module__.rpartition(".")
+    return f"{file}.{kind.__name__}" if package.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME) else ""
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

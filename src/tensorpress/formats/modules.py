@@ -105,15 +105,29 @@ class FactoredLinear(Rebuildable):
         return self.rebuild_weight("weight") if kept is None else kept
 
     def rebuild_weight(self, name: str) -> Tensor:
-        return self._join([store.dense(index).mT for store, index in self._run]).mT
+        return self.joined([store.dense(index) for store, index in self._run])
 
     def whole_weight(self) -> Tensor:
         """The weight as the plain model has it, ``(out, in)``, zero where the layer is narrower."""
-        return self._join([store.dense(index).mT for store, index in self._parts]).mT
+        return self.joined([store.dense(index) for store, index in self._parts])
+
+    def joined(self, matrices: Sequence[Tensor]) -> Tensor:
+        """Matrices ``(out, ...)``, one a part, as one with rows in the order of the outputs."""
+        return self._join([matrix.mT for matrix in matrices]).mT
+
+    @property
+    def parts(self) -> tuple[tuple[Format, int], ...]:
+        """Store and slice of each matrix, as large as the plain model has it."""
+        return self._parts
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether the layer runs smaller matrices than the plain model's."""
+        return self._run != self._parts
 
     def restored(self, matrix: Tensor) -> Tensor:
         """A matrix of the layer's own size, ``(out, in)``, at the size of the plain model's."""
-        if self._run == self._parts:
+        if not self.is_narrower:
             return matrix
         sizes = [store.matrix_shape(index)[0] for store, index in self._run]
         shares = zip(self._parts, matrix.split(sizes), strict=True)
@@ -121,7 +135,7 @@ class FactoredLinear(Rebuildable):
 
     def whole_bias(self) -> Tensor | None:
         """The bias as the plain model has it, zero where the layer is narrower."""
-        if self.bias is None or self._run == self._parts:
+        if self.bias is None or not self.is_narrower:
             return self.bias
         sizes = [store.matrix_shape(index)[0] for store, index in self._run]
         shares = zip(self._parts, self.bias.split(sizes), strict=True)
