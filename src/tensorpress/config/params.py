@@ -288,6 +288,7 @@ def parse(raw: Any, where: str = "params", texts: Mapping[Place, str] | None = N
             raise TensorpressError(refusal)
         return checked
     except ValidationError as error:
-        raise TensorpressError(f"{where}: {explain(error, raw, texts or {})}") from error
+        said = explain(error, raw, texts or {}, Params.model_json_schema())
+        raise TensorpressError(f"{where}: {said}") from error
     except TensorpressError as error:
         raise TensorpressError(f"{where}: {error}") from error

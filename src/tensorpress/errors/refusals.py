@@ -43,11 +43,13 @@ ALLOWED = {
 """What is, by the type of pydantic's error."""
 
 
-def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str:
+def explain(
+    error: ValidationError, raw: Any, texts: Mapping[Place, str], schema: Mapping[str, Any]
+) -> str:
     """The first of pydantic's errors as ``path: value is not allowed; allowed: ...``.
 
     A key that is not known comes first: what is missing may be what it was to be. ``texts``: what
-    stands in the file at values that YAML made no text of.
+    stands in the file at values that YAML made no text of. ``schema``: the JSON schema of the file.
     """
     first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = _place_in_file(first["loc"], raw, first["type"] == "missing")
@@ -56,7 +58,7 @@ def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str
     if is_key:
         place, path = (), f"{dotted(_place_in_file(first['loc'][:-2], raw))}: the name"
     if first["type"] == "extra_forbidden":
-        text = f"{path}: unknown key"
+        text = f"{path}: unknown key; allowed: {listed(allowed_keys(schema, raw, place[:-1]))}"
     elif first["type"] == "missing":
         text = f"{path}: missing"
     elif first["type"] == "union_tag_invalid":
@@ -73,6 +75,37 @@ def explain(error: ValidationError, raw: Any, texts: Mapping[Place, str]) -> str
     else:
         text = f"{path}: {_cut(value)} is not allowed: {first['msg']}"
     return text + (f" (and {len(others)} more)" if others else "")
+
+
+def allowed_keys(schema: Mapping[str, Any], raw: Any, place: Place) -> list[str]:
+    """Keys that a JSON schema has for the value at a place of ``raw``, in order."""
+    found = _kinds(schema, schema, raw)
+    for part in place:
+        raw = raw[part]
+        inside = [one for each in found for one in _inside(each, part)]
+        found = [kind for each in inside for kind in _kinds(schema, each, raw)]
+    return sorted({key for each in found for key in each.get("properties", {})})
+
+
+def _inside(given: Mapping[str, Any], part: int | str) -> list[Mapping[str, Any]]:
+    """Schemas of what stands under a key or an index; of names any may stand there."""
+    own = given.get("properties", {}).get(part)
+    named = [*given.get("patternProperties", {}).values(), given.get("additionalProperties")]
+    return [own] if own else [each for each in (*named, given.get("items")) if each]
+
+
+def _kinds(
+    schema: Mapping[str, Any], given: Mapping[str, Any], value: Any
+) -> list[Mapping[str, Any]]:
+    """The schemas that ``given`` may stand for: those whose tags (``method``) a value has."""
+    if "$ref" in given:
+        return _kinds(schema, schema["$defs"][given["$ref"].rpartition("/")[2]], value)
+    choices = given.get("anyOf") or given.get("oneOf")
+    if choices:
+        return [kind for each in choices for kind in _kinds(schema, each, value)]
+    tags = {k: v["const"] for k, v in given.get("properties", {}).items() if "const" in v}
+    fits = not isinstance(value, dict) or all(value.get(k, v) == v for k, v in tags.items())
+    return [given] if fits else []
 
 
 def truth_for_number(
