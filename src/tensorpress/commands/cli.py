@@ -193,6 +193,18 @@ def _advise(options: argparse.Namespace) -> None:
     _print_table(title, columns, rows(advice))
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from tensorpress.commands import doctor
+
+    found = doctor.doctor(params.load(options.params))
+    if options.json:
+        print(strict_json([each.model_dump() for each in found]))
+    else:
+        _print_table(str(options.params), doctor.COLUMNS, doctor.rows(found))
+    if wrong := [each.what for each in found if each.fits is False]:
+        raise TensorpressError(f"doctor: not enough: {', '.join(wrong)}; see above")
+
+
 def _densify(options: argparse.Namespace) -> None:
     from tensorpress.commands.densify import densify
 
@@ -258,6 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "what is done, running, failed and left, and the time it takes")
     status.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
     status.add_argument("--json", action="store_true", help="one object instead of tables")
+    health = add("doctor", _doctor, "what this machine has, what a study takes, what is missing")
+    health.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
+    health.add_argument("--json", action="store_true", help="one object per finding")
     dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
     dense.add_argument("source", type=Path, help="a folder of results/assemble")
     dense.add_argument("target", type=Path, help="a new folder")
