@@ -20,8 +20,12 @@ SITES = {
     "ffn.down": ("ffn.down",),
     "experts.gate": ("experts.gate", "experts.up"),
     "experts.down": ("experts.down",),
+    "embedding": ("embedding",),
 }
-"""Site -> modules that read its activations; without a gate, ``ffn.gate`` names up's input."""
+"""Site -> modules that read its activations; without a gate, ``ffn.gate`` names up's input.
+
+What is kept of an embedding weighs its rows by how often they are read (``stages.calibration``).
+"""
 
 VALUES_AT_ONCE = 2 * 10**9
 """Values of moments that one pass over the text adds up, in float64: 16 GB."""

@@ -20,7 +20,8 @@ class TTMatrix(Format):
 
     ``W[(o_1..o_d), (i_1..i_d)] = G_1[i_1, o_1] ... G_d[i_d, o_d]``. Applied to few tokens the
     cores are contracted with them; for many, where that takes fewer MACs, blocks of rows are
-    rebuilt and multiplied one by one. The whole matrix is never in memory.
+    rebuilt and multiplied one by one. The whole matrix is never in memory. Output modes whose
+    product is larger than ``out_features`` stand for rows behind the last, which nobody sees.
     """
 
     name = "tt_matrix"
@@ -57,18 +58,25 @@ class TTMatrix(Format):
         return min(self.chain_macs, self.dense_macs + self.rebuild_macs)
 
     def peak_rebuilt_values(self) -> int:
+        if self.chain_macs <= self.dense_macs:
+            return 0  # the cores are contracted whatever the number of tokens
         half = len(self.out_modes) // 2
         rows = math.prod(self.out_modes[half:])
         return self._rows_at_once(rows) * rows * self.in_features
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
-        # state: (n, inputs made, rank); each core gives the digit of the row that is its own
-        state, place = ids.new_ones(1, 1, 1).expand(len(ids), 1, 1), self.out_features
-        for core, m in zip(self.cores(index), self.out_modes, strict=True):
-            place //= m
-            chosen = core[:, :, (ids // place) % m].permute(2, 0, 1, 3)
-            state = torch.einsum("tir,trns->tins", state.to(core.dtype), chosen).flatten(1, 2)
-        return state[..., 0]
+        # state: (n, rank, inputs made); each core gives the digit of the row that is its own. From
+        # the last, so that a train whose outputs come behind its inputs makes inputs at the end
+        cores = self.cores(index)
+        state, place = cores[0].new_ones(1, 1, 1).expand(len(ids), 1, 1), 1
+        for core, m in zip(reversed(cores), reversed(self.out_modes), strict=True):
+            if m == 1:  # the same for every row
+                state = torch.einsum("rns,tsi->trni", core[:, :, 0], state)
+            else:
+                chosen = core[:, :, (ids // place) % m]
+                state = torch.einsum("rnts,tsi->trni", chosen, state)
+            state, place = state.flatten(2), place * m
+        return state[:, 0]
 
     def _modes(self) -> list[tuple[int, int]]:
         return list(zip(self.in_modes, self.out_modes, strict=True))
@@ -80,7 +88,8 @@ class TTMatrix(Format):
     def project(self, x: Tensor, index: int) -> Tensor:
         if self._contracts(x.numel() // self.in_features):
             return self.contract(x, index)
-        return torch.cat([nn.functional.linear(x, w) for w in self._blocks(index)], dim=-1)
+        blocks = [nn.functional.linear(x, w) for w in self._blocks(index)]
+        return torch.cat(blocks, dim=-1)[..., : self.out_features]
 
     def project_grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         if self._contracts(x.shape[0] // self.slices):
@@ -118,14 +127,14 @@ class TTMatrix(Format):
             state = apply(state.reshape(-1, r_left * n), k)
             state = state.reshape(tokens, rest, made, m, r_right).permute(0, 4, 1, 2, 3)
             state = state.reshape(tokens, r_right, rest, made * m)
-        return state.reshape(*x.shape[:-1], self.out_features)
+        return state.reshape(*x.shape[:-1], -1)[..., : self.out_features]
 
     def dense(self, index: int) -> Tensor:
         return self.rebuild(index)
 
     def rebuild(self, index: int) -> Tensor:
         """The matrix ``(out, in)`` that the cores stand for."""
-        return torch.cat(list(self._blocks(index)))
+        return torch.cat(list(self._blocks(index)))[: self.out_features]
 
     def _blocks(self, index: int) -> Iterator[Tensor]:
         """Adjacent rows ``(some, in)`` of the matrix, a block that fits into a cache at a time."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
+UNEVEN = 2
+"""Largest ratio of two modes of a padded side."""
 EXACT_SIDE = 1024
 """Largest side of an unfolding of which the bounds take the whole spectrum."""
 
@@ -22,6 +25,22 @@ class TTShape:
         """Modes as equal as the primes allow (the study's)."""
         inner = balanced_factors(in_features, order)
         return cls(tuple(inner), tuple(balanced_factors(out_features, order)))
+
+    @classmethod
+    def apart(cls, in_features: int, out_features: int, order: int) -> TTShape:
+        """Modes of inputs alone, then, in the larger half of the cores, of outputs alone.
+
+        A plain tensor train of a table: a row takes one slice of each core of outputs. Outputs
+        are padded where their primes are too large (``padded_factors``).
+        """
+        inner = balanced_factors(in_features, order // 2)
+        outer = padded_factors(out_features, order - order // 2)
+        return cls((*inner, *[1] * len(outer)), (*[1] * len(inner), *outer))
+
+    @property
+    def rows(self) -> int:
+        """Outputs with those that pad them."""
+        return math.prod(self.out_modes)
 
     @property
     def modes(self) -> tuple[int, ...]:
@@ -43,6 +62,15 @@ def balanced_factors(number: int, order: int) -> list[int]:
         smallest = bins.index(min(bins))
         bins[smallest] *= prime
     return sorted(bins)
+
+
+def padded_factors(number: int, order: int) -> list[int]:
+    """``balanced_factors`` of the next number of which none is over ``UNEVEN`` times another."""
+    for padded in count(number):
+        factors = balanced_factors(padded, order)
+        if factors[-1] <= UNEVEN * factors[0]:
+            return factors
+    raise AssertionError("a power is among the numbers")
 
 
 def tt_ranks(modes: Sequence[int], rank: int) -> list[int]:

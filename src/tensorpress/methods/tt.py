@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
@@ -57,9 +57,13 @@ class TrainSpec(WhitenedSpec):
         largest = max(tt_ranks(shape.modes, limit))
         return self.budget.largest(largest, lambda r: slices * shape.values(r), dense, where)
 
+    def modes_for(self, shape: ModuleShape) -> TTShape:
+        """The modes of the trains of a module: the study's."""
+        return TTShape.balanced(shape.in_features, shape.out_features, self.order)
+
     def train_settings(self, shape: ModuleShape, where: str, dense: int) -> dict[str, Any]:
-        """Settings of the balanced ``TTMatrix`` that stores matrices of ``shape``."""
-        modes = TTShape.balanced(shape.in_features, shape.out_features, self.order)
+        """Settings of the ``TTMatrix`` that stores matrices of ``shape``."""
+        modes = self.modes_for(shape)
         rank = self.rank_of(modes, dense, where, shape.slices)
         return tt_settings(shape, modes, tt_ranks(modes.modes, rank))
 
@@ -95,6 +99,22 @@ class Spec(TrainSpec):
         description="search: modes of least error at the balanced ones' size, "
         "or of fewest values at the given error",
     )
+    modes: Literal["paired", "apart"] = Field(
+        "paired",
+        description="of a core: one of the inputs and one of the outputs, or one of either; apart, "
+        "sides without small factors are padded, and an embedding is looked up by slices",
+    )
+
+    @model_validator(mode="after")
+    def _searches_pairs(self) -> Self:
+        if self.shape == "search" and self.modes == "apart":
+            raise ValueError("shape: 'search' is not allowed with modes: apart; allowed: balanced")
+        return self
+
+    def modes_for(self, shape: ModuleShape) -> TTShape:
+        if self.modes == "paired":
+            return super().modes_for(shape)
+        return TTShape.apart(shape.in_features, shape.out_features, self.order)
 
     def rank_of(self, shape: TTShape, dense: int, where: str, slices: int = 1) -> int:
         if self.error is not None:
@@ -141,6 +161,7 @@ def decompose(
         module = layout.modules[0]
         metric = metric_of(moments, module, spec)
         fitted = _of_size if spec.error is None else _within_error
+        stack = padded(stack, modes_of(layout.settings))
         shape, trains, gain = fitted(stack, layout.settings, spec, metric)
         settings = tt_settings(layer.modules[module], shape, trains[0].ranks)
         store = Layout(layout.modules, layout.format, settings).build()
@@ -159,7 +180,8 @@ def decompose_sizes(
     from tensorpress.linalg.weighted_train import trains_of_ranks
 
     def fit(layouts: Sequence[Layout], stacks: list[Tensor]) -> Iterator[Factors]:
-        (stack,), modules, shape = stacks, layouts[0].modules, modes_of(layouts[0].settings)
+        modules, shape = layouts[0].modules, modes_of(layouts[0].settings)
+        stack = padded(stacks[0], shape)
         metric = metric_of(moments, modules[0], specs[0])
         ranks = [max(layout.settings["ranks"]) for layout in layouts]
         roots = None if metric is None else metric.roots(shape)
@@ -185,9 +207,20 @@ class Metric:
         """For each matrix as a train of these modes."""
         from tensorpress.linalg.weighted_train import ModeRoots
 
-        gradients = [None] * len(self.moments) if self.gradients is None else self.gradients
+        gradients: Sequence[Tensor | None] = [None] * len(self.moments)
+        if self.gradients is not None:
+            gradients = list(padded(self.gradients[..., None], shape)[..., 0])
         pairs = zip(self.moments, gradients, strict=True)
         return [ModeRoots.of(shape, moment, gradient) for moment, gradient in pairs]
+
+
+def padded(stack: Tensor, shape: TTShape) -> Tensor:
+    """``stack (S, out, in)`` with rows of zeros behind the others, as many as ``shape`` has."""
+    from torch.nn.functional import pad
+
+    if shape.rows == stack.shape[1]:
+        return stack
+    return pad(stack, (0, 0, 0, shape.rows - stack.shape[1]))
 
 
 def metric_of(

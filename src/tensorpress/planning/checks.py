@@ -98,8 +98,11 @@ def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> 
     """Refuse settings that do not fit the shapes of a group."""
     try:
         spec.check(shape, group)
-        if group == "embedding" and spec.needs_moments:
-            raise TensorpressError("whiten: an embedding has no inputs to weigh; allowed: none")
+        if group == "embedding" and spec.needs_moments and not spec.needs_gradients:
+            raise TensorpressError(
+                "whiten: an embedding has no inputs to weigh; allowed: none, or both, which weighs "
+                "its rows by how often they are read"
+            )
         if group == "embedding" and spec.needs_advice:
             raise TensorpressError(
                 "budget.allocate: an embedding is in no layer; allowed there: uniform"

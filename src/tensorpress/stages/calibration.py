@@ -15,8 +15,14 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.architectures.layers import group_of
-from tensorpress.architectures.sites import VALUES_AT_ONCE, passes, site_of
+from tensorpress.architectures.layers import ModuleShape, group_of
+from tensorpress.architectures.sites import (
+    VALUES_AT_ONCE,
+    count_of,
+    gradient_of,
+    passes,
+    site_of,
+)
 from tensorpress.checkpoints.checkpoint import is_finite
 from tensorpress.checkpoints.moments import Moments
 from tensorpress.config.params import Calibration
@@ -83,6 +89,7 @@ def calibrate(
 ) -> Iterator[dict[str, Tensor]]:
     """Moments of every layer over ``rows`` of the objective: what ``save_moments`` writes.
 
+    Those of the outer layer come last, and weigh the embedding's rows (``_Lookups``).
     The text is passed over once for so many layers as have ``values_at_once`` values of moments.
     Experts see the tokens that the router really sends them. ``gradients``: of the summed
     loss by the outputs of every module, which takes a backward pass. The model's hooks
@@ -90,10 +97,12 @@ def calibrate(
     must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
     model.requires_grad_(False)
-    shapes = architecture.shapes[: architecture.layers]  # the outer one has no inputs
+    *shapes, outer = architecture.shapes
     moments = [Moments() for _ in shapes]
     for layer, moment in enumerate(moments):
         _attach(model, architecture, layer, moment)
+    lookups = _Lookups(outer.modules["embedding"])
+    model.get_input_embeddings().register_forward_hook(lookups.count)
     if gradients:
         # without weights that require gradients the graph begins at the embedded tokens
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
@@ -101,6 +110,7 @@ def calibrate(
     def run(where: torch.device, size: int) -> None:
         for moment in moments:
             moment.clear()
+        lookups.clear()
         _stream(model, architecture.objective, rows.split(size), where, gradients)
 
     for layers in passes(shapes, values_at_once):
@@ -112,6 +122,40 @@ def calibrate(
             _name_idle_experts(tensors, layer)
             yield _finite(tensors, layer, model.dtype)
             moments[layer].clear()
+    # every pass reads the same text
+    yield lookups.tensors()
+
+
+class _Lookups:
+    """How often each row of an embedding is read.
+
+    Its inputs are tokens, one of them at a time, so that ``sum_v f_v |change of row v|^2`` is the
+    exact error of what is read, ``f`` being frequencies. In the terms of other modules, whose
+    outputs are weighed by gradients and inputs by moments, the table ``(vocabulary, hidden)`` has
+    the gradients ``f`` and a moment of one in all directions.
+    """
+
+    def __init__(self, table: ModuleShape) -> None:
+        self._table = table
+        self._counts = torch.zeros(table.out_features, dtype=torch.int64)
+
+    def clear(self) -> None:
+        """Forget all that was counted."""
+        self._counts.zero_()
+
+    def count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Count the tokens that a forward hook sees."""
+        ids = inputs[0].flatten().cpu()
+        self._counts += torch.bincount(ids, minlength=self._table.out_features)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As of a module: each row is counted once more, for other texts may read any."""
+        more, total = self._counts.double() + 1, int(self._counts.sum())
+        return {
+            "embedding": torch.eye(self._table.in_features),
+            gradient_of("embedding"): (more / more.sum()).float(),
+            count_of("embedding"): torch.tensor([total]),
+        }
 
 
 def _name_idle_experts(tensors: dict[str, Tensor], layer: int) -> None:
