@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.errors import TensorpressError
 from tensorpress.running.oom import CPU
-from tensorpress.sources.embedded import corpus
+from tensorpress.sources.embedded import corpus, prose
 from tensorpress.sources.embedded.muon import SMALLEST, Muon, orthogonalise
+from tensorpress.sources.embedded.neighbours import OFFSETS
 from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY
 from tensorpress.sources.embedded.tokenizer import train_tokenizer
 from tensorpress.sources.embedded.training import balancing_loss, build, train
@@ -79,7 +81,9 @@ def test_config_builds_the_model_that_planning_sees(name: str) -> None:
             if not module.startswith("experts"):
                 linear = model.get_submodule(architecture.family.linear_path(layer, module))
                 assert tuple(linear.weight.shape) == (shape.out_features, shape.in_features)
-    assert spec.config["num_key_value_heads"] < spec.config["num_attention_heads"]
+    assert getattr(transformers, architecture.objective.auto_class)._model_mapping[
+        type(model.config)
+    ] is type(model)
 
 
 def test_balancing_loss_is_one_when_even_and_counts_each_layer() -> None:
@@ -92,6 +96,55 @@ def test_balancing_loss_is_one_when_even_and_counts_each_layer() -> None:
     assert float(balancing_loss([one, other], spec)) == pytest.approx(4, abs=1e-2)
 
 
+def test_masked_lessons_ask_what_is_behind_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = corpus.documents("heldout")[:20]
+    monkeypatch.setattr(prose, "documents", lambda split: text)
+    spec = EMBEDDED["bert"]
+    lessons = prose.masked_tokens(spec, seed=0)
+    tokenizer = lessons.companion
+    assert len(tokenizer) == spec.config["vocab_size"]
+    batch = next(lessons.then)
+    shown, labels = batch["input_ids"], batch["labels"]
+    assert shown.shape == labels.shape == (spec.batch_tokens // spec.window, spec.window)
+    assert set(shown[:, 0].tolist()) == {tokenizer.cls_token_id}
+    assert set(shown[:, -1].tolist()) == {tokenizer.sep_token_id}
+    asked = labels != prose.UNASKED
+    assert torch.equal(asked, shown == tokenizer.mask_token_id)
+    assert float(asked.float().mean()) == pytest.approx(prose.MASKED, abs=0.05)
+    restored = torch.where(asked, labels, shown)[:, 1:-1]
+    whole = tokenizer.eos_token.join([*text, ""])
+    assert tokenizer.decode(restored[0]) in whole
+
+
+def test_the_first_lessons_of_a_masked_model_look_only_back() -> None:
+    spec = EMBEDDED["bert"]
+    model, batch = build(spec).eval(), next(prose.masked_tokens(spec, seed=0).first)
+    ids = batch["input_ids"]
+    assert torch.equal(batch["labels"][:, :-1], ids[:, 1:])
+    for weight in model.parameters():
+        weight.data.add_(0.05)  # of what begins with nothing too
+    changed = {**batch, "input_ids": ids.index_fill(1, torch.tensor([9]), 7)}
+    with torch.inference_mode():
+        before, after = (model(**each).logits for each in (batch, changed))
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def test_heads_of_an_encoder_begin_at_the_tokens_beside_each() -> None:
+    spec = EMBEDDED["bert"]
+    model = build(spec)
+    positions = model.bert.embeddings.position_embeddings.weight
+    x = torch.nn.functional.layer_norm(positions, positions.shape[1:])
+    attention = model.bert.encoder.layer[1].attention.self
+    heads = [linear(x).unflatten(-1, (4, -1)) for linear in (attention.query, attention.key)]
+    scores = torch.einsum("ihd,jhd->hij", *heads) / 48**0.5
+    for head, offset in enumerate(OFFSETS):
+        inside = range(2, len(x) - 2)
+        found = scores[head].argmax(-1)
+        assert [int(found[i]) - i for i in inside] == [offset] * len(inside)
+    assert not positions.requires_grad
+
+
 DTYPE = torch.float32
 
 
@@ -102,6 +155,7 @@ def test_same_seed_gives_the_same_weights(name: str) -> None:
     other, _, _ = train(name, 1, CPU, threads=1, dtype=DTYPE, max_steps=2)
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
-    assert not torch.equal(first.model.norm.weight, other.model.norm.weight)
+    embeddings = (model.get_input_embeddings().weight for model in (first, other))
+    assert not torch.equal(*embeddings)
     assert record.final_loss_nats > 0
     assert not getattr(first.config, "output_router_logits", False)

@@ -196,6 +196,13 @@ def test_the_study_of_all_methods_has_all(monkeypatch: pytest.MonkeyPatch) -> No
     assert not missing, f"studies/all-methods.yaml: a recipe with {', '.join(sorted(missing))}"
 
 
+def test_the_study_of_encoders_has_all_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = Plan(load(Path("studies/encoders.yaml")))
+    missing = set(METHODS) - {p.decomposition.spec.method for p in plan.used_decompositions}
+    assert missing == {"td_moe"}  # experts
+
+
 def test_planning_work_does_not_grow_with_recipes_and_layers(
     inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ from tensorpress.sources.contents import (
     model_config,
     model_source,
 )
+from tensorpress.sources.embedded.specs import EMBEDDED
 from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
 from tensorpress.sources.quantised import quantisation
 from tensorpress.transforms import registry as transforms
@@ -74,7 +75,9 @@ def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     source = model_source(name, spec)
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
-    if not isinstance(spec, EmbeddedModel):
+    if isinstance(spec, EmbeddedModel):
+        entries.append(EMBEDDED[spec.name].lessons)
+    else:
         entries.append(_family(architecture))
     codes = quantisation(model_config(name, spec), f"models.{name}")
     if codes is not None:

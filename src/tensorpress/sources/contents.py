@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
             f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
             "(tensorpress plan computes sizes from a config)"
         )
-    return model.model_dump(exclude={"baseline_tasks", "transform"})
+    trained = asdict(EMBEDDED[model.name])
+    return {**model.model_dump(exclude={"baseline_tasks", "transform"}), "trained": trained}
 
 
 def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:

@@ -43,10 +43,10 @@ class AnyModel(Section):
 
 
 class EmbeddedModel(AnyModel):
-    """A small model that the fetch phase trains itself on standard-library prose."""
+    """A small model that the fetch phase trains itself, of data that every machine has."""
 
     source: Literal["embedded"]
-    name: str = Field(description="dense or moe")
+    name: str = Field(description="dense, moe or bert")
     seed: int = Field(0, ge=0)
 
 

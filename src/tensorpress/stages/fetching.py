@@ -121,9 +121,9 @@ def train(
     """The tensors of an embedded model, trained in ``dtype`` into ``target``."""
     from tensorpress.sources.embedded import training
 
-    model, tokenizer, record = training.train(spec.name, spec.seed, device, threads, dtype)
+    model, companion, record = training.train(spec.name, spec.seed, device, threads, dtype)
     model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    companion.save_pretrained(target)
     (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))
     return held_tensors(target, f"models.{name}")
 

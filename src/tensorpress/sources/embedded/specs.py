@@ -1,11 +1,15 @@
-"""The two embedded models: their ``config.json`` and how they are trained. Torch-free."""
+"""The embedded models: their ``config.json`` and how they are trained. Torch-free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+UNKEYED = "what a model is and how it is trained is part of its key by value (contents.py)"
+
 VOCABULARY = 2048
+NEXT_TOKENS = "tensorpress.sources.embedded.prose:next_tokens"
+MASKED_TOKENS = "tensorpress.sources.embedded.prose:masked_tokens"
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -22,12 +26,14 @@ _COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class EmbeddedSpec:
-    """A model and its training on ``tokens``.
+    """A model and its training on ``tokens``, of windows as the model reads them.
 
     The first steps see short windows: what is near is learnt faster without what is far.
     """
 
     config: dict[str, Any]
+    lessons: str
+    """``module:function`` that makes what it learns from."""
     tokens: int
     batch_tokens: int
     matrix_rate: float
@@ -40,6 +46,8 @@ class EmbeddedSpec:
     weight_decay: float = 0.1
     warmup_steps: int = 20
     cooldown_share: float = 0.5
+    neighbours: bool = False
+    """Whether an encoder's heads begin at the tokens beside each."""
 
 
 EMBEDDED: dict[str, EmbeddedSpec] = {
@@ -51,8 +59,32 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "num_hidden_layers": 6,
             "intermediate_size": 512,
         },
+        lessons=NEXT_TOKENS,
         tokens=470_000,
         batch_tokens=1024,
+        matrix_rate=0.009,
+    ),
+    "bert": EmbeddedSpec(
+        config={
+            "model_type": "bert",
+            "architectures": ["BertForMaskedLM"],
+            "vocab_size": VOCABULARY + 3,  # CLS, SEP and the mask
+            "hidden_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+            "max_position_embeddings": 128,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+        },
+        lessons=MASKED_TOKENS,
+        tokens=700_000,
+        first_share=0.4,
+        window=128,
+        batch_tokens=1024,
+        neighbours=True,
         matrix_rate=0.009,
     ),
     "moe": EmbeddedSpec(
@@ -68,6 +100,7 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
             "norm_topk_prob": True,
             "router_aux_loss_coef": 0.0,
         },
+        lessons=NEXT_TOKENS,
         tokens=345_000,
         first_share=0.6,
         batch_tokens=2048,

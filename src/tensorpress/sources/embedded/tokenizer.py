@@ -8,6 +8,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+MASKED = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+"""What masked language models are asked with, by its name in transformers."""
 # paragraph breaks, words with their space, single digits, runs of signs, other white space
 PIECES = r"\n\n| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s"
 
@@ -35,3 +37,8 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedToke
         eos_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
     )
+
+
+def add_edges_and_mask(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Add the tokens of masked language models behind all others."""
+    tokenizer.add_special_tokens({**MASKED, "pad_token": END_OF_TEXT})

@@ -1,26 +1,30 @@
-"""Train an embedded model on the standard library's prose, in minutes on two cores."""
+"""Train an embedded model, in minutes on two cores."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from tqdm import trange
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel
 
-from tensorpress.sources.embedded.corpus import documents
+from tensorpress.running.forkserver import function
+from tensorpress.sources.embedded.lessons import Companion, Lessons
 from tensorpress.sources.embedded.muon import Muon
-from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY, EmbeddedSpec
-from tensorpress.sources.embedded.tokenizer import train_tokenizer
+from tensorpress.sources.embedded.neighbours import begin_at_neighbours
+from tensorpress.sources.embedded.specs import EMBEDDED, EmbeddedSpec
 
 BETAS = (0.8, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
 LEAST_RATE = 0.02
 BALANCE_WEIGHT = 0.2
+WRITERS = (".o_proj", ".down_proj", ".output.dense")
+"""In names of what writes the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class TrainingRecord:
     """What a training run did."""
 
     tokens: int
+    """Of the windows that it saw."""
     parameters: int
     seconds: float
     final_loss_nats: float
@@ -40,7 +45,7 @@ def train(
     threads: int,
     dtype: torch.dtype,
     max_steps: int | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, TrainingRecord]:
+) -> tuple[PreTrainedModel, Companion, TrainingRecord]:
     """Train embedded model ``name``; the same seed on the same machine gives the same weights.
 
     Weights are float32; products are of ``dtype``. ``max_steps`` stops early, on the schedule of
@@ -49,23 +54,19 @@ def train(
     spec = EMBEDDED[name]
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    text = documents("train")
-    tokenizer = train_tokenizer(text, VOCABULARY)
-    ids = _token_ids(tokenizer, text)
+    lessons: Lessons = function(spec.lessons)(spec, seed)
     model: Any = build(spec)
     model.to(device).train()
     optimisers = _optimisers(model, spec, dtype)
     steps = spec.tokens // spec.batch_tokens
-    long, short = (
-        _batches(ids, spec.batch_tokens, w, seed) for w in (spec.window, spec.first_window)
-    )
     start, loss = time.perf_counter(), float("nan")
     taken = min(steps, max_steps or steps)
     for step in (bar := trange(taken, desc=f"train {name}", unit="step")):
         _set_rates(optimisers, spec, step, steps)
-        inputs = next(short if step < spec.first_share * steps else long).to(device)
+        batch = next(lessons.first if step < spec.first_share * steps else lessons.then)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = model(input_ids=inputs, labels=inputs, use_cache=False)
+            output = model(**inputs, use_cache=False)
         total = output.loss
         if "router_logits" in output:
             total = total + BALANCE_WEIGHT * balancing_loss(output.router_logits, spec)
@@ -82,20 +83,23 @@ def train(
         seconds=time.perf_counter() - start,
         final_loss_nats=loss,
     )
-    return model.eval(), tokenizer, record
+    return model.eval(), lessons.companion, record
 
 
 def build(spec: EmbeddedSpec) -> PreTrainedModel:
     """The untrained model; a mixture gives its router's logits while it trains."""
-    config = AutoConfig.for_model(**spec.config)
+    # on CPU the backward pass of eager attention is the fastest at these sizes
+    config = AutoConfig.for_model(**spec.config, attn_implementation="eager")
     if hasattr(config, "output_router_logits"):
         config.output_router_logits = True
-    # on CPU the backward pass of eager attention is the fastest at these sizes
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    (class_name,) = spec.config["architectures"]
+    model: PreTrainedModel = getattr(transformers, class_name)(config)
     for name, weight in model.named_parameters():
         # what writes the residual stream begins with nothing: the first steps go to the embedding
-        if ".o_proj" in name or ".down_proj" in name:
+        if any(writer in name for writer in WRITERS):
             nn.init.zeros_(weight)
+    if spec.neighbours:
+        begin_at_neighbours(model)
     return model
 
 
@@ -121,29 +125,14 @@ def _stop_router_outputs(model: PreTrainedModel) -> None:
         model.config.output_router_logits = False
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerFast, text: list[str]) -> Tensor:
-    """All documents, each followed by the end of text."""
-    encoded = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
-
-
-def _batches(ids: Tensor, tokens: int, window: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches ``(tokens / window, window)``; each pass shifts and shuffles the windows."""
-    generator, batch = torch.Generator().manual_seed(seed), tokens // window
-    while True:
-        shift = int(torch.randint(window, (1,), generator=generator))
-        count = (len(ids) - shift) // window
-        windows = ids[shift : shift + count * window].view(count, window)
-        shuffled = windows[torch.randperm(count, generator=generator)]
-        yield from shuffled[: count // batch * batch].split(batch)
-
-
 def _optimisers(
     model: nn.Module, spec: EmbeddedSpec, dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         inner = parameter.ndim >= 2 and "embed" not in name and not name.endswith("mlp.gate.weight")
         (matrices if inner else others).append(parameter)
     return [
