@@ -1,4 +1,4 @@
--- Accuracies of the multiple-choice and question tasks: means over the seeds of recovery, with 95 %
+-- Accuracies of tokens and of the multiple-choice and question tasks: means over the seeds of recovery, with 95 %
 -- intervals from Student's t over seeds or, where there is one run, over items. `change` is over the
 -- uncompressed model on the same items, its interval of the paired differences (and of seeds);
 -- `mcnemar_p` is the exact test's, of one run's right and wrong answers.
@@ -12,7 +12,7 @@ WITH runs AS (
         count(*) AS runs,
         max(samples) AS samples
     FROM results
-    WHERE kind IN ('cloze', 'last_word', 'zero_shot', 'hotpotqa')
+    WHERE kind IN ('accuracy', 'cloze', 'last_word', 'zero_shot', 'hotpotqa')
     GROUP BY ALL
 ),
 

@@ -110,7 +110,7 @@ def written_study() -> dict:
             "tiny",
             [{"modules": ["ffn"], "method": "svd-4"}],
             ["one"],
-            ["heldout", "prediction", "geometry", "restoration", "samples"],
+            ["heldout", "tokens", "prediction", "geometry", "restoration", "samples"],
         ),
         "small_lora": recipe(
             "tiny", [{"modules": ["ffn"], "method": "svd-4"}], ["one"], ["heldout"]
@@ -153,6 +153,7 @@ def written_study() -> dict:
         "geometry": {"kind": "geometry", "max_windows": 2, **text},
         "routing": {"kind": "moe", "max_windows": 2, **text},
         "samples": {"kind": "generation", "new_tokens": 4},
+        "tokens": {"kind": "accuracy", "max_windows": 4, **text},
         "prediction": {"kind": "prediction"},
     }
     shown = {spec["kind"]: name for name, spec in params["tasks"].items()}

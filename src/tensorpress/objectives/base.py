@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -85,6 +85,12 @@ class Objective(ABC):
 
         ``weight``, ``auxiliary``, ``chunk``, ``teacher``: as in ``token_losses.token_losses``.
         """
+
+    @abstractmethod
+    def right(
+        self, model: Any, rows: Int[Tensor, "windows ..."]
+    ) -> Bool[Tensor, "windows predicted"]:
+        """Which of the predicted tokens the model ranks first; all logits exist together."""
 
     @abstractmethod
     def run(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tensorpress.objectives.base import Objective
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -63,6 +63,12 @@ class CausalLM(Objective):
 
         asked, targets = slice(0, -1), rows[:, 1:]
         return token_losses(model, rows, asked, targets, weight, auxiliary, chunk, teacher)
+
+    def right(
+        self, model: Any, rows: Int[Tensor, "windows window"]
+    ) -> Bool[Tensor, "windows predicted"]:
+        logits = model(input_ids=rows, use_cache=False).logits
+        return logits[:, :-1].argmax(-1) == rows[:, 1:]
 
     def run(self, model: Any, rows: Int[Tensor, "windows window"]) -> None:
         model.base_model(input_ids=rows, use_cache=False)

@@ -14,7 +14,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.objectives.base import Objective
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
     from transformers import PreTrainedModel
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -109,6 +109,17 @@ class MaskedLM(Objective):
 
         found = [
             token_losses(model, ids, asked, rows[:, 0, asked], weight, auxiliary, chunk, teacher)
+            for asked, ids in self._passes(rows)
+        ]
+        return torch.stack(found, dim=2).flatten(1)
+
+    def right(
+        self, model: Any, rows: Int[Tensor, "windows 2 window"]
+    ) -> Bool[Tensor, "windows predicted"]:
+        import torch
+
+        found = [
+            model(input_ids=ids).logits[:, asked].argmax(-1) == rows[:, 0, asked]
             for asked, ids in self._passes(rows)
         ]
         return torch.stack(found, dim=2).flatten(1)

@@ -13,6 +13,7 @@ UNKEYED = "the tasks of a study are entries of their own in the keys (identities
 
 TASKS: dict[str, str] = {
     "perplexity": "tensorpress.config.tasks.perplexity",
+    "accuracy": "tensorpress.config.tasks.accuracy",
     "cloze": "tensorpress.config.tasks.cloze",
     "last_word": "tensorpress.config.tasks.last_word",
     "zero_shot": "tensorpress.config.tasks.zero_shot",
