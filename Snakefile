@@ -45,6 +45,7 @@ RUN = records.this_run()  # jobs inherit it
 wildcard_constraints:
     model=r"[^/]+-[0-9a-f]{10}",
     corpus=r"[^/]+-[0-9a-f]{10}",
+    stream=r"[^/]+-[0-9a-f]{10}",
     calibration=r"[^/]+-[0-9a-f]{10}",
     options=r"[^/]+-[0-9a-f]{10}",
     advice=r"[^/]+-[0-9a-f]{10}",

@@ -9,6 +9,7 @@ rule stage_assemble:
 rule assemble:
     input:
         model=lambda w: ancient(plan.runs[w.run].model.checkpoint),
+        original=lambda w: ancient(plan.runs[w.run].model.lineage[0].checkpoint),
         factors=lambda w: ancient([p.factors for p in plan.runs[w.run].placements]),
         errors=lambda w: ancient([p.rows for p in plan.runs[w.run].placements]),
     output:

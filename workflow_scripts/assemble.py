@@ -8,6 +8,7 @@ run_stage(
     snakemake,
     made=snakemake.params.run,
     model=Path(snakemake.input.model),
+    original=Path(snakemake.input.original),
     factors=[Path(each) for each in snakemake.input.factors],
     errors=[Path(each) for each in snakemake.input.errors],
     checkpoint=Path(snakemake.output.checkpoint),

@@ -8,5 +8,6 @@ run_stage(
     snakemake,
     made=snakemake.params.made,
     model=Path(snakemake.input.model),
+    moments=[Path(file) for file in snakemake.input.moments],
     target=Path(snakemake.output[0]),
 )

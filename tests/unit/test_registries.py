@@ -20,7 +20,7 @@ FAMILY = "tensorpress.architectures.families"
 REGISTRIES = {
     "methods": (METHODS, "tensorpress.methods", ["Spec", "EXAMPLE", "decompose"]),
     "tasks": (TASKS, "tensorpress.config.tasks", ["Spec"]),
-    "transforms": (TRANSFORMS, "tensorpress.transforms", ["TRANSFORM"]),
+    "transforms": (TRANSFORMS, "tensorpress.transforms", ["Spec"]),
     "objectives": (OBJECTIVES, "tensorpress.objectives", ["OBJECTIVE"]),
     "families": ({name: f"{FAMILY}.{name}" for name in FAMILIES}, FAMILY, ["FAMILY"]),
 }

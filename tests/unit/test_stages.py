@@ -67,7 +67,7 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     (inputs / "apart").mkdir()
     monkeypatch.chdir(inputs / "apart")
     source = at(model.checkpoint)
-    transform.run(model, fetched, source)
+    transform.run(model, fetched, [], source)
     for made in plan.calibrations.values():
         text = at(paths.corpus(made.corpus.id))
         calibrate.run(made, source, text, at(paths.calibration(made.id)), **on)
@@ -84,7 +84,7 @@ def test_a_study_whose_artifacts_lie_elsewhere(
     for made in plan.runs.values():
         factors = each_at([placed.factors for placed in made.placements])
         errors = each_at([placed.rows for placed in made.placements])
-        assemble.run(made, source, factors, errors, at(made.checkpoint), at(made.storage))
+        assemble.run(made, source, fetched, factors, errors, at(made.checkpoint), at(made.storage))
     for made in plan.recoveries.values():
         start, text = made.assembled, at(paths.corpus(made.corpus.id))
         given = (at(start.checkpoint), [], at(start.storage), text)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.families import SIZES, auto_class, loaded
+from support.transforms import logits, tiny
 from support.workspace import Workspace, save_tiny, tiny_llama, tiny_params, tiny_text
-from transformers import AutoConfig
 
 from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -17,39 +16,17 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.planning.jobs import live_paths
 from tensorpress.planning.plan import Plan
-from tensorpress.sources.inputs import LocalModel
-from tensorpress.stages.fetching import fetch_model
 from tensorpress.stages.transformation import write_transformed
-from tensorpress.transforms.registry import load
+from tensorpress.transforms.registry import spec_class
 
-FOLD = load("fold_norms")
+FOLD = spec_class("fold_norms")(transform="fold_norms")
 REFUSED = {"bert", "gpt_neo", "gptj"}
 FOLDED = sorted(FAMILIES.keys() - REFUSED)
 
 
-def tiny(model_type: str, folder: Path, dtype: torch.dtype = torch.float32, **settings) -> Path:
-    """A fetched random model whose norms and biases are not what they begin with."""
-    torch.manual_seed(0)
-    sizes = {**SIZES[model_type], **settings}
-    config = AutoConfig.for_model(model_type, vocab_size=300, **sizes)
-    network = auto_class(model_type).from_config(config)
-    for name, parameter in network.named_parameters():
-        if name.endswith("bias") or parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
-    saved = save_tiny(network.to(dtype), folder.with_name("saved"))
-    fetch_model("m", LocalModel(source="local", path=str(saved)), folder, torch.device("cpu"))
-    return folder
-
-
 def folded(source: Path, target: Path) -> Path:
-    write_transformed(source, FOLD, target)
+    write_transformed(source, FOLD, {}, target)
     return target
-
-
-def logits(folder: Path) -> torch.Tensor:
-    ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        return loaded(folder).eval()(input_ids=ids).logits
 
 
 def neutral(folder: Path) -> dict[str, bool]:

@@ -143,6 +143,24 @@ class InputMoments(Mapping[str, Tensor]):
         return len(self.modules)
 
 
+@dataclass(frozen=True)
+class NormMoments(Mapping[str, Tensor]):
+    """Second moments of what norms hand on, by their paths, each read when it is asked for."""
+
+    file: Path
+
+    def __getitem__(self, norm: str) -> Tensor:
+        with open_tensors(self.file) as opened:
+            return opened.read(norm)
+
+    def __iter__(self) -> Iterator[str]:
+        with open_tensors(self.file) as opened:
+            return iter(opened.names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def save_moments(layers: Iterable[dict[str, Tensor]], tokens: int, directory: Path) -> None:
     """Write one safetensors file a layer into ``directory``, with the token count."""
     with replacing(directory) as temporary:

@@ -52,9 +52,12 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
         ) from error
     external = list(params.external)
     if model in params.models:
-        name, spec = model, params.models[model].model_copy(update={"baseline_tasks": ()})
+        name, given = (
+            model,
+            {each: params.models[each] for each in (model, params.source_of(model)[0])},
+        )
     elif found := local_model(model):
-        name, spec = found
+        name, given = found[0], dict([found])
         external.append(model)  # named by the user on the command line
     else:
         raise TensorpressError(
@@ -65,7 +68,7 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
         {
             "storage": params.storage.model_dump(),
             "external": external,
-            "models": {name: spec.model_dump()},
+            "models": {n: spec.model_dump(exclude={"baseline_tasks"}) for n, spec in given.items()},
             "corpora": {key: corpus.model_dump() for key, corpus in params.corpora.items()},
             "calibration": params.calibration.model_dump(),
             "methods": {"advised": method.model_dump()},

@@ -25,10 +25,17 @@ class MetaModel:
     """The tensors of a model that has no weights.
 
     ``weights``: a folder that may have them all the same. Where head and embedding differ though
-    the config ties them, the model has both, as when it is fetched.
+    the config ties them, the model has both, as when it is fetched. ``original``: the model that
+    it was made of, with which sizes are compared.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        weights: Path | None = None,
+        original: MetaModel | None = None,
+    ) -> None:
         self.name, self.architecture = name, architecture_of(config, name)
         network = _built(self.architecture)
         ties = bool(network.all_tied_weights_keys) and not config.get("quantization_config")
@@ -40,6 +47,9 @@ class MetaModel:
         held = network.state_dict()
         beside = ((n, b) for n, b in network.named_buffers() if n in held)  # what a router adds
         self.tensors = {n: tuple(p.shape) for n, p in (*network.named_parameters(), *beside)}
+        differs = original is not None and original.tensors != self.tensors
+        self.original = original if differs else None
+        """``None`` where all tensors are as large as they were."""
         self._built: dict[tuple[Any, ...], list[tuple[Layout, Format]]] = {}
 
     def home(self, layer: int, module: str) -> str:

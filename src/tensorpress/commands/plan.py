@@ -24,12 +24,16 @@ COLUMNS = (
 def study_sizes(study: Params) -> list[Size]:
     """Every recipe on every model that it names."""
     found: list[Size] = []
-    for name, spec in study.models.items():
-        weights = Path(spec.path) if isinstance(spec, LocalModel) else None
+    for name in study.models:
+        source_name, source = study.source_of(name)
+        weights = Path(source.path) if isinstance(source, LocalModel) else None
         where = f"models.{name}"
-        fetched = architecture_of(model_config(name, spec), where)
-        made = transforms.planned(spec.transform, fetched, where)
-        found += sizes(MetaModel(name, made.config, weights), study)
+        fetched = architecture_of(model_config(source_name, source), where)
+        every = study.transforms_of(name)
+        made = transforms.planned(every, fetched, where)
+        original = MetaModel(name, fetched.config, weights)
+        model = MetaModel(name, made.config, weights, original) if every else original
+        found += sizes(model, study)
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import GROUPS, expand_modules, group_of
 from tensorpress.commands.meta_model import MetaModel
-from tensorpress.config.params import Params, Recipe
+from tensorpress.config.params import BASELINE, Params, Recipe
 from tensorpress.config.recovery import Adapters
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import (
@@ -29,6 +29,8 @@ from tensorpress.methods.base import slices_of
 from tensorpress.methods.layout import Layout
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import assembly_footprint, step_footprints
+
+_UNCOMPRESSED = Recipe.model_construct(models=(), steps=(), layers=(), tasks=())
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,12 @@ class Size:
 
 
 def sizes(model: MetaModel, params: Params) -> Iterator[Size]:
-    """Sizes of every recipe of ``params`` that names the model, layer set by layer set."""
+    """Sizes of every recipe of ``params`` that names the model, layer set by layer set.
+
+    Before them those of the model itself, where it is smaller than what it was made of.
+    """
+    if model.original is not None:
+        yield _size(model, params, BASELINE, _UNCOMPRESSED, ())
     for name, recipe in params.recipes.items():
         if model.name in recipe.models:
             yield from _sizes(model, params, name, recipe)
@@ -162,6 +169,9 @@ def _size(
         # of a layer that is narrower than before, a part of the bias
         lost = sum(dropped[home] for home in beside) if belongs else 0
         stored.append(replace(entry, shape=(values - lost,)))
+    if model.original is not None:  # all of the model stands in place of another
+        dense = list(_tensors(model.original))
+        stored = [replace(entry, replaced=True) for entry in stored]
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
     jobs = [job for step in steps for job in step_footprints(architecture, *step, layers)]
@@ -177,12 +187,20 @@ def _size(
         dense_values=sum(tensor.numel for tensor in dense),
         stored_values=sum(tensor.numel for tensor in stored),
         saved=saved,
-        dense_flops_per_token=2 * count.dense,
+        dense_flops_per_token=2 * _Macs(model.original or model).dense,
         flops_per_token=2 * count.stored,
         peak_bytes=saved.stored_bits // 8 + rebuilt * value_bits // 8,
         decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
         assemble_peak_bytes=assembly.peak_bytes,
     )
+
+
+def _tensors(model: MetaModel) -> Iterator[StoredTensor]:
+    """All of a model that another one stands in place of."""
+    family = model.architecture.family
+    for name, shape in model.tensors.items():
+        embedding = name == f"{family.embedding}.weight"
+        yield StoredTensor(shape, family.layer_of(name), embedding, replaced=True)
 
 
 def _placed(

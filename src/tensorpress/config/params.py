@@ -28,7 +28,16 @@ from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.confinement import check_inside
 from tensorpress.sources.embedded.specs import EMBEDDED
-from tensorpress.sources.inputs import Corpus, EmbeddedModel, Model, Name, Section
+from tensorpress.sources.inputs import (
+    Corpus,
+    DerivedModel,
+    EmbeddedModel,
+    Model,
+    Name,
+    Section,
+    StudyModel,
+)
+from tensorpress.transforms.base import Transform
 
 if TYPE_CHECKING:
     AnyMethod = MethodSpec
@@ -158,7 +167,7 @@ class Params(Section):
     external: tuple[str, ...] = Field(
         (), description="folders outside of the project that paths here may lead into"
     )
-    models: dict[Name, Annotated[Model, Field(discriminator="source")]] = Field(min_length=1)
+    models: dict[Name, Annotated[StudyModel, Field(discriminator="source")]] = Field(min_length=1)
     corpora: dict[Name, Annotated[Corpus, Field(discriminator="source")]]
     calibration: Calibration
     methods: dict[Name, AnyMethod]
@@ -193,6 +202,8 @@ class Params(Section):
         for name, model in self.models.items():
             if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
                 raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
+            if isinstance(model, DerivedModel):
+                self.source_of(name)
         for name, report in self.reports.items():
             kind = NOTEBOOKS[report.notebook].kind
             if self.tasks[report.task].kind != kind:
@@ -218,6 +229,24 @@ class Params(Section):
         for where, path in self._paths():
             check_inside(path, where, self.external)
         return self
+
+    def source_of(self, name: str) -> tuple[str, Model]:
+        """Name and settings of the model that is fetched for a model."""
+        model = self.models[name]
+        if not isinstance(model, DerivedModel):
+            return name, model
+        source = self.models[model.of]
+        if isinstance(source, DerivedModel):
+            own = [each for each, m in self.models.items() if not isinstance(m, DerivedModel)]
+            allowed = f"a model that is not derived: {listed(own)}"
+            raise TensorpressError(line(f"models.{name}.of", model.of, allowed))
+        return model.of, source
+
+    def transforms_of(self, name: str) -> tuple[Transform, ...]:
+        """What is made of the fetched model, one after the other."""
+        model = self.models[name]
+        before = self.models[model.of].transform if isinstance(model, DerivedModel) else ()
+        return (*before, *model.transform)
 
     def _paths(self) -> list[tuple[str, str]]:
         """Every path of a file or folder, with its place."""
@@ -251,6 +280,8 @@ class Params(Section):
             found += [(f"tasks.{name}.{field}", c, "corpora") for field, c in fields]
         for name, model in self.models.items():
             found += [(f"models.{name}.baseline_tasks", t, "tasks") for t in model.baseline_tasks]
+            if isinstance(model, DerivedModel):
+                found.append((f"models.{name}.of", model.of, "models"))
         for name, report in self.reports.items():
             found.append((f"reports.{name}.model", report.model, "models"))
             found.append((f"reports.{name}.task", report.task, "tasks"))

@@ -119,6 +119,7 @@ def truth_for_number(
         text = texts.get(place, json.dumps(raw))
         return f"{dotted(place)}: {text} is read by YAML as {json.dumps(raw)}; allowed: a number"
     if isinstance(raw, Mapping):
+        (used,) = used if isinstance(used, list | tuple) else (used,)  # one stands for a list
         inside: Iterable[tuple[int | str, Any, Any]] = ((k, v, used[k]) for k, v in raw.items())
     elif isinstance(raw, list | tuple):
         inside = ((i, v, u) for i, (v, u) in enumerate(zip(raw, used, strict=True)))

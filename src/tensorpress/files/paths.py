@@ -78,6 +78,11 @@ def transformed(identity: str) -> Path:
     return stage("transform") / identity
 
 
+def stream(identity: str) -> Path:
+    """Second moments of what a model's norms hand on, by which a transform goes."""
+    return stage("transform") / f"{identity}{TENSORS}"
+
+
 def corpus(identity: str) -> Path:
     """A fetched corpus as UTF-8 text."""
     return stage("fetch") / f"{identity}.txt"

@@ -15,6 +15,7 @@ from tensorpress.files import paths
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.inputs import Corpus, Model
+from tensorpress.transforms.base import Transform
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ class TransformedArtifact(ModelArtifact):
     """A model made of another one, with a config of its own."""
 
     source: ModelArtifact
-    transform: str
+    transform: Transform
+    stream: StreamArtifact | None
+    """What the transform goes by, if it reads it."""
+
+    @property
+    def moments(self) -> list[Path]:
+        """The file of what it goes by."""
+        return [paths.stream(self.stream.id)] if self.stream else []
 
     @property
     def checkpoint(self) -> Path:
@@ -69,6 +77,22 @@ class TransformedArtifact(ModelArtifact):
     @property
     def lineage(self) -> tuple[ModelArtifact, ...]:
         return (*self.source.lineage, self)
+
+
+@dataclass(frozen=True)
+class StreamArtifact:
+    """Second moments of what a model's norms hand on, without their scales."""
+
+    model: ModelArtifact
+    corpus: CorpusArtifact
+    settings: Calibration
+    dtype: str
+    """In which the model runs."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.model.name}-{self.key}"
 
 
 @dataclass(frozen=True)

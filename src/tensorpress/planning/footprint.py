@@ -29,6 +29,7 @@ from tensorpress.planning.artifacts import (
     ModelArtifact,
     OptionsArtifact,
     RecoveryArtifact,
+    StreamArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.inputs import EmbeddedModel
@@ -55,6 +56,8 @@ MACS = 5e9
 """Multiply-accumulates (MACs) a second of one slow core."""
 MODEL_MACS = 1e12
 """MACs a second where a model runs: a large one has a GPU, a small one is done soon anyway."""
+EIGEN = 25
+"""MACs of all eigenvectors of a symmetric matrix over the cube of its side."""
 TOKENS, WAIT = 10**6, 3600
 """Tokens that a task may read, and the seconds it is granted beside that."""
 
@@ -98,12 +101,33 @@ def fetch(model: ModelArtifact) -> Footprint:
 
 
 def transform(made: TransformedArtifact) -> Footprint:
-    """A shard, and a tensor as it is stored, in float32, and scaled."""
-    architecture = made.architecture
+    """A shard, and a tensor as it is stored, in float32, and scaled.
+
+    Where the stream is turned, also that product, and the sum of its moments with its vectors.
+    """
+    architecture = made.source.architecture
     stored = value_bytes(architecture.config)
     size, tensor = stored * values_of(architecture), _largest_tensor(architecture)
     peak = PROCESS + SUMS + min(SHARD_BYTES, size) + (stored + 2 * FLOAT) * tensor
-    return Footprint(peak, 4 * size / READ)
+    if made.stream is None:
+        return Footprint(peak, 4 * size / READ)
+    side = architecture.shape(0).hidden_size
+    values, width = values_of(architecture), made.architecture.shape(0).hidden_size
+    read = 4 * size + FLOAT * stream_values(architecture)
+    seconds = read / READ + (values * width + EIGEN * side**3) / MACS
+    return Footprint(peak + FLOAT * tensor + 5 * DOUBLE * side**2, seconds)
+
+
+def stream(made: StreamArtifact) -> Footprint:
+    """Model, batch, and the moments of all norms in float64, then in float32 too."""
+    settings, architecture = made.settings, made.model.architecture
+    values = values_of(architecture)
+    moments = stream_values(architecture)
+    weights = values * RUNNING_BITS[made.dtype] // 8
+    batch = _activations(architecture, settings.batch * settings.window, kept=False)
+    macs = settings.tokens * architecture.objective.passes * (values + moments)
+    peak = RUNNING + weights + (DOUBLE + FLOAT) * moments + batch
+    return Footprint(peak, weights / READ + macs / MODEL_MACS)
 
 
 def calibrate(made: CalibrationArtifact) -> Footprint:
@@ -286,6 +310,12 @@ def _embedding(architecture: Architecture) -> ModuleShape:
 def _largest_matrix(architecture: Architecture) -> int:
     modules = [module for shape in architecture.shapes for module in shape.modules.values()]
     return max(each.out_features * each.in_features for each in modules)
+
+
+def stream_values(architecture: Architecture) -> int:
+    """Values of the second moments of all norms that read the stream, the last one too."""
+    norms = len(architecture.family.norms) * architecture.layers + 1
+    return norms * architecture.shape(0).hidden_size ** 2
 
 
 @cache

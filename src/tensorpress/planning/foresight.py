@@ -26,6 +26,8 @@ from tensorpress.planning.artifacts import (
     ModelArtifact,
     OptionsArtifact,
     RecoveryArtifact,
+    StreamArtifact,
+    TransformedArtifact,
 )
 from tensorpress.planning.jobs import live_jobs
 from tensorpress.planning.plan import Plan
@@ -88,6 +90,8 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
     work = {
         "fetch_model": sum(LOAD + 3 * _bytes(m.architecture) / READ for m in plan.fetched.values()),
         "fetch_corpus": PROSE * jobs["fetch_corpus"],
+        "stream": sum(_stream(made, machine) for made in plan.streams.values()),
+        "transform": sum(_transform(made, machine) for made in plan.transformed.values()),
         "calibrate": sum(_calibrate(made, machine) for made in _calibrations(plan)),
         "options": sum(_options(made, layer, machine) for made, layer in plan.asked_options),
         "advise": CHOICE * jobs["advise"],
@@ -108,6 +112,7 @@ def peaks(plan: Plan) -> dict[str, int]:
     """Bytes of memory that the largest job of each rule takes at most."""
     found = {
         "fetch_model": map(footprint.fetch, plan.fetched.values()),
+        "stream": map(footprint.stream, plan.streams.values()),
         "transform": map(footprint.transform, plan.transformed.values()),
         "calibrate": map(footprint.calibrate, _calibrations(plan)),
         "options": (footprint.options(*asked) for asked in plan.asked_options),
@@ -131,6 +136,10 @@ def disk(plan: Plan) -> dict[str, int]:
     found: Counter[str] = Counter()
     for model in plan.fetched.values():
         found["fetch_model"] += footprint.value_bytes(model.architecture.config) * _held(model)
+    for moments in plan.streams.values():
+        found["stream"] += footprint.FLOAT * footprint.stream_values(moments.model.architecture)
+    for model in plan.transformed.values():
+        found["transform"] += footprint.value_bytes(model.architecture.config) * _held(model)
     for made in _calibrations(plan):
         shapes = made.model.architecture.shapes
         found["calibrate"] += footprint.FLOAT * sum(map(moment_values, shapes))
@@ -189,6 +198,25 @@ def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:
     moments = asked * sum(map(moment_values, architecture.shapes)) / machine.macs_per_second
     repeated = parts * (BACKWARD if settings.gradients else 1)
     return _load(architecture) + repeated * once + DOUBLE * moments
+
+
+def _stream(made: StreamArtifact, machine: Machine) -> float:
+    """A forward pass, and the sums of moments."""
+    settings, architecture = made.settings, made.model.architecture
+    windows = -(-settings.tokens // settings.window)
+    once = evaluation_seconds(architecture, settings.window, machine) * windows
+    asked = settings.tokens * architecture.objective.passes
+    moments = asked * footprint.stream_values(architecture) / machine.macs_per_second
+    return _load(architecture) + once + moments
+
+
+def _transform(made: TransformedArtifact, machine: Machine) -> float:
+    """Every tensor read and written; where the stream is turned, the products too."""
+    macs = 0
+    if made.stream is not None:
+        width = made.architecture.shape(0).hidden_size
+        macs = footprint.values_of(made.source.architecture) * width
+    return 4 * _bytes(made.source.architecture) / READ + macs / machine.macs_per_second
 
 
 def _options(made: OptionsArtifact, layer: int, machine: Machine) -> float:

@@ -36,6 +36,7 @@ from tensorpress.planning.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     Scope,
+    StreamArtifact,
     TransformedArtifact,
 )
 from tensorpress.sources.contents import (
@@ -49,7 +50,8 @@ from tensorpress.sources.contents import (
 from tensorpress.sources.embedded.specs import EMBEDDED
 from tensorpress.sources.inputs import ConfigModel, Corpus, EmbeddedModel, Model
 from tensorpress.sources.quantised import quantisation
-from tensorpress.transforms import registry as transforms
+from tensorpress.transforms.base import Transform
+from tensorpress.transforms.registry import TRANSFORMS
 
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
 """Code that travels in a checkpoint and builds its model."""
@@ -87,21 +89,41 @@ def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     return ModelArtifact(name, spec, content, codes is not None, architecture)
 
 
-def transformed(of: ModelArtifact, transform: str) -> TransformedArtifact:
-    """A model made of a model: that model and the transform."""
-    architecture = transforms.planned([transform], of.architecture, f"models.{of.name}")
+def stream(
+    of: ModelArtifact, text: CorpusArtifact, settings: Calibration, dtype: str
+) -> StreamArtifact:
+    """Moments of norms: model, text and settings but gradients, of which it takes none."""
+    content = key(
+        stage="stream",
+        model=of.key,
+        corpus=text.key,
+        settings=settings.model_dump(exclude={"corpus", "gradients"}),
+        **_precision(dtype),
+        code=code_fingerprint(
+            _run("stream"), _family(of.architecture), _objective(of.architecture)
+        ),
+    )
+    return StreamArtifact(of, text, settings, dtype, content)
+
+
+def transformed(
+    name: str, of: ModelArtifact, transform: Transform, moments: StreamArtifact | None
+) -> TransformedArtifact:
+    """A model made of a model: that model, the transform, and the moments if it reads them."""
+    architecture = transform.planned(of.architecture, f"models.{name}.transform")
     content = key(
         stage="transform",
         model=of.key,
-        transform=transform,
+        transform=transform.model_dump(),
+        moments=moments.key if moments else None,
         code=code_fingerprint(
             _run("transform"),
-            f"{transforms.TRANSFORMS[transform]}:TRANSFORM",
+            f"{TRANSFORMS[transform.transform]}:Spec",
             _family(of.architecture),
         ),
     )
     return TransformedArtifact(
-        of.name, of.spec, content, of.is_quantised, architecture, of, transform
+        name, of.spec, content, of.is_quantised, architecture, of, transform, moments
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tensorpress.files import paths
 from tensorpress.methods.registry import METHODS
+from tensorpress.planning.artifacts import TransformedArtifact
 
 if TYPE_CHECKING:
     from tensorpress.planning.artifacts import CalibrationArtifact
@@ -19,6 +20,7 @@ _STAGES = {
     "fetch_corpus": "fetch",
     "options": "advise",
     "report": "reports",
+    "stream": "transform",
 }
 """Stages that are not named as their rule."""
 
@@ -45,11 +47,19 @@ def live_jobs(plan: Plan) -> list[Job]:
     corpora = {c.id for e in plan.evaluations.values() for c in e.corpora.values()}
     corpora |= {each.corpus.id for each in calibrations.values()}
     corpora |= {each.corpus.id for each in plan.recoveries.values()}
+    streams = [
+        each.stream
+        for each in models.values()
+        if isinstance(each, TransformedArtifact) and each.stream
+    ]
+    corpora |= {each.corpus.id for each in streams}
     tables = (paths.results_table, paths.decompositions_table, paths.jobs_table)
     return [
         *(Job("fetch_model", m.id, m.name, (m.checkpoint,))
           for m in models.values() if m.id in plan.fetched),
         *(Job("fetch_corpus", name, "", (paths.corpus(name),)) for name in sorted(corpora)),
+        *(Job("stream", s.id, s.model.name, (paths.stream(s.id),))
+          for s in {each.id: each for each in streams}.values()),
         *(Job("transform", m.id, m.name, (m.checkpoint,))
           for m in models.values() if m.id in plan.transformed),
         *(Job("calibrate", c.id, c.model.name, (paths.calibration(c.id),))
@@ -89,6 +99,7 @@ def slow_imports(plan: Plan, rules: Collection[str]) -> list[str]:
     methods = [METHODS[each] for each in sorted({m.method for m in plan.params.methods.values()})]
     wanted = {
         "fetch_model": running,
+        "stream": running,
         "transform": [],
         "calibrate": running,
         "options": methods,

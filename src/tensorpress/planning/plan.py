@@ -34,6 +34,7 @@ from tensorpress.planning.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     Scope,
+    StreamArtifact,
     TransformedArtifact,
 )
 from tensorpress.planning.checks import (
@@ -79,6 +80,11 @@ class Plan:
         """Models made of models, by id."""
         made = (each for model in self.models.values() for each in model.lineage)
         return {each.id: each for each in made if isinstance(each, TransformedArtifact)}
+
+    @cached_property
+    def streams(self) -> dict[str, StreamArtifact]:
+        """Moments of norms that models are made by, by id."""
+        return {each.stream.id: each.stream for each in self.transformed.values() if each.stream}
 
     @cached_property
     def runs(self) -> dict[str, CheckpointArtifact]:
@@ -177,12 +183,22 @@ class Plan:
         return content
 
     def _model(self, name: str) -> ModelArtifact:
-        spec = self.params.models[name]
-        artifact = identities.model(name, spec, self.params.storage.dtype)
-        for transform in spec.transform:
-            artifact = identities.transformed(artifact, transform)
+        fetched, source = self.params.source_of(name)
+        artifact = identities.model(fetched, source, self.params.storage.dtype)
+        own = self.params.models[name].transform
+        for index, transform in enumerate(every := self.params.transforms_of(name)):
+            holder = name if index >= len(every) - len(own) else fetched
+            stream = self._stream(artifact) if transform.reads_stream else None
+            artifact = identities.transformed(holder, artifact, transform, stream)
         artifact.architecture.shape(0)  # the config has every size
         return artifact
+
+    def _stream(self, model: ModelArtifact) -> StreamArtifact:
+        """What a transform of a model goes by."""
+        settings = self.params.calibration
+        check_window("calibration.window", settings.window, model)
+        corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
+        return identities.stream(model, corpus, settings, dtype)
 
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
         settings = self.params.calibration
@@ -266,7 +282,7 @@ class Plan:
         for model in self.models.values():
             recipes = [r for r in self.params.recipes.values() if model.name in r.models]
             tasks = {t: None for r in recipes for t in r.tasks if not self._compares(t)}
-            tasks |= dict.fromkeys(model.spec.baseline_tasks)
+            tasks |= dict.fromkeys(self.params.models[model.name].baseline_tasks)
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
             yield RecipeRun(BASELINE, None, NO_LAYERS, (), run, None, evaluations)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from tensorpress.errors.refusals import LONGEST_NAME, NAME_PATTERN
 from tensorpress.sources.hub_datasets import HubDataset
 from tensorpress.sources.texts import C4, WIKITEXT2, FileSplit
-from tensorpress.transforms.registry import TRANSFORMS
+from tensorpress.transforms.base import Transform
+from tensorpress.transforms.registry import TRANSFORMS, spec_class
 
 UNKEYED = "settings are part of a key by their values"
 
@@ -23,23 +24,41 @@ class Section(BaseModel):
 
 
 if TYPE_CHECKING:
+    AnyTransform = Transform
     TransformName = str
 else:
     TransformName = Literal[tuple(TRANSFORMS)]
+    AnyTransform = Annotated[
+        Union[tuple(spec_class(name) for name in TRANSFORMS)],  # noqa: UP007
+        Field(discriminator="transform"),
+    ]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    """One transform or several; the name of one stands for it without settings."""
+    if isinstance(value, str | dict):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return [{"transform": each} if isinstance(each, str) else each for each in value]
+    return value
+
+
+Transforms = Annotated[
+    tuple[AnyTransform, ...],
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=TransformName | AnyTransform | list[TransformName | AnyTransform],
+    ),
+]
 
 
 class AnyModel(Section):
     """What every model may say."""
 
     baseline_tasks: tuple[Name, ...] = Field((), description="tasks of the uncompressed model only")
-    transform: Annotated[
-        tuple[TransformName, ...],
-        BeforeValidator(_as_list, json_schema_input_type=TransformName | list[TransformName]),
-    ] = Field((), description="makes another model of it first; several one after the other")
+    transform: Transforms = Field(
+        (), description="makes another model of it first; several one after the other"
+    )
 
 
 class EmbeddedModel(AnyModel):
@@ -75,6 +94,14 @@ class ConfigModel(AnyModel):
 
     source: Literal["config"]
     path: str
+
+
+class DerivedModel(AnyModel):
+    """A model made of another one of the study, which is fetched once for both."""
+
+    source: Literal["derived"]
+    of: Name = Field(description="a name of models")
+    transform: Transforms = Field(min_length=1)
 
 
 class EmbeddedCorpus(Section):
@@ -126,4 +153,5 @@ class C4Corpus(HubCorpus):
 
 
 Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
+StudyModel = Model | DerivedModel
 Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus

@@ -16,18 +16,22 @@ from tensorpress.stages.assembly import assemble
 def run(
     made: CheckpointArtifact,
     model: Path,
+    original: Path,
     factors: Sequence[Path],
     errors: Sequence[Path],
     checkpoint: Path,
     rows: Path,
 ) -> None:
-    """Write the checkpoint, its manifest, and its bits; factors and errors in placements' order."""
+    """Write the checkpoint, its manifest, and its bits; factors and errors in placements' order.
+
+    ``original``: the fetched model that ``model`` is or was made of.
+    """
     placements = [
         replace(placement, factors=file, rows=measured)
         for placement, file, measured in zip(made.placements, factors, errors, strict=True)
     ]
     with replacing(checkpoint) as target:
-        storage, sets = assemble(model, placements, made.dtype, target, made.rounding)
+        storage, sets = assemble(model, placements, made.dtype, target, made.rounding, original)
         if sets:
             write_manifest(sets, made.dtype, target)
     write_rows([storage], StorageRow, rows)

@@ -41,12 +41,14 @@ def assemble(
     dtype: str,
     target: Path,
     rounding: Rounding | None = None,
+    original: Path | None = None,
 ) -> tuple[StorageRow, list[StoredSet]]:
     """Write the compressed checkpoint into the new folder ``target``; its bits, its factor sets.
 
     Without placements the result is the plain model in the storage dtype. All floating-point
     tensors are stored as ``dtype``; the folder loads with ``AutoModelForCausalLM``. ``rounding``
-    is of the placed factors, not of dense weights that only stand beside them.
+    is of the placed factors, not of dense weights that only stand beside them. Bits are compared
+    with those of ``original``, if the model was made of it.
     """
     target.mkdir(parents=True)
     source = Checkpoint.open(model_directory)
@@ -68,7 +70,10 @@ def assemble(
     plan = {"base_class": base_class(source.config), **build.plan} if placements else None
     write_config(source.config, plan, dtype, target)
     copy_tokenizer(model_directory, target)
-    saved = bits_saved(build.dense, build.writer.entries, VALUE_BITS[dtype])
+    dense, stored = build.dense, build.writer.entries
+    if original is not None and original != model_directory:
+        dense, stored = _against(Checkpoint.open(original), source, dense, stored)
+    saved = bits_saved(dense, stored, VALUE_BITS[dtype])
     return StorageRow.of(saved, checkpoint_bytes, Origin.of(model_directory)), build.sets
 
 
@@ -317,6 +322,25 @@ class _Build:
 
     def _dense_slices(self, layer: int, module: str) -> Format:
         return dense_store(self.source.weight(layer, module))
+
+
+def _against(
+    original: Checkpoint, source: Checkpoint, dense: list[StoredTensor], stored: list[StoredTensor]
+) -> tuple[list[StoredTensor], list[StoredTensor]]:
+    """Tensors before and after; before are the original's, where those of the source differ.
+
+    Then all of the model counts as replaced.
+    """
+    before = original.shapes()
+    if before == source.shapes():
+        return dense, stored
+    family = original.architecture.family
+    return [
+        StoredTensor(
+            shape, family.layer_of(name), name == f"{family.embedding}.weight", replaced=True
+        )
+        for name, shape in before.items()
+    ], [replace(entry, replaced=True) for entry in stored]
 
 
 def _pairs(marks: Tensor) -> Tensor:

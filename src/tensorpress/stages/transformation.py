@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tensorpress.checkpoints.bundle import copy_tokenizer
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -15,8 +17,12 @@ from tensorpress.sources.quantised import Origin
 from tensorpress.transforms.base import Transform
 
 
-def write_transformed(source: Path, transform: Transform, target: Path) -> None:
+def write_transformed(
+    source: Path, transform: Transform, stream: Mapping[str, Tensor], target: Path
+) -> None:
     """Write the result of ``transform`` on the model ``source`` into a new folder.
+
+    ``stream``: moments by the paths of norms, for a transform that reads them.
 
     Values that are not finite, or that the dtype of a tensor cannot hold: ``TensorpressError``.
     """
@@ -24,7 +30,7 @@ def write_transformed(source: Path, transform: Transform, target: Path) -> None:
     checkpoint = Checkpoint.open(source)
     made = transform.planned(checkpoint.architecture, str(source))
     writer = ShardWriter(target, torch.float32)
-    for name, tensor in transform.tensors(checkpoint):
+    for name, tensor in transform.tensors(checkpoint, stream):
         entry = StoredTensor(tuple(tensor.shape), made.family.layer_of(name))
         writer.add(name, tensor, entry, tensor.dtype)
     writer.close()

@@ -8,8 +8,10 @@ a config of its own, on which everything downstream works as on a fetched one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from tensorpress.architectures.architecture import Architecture
 
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
     from tensorpress.checkpoints.checkpoint import Checkpoint
 
 
-class Transform(ABC):
-    """One way to make a model of a model."""
+class Transform(BaseModel, ABC):
+    """One way to make a model of a model, with its settings as written in ``params.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reads_stream: ClassVar[bool] = False
+    """Whether it goes by the second moments of what norms hand on (rule ``stream``)."""
+
+    transform: str
 
     @abstractmethod
     def planned(self, architecture: Architecture, where: str) -> Architecture:
@@ -30,5 +39,10 @@ class Transform(ABC):
         """
 
     @abstractmethod
-    def tensors(self, source: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of the result's tensors, read one by one; dtypes stay."""
+    def tensors(
+        self, source: Checkpoint, stream: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of the result's tensors, read one by one; dtypes stay.
+
+        ``stream``: moments ``(hidden, hidden)`` by the paths of norms, empty if it reads none.
+        """

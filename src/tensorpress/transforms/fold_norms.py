@@ -12,22 +12,23 @@ a head without the bias that a LayerNorm's would need, the norm stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.errors import TensorpressError
 from tensorpress.transforms.base import Transform
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from tensorpress.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """A stored matrix behind a norm, whose inputs lie along ``axis``; its bias, if it has one."""
 
     norm: str
@@ -36,8 +37,10 @@ class _Reader:
     bias: str | None
 
 
-class FoldNorms(Transform):
+class Spec(Transform):
     """The scales of all norms that a family names, and the biases of its LayerNorms."""
+
+    transform: Literal["fold_norms"]
 
     def planned(self, architecture: Architecture, where: str) -> Architecture:
         family = architecture.family
@@ -56,24 +59,33 @@ class FoldNorms(Transform):
                 )
         return architecture
 
-    def tensors(self, source: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-        unit = source.architecture.family.norm_unit
-        readers = {each.weight: each for each in _readers(source)}
-        biases = {each.bias: each for each in readers.values() if each.bias}
-        norms = {each.norm for each in readers.values()}
-        for name in sorted(source.files):
-            tensor = source.read([name])[name]
-            path, _, kind = name.rpartition(".")
-            if name in readers:
-                tensor = _scaled(tensor, readers[name], source, unit)
-            elif name in biases:
-                tensor = _shifted(tensor, biases[name], source)
-            elif path in norms:
-                tensor = tensor.clone().fill_(unit if kind == "weight" else 0)
-            yield name, tensor
+    def tensors(
+        self, source: Checkpoint, stream: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor, dtype in folded(source):
+            yield name, tensor.to(dtype)
 
 
-def _readers(source: Checkpoint) -> Iterator[_Reader]:
+def folded(source: Checkpoint) -> Iterator[tuple[str, Tensor, torch.dtype]]:
+    """Names and values of the tensors with norms folded, not yet rounded to the dtype of each."""
+    unit = source.architecture.family.norm_unit
+    by_weight = {each.weight: each for each in readers(source)}
+    biases = {each.bias: each for each in by_weight.values() if each.bias}
+    norms = {each.norm for each in by_weight.values()}
+    for name in sorted(source.files):
+        tensor = source.read([name])[name]
+        dtype = tensor.dtype
+        path, _, kind = name.rpartition(".")
+        if name in by_weight:
+            tensor = _scaled(tensor, by_weight[name], source, unit)
+        elif name in biases:
+            tensor = _shifted(tensor, biases[name], source)
+        elif path in norms:
+            tensor = tensor.clone().fill_(unit if kind == "weight" else 0)
+        yield name, tensor, dtype
+
+
+def readers(source: Checkpoint) -> Iterator[Reader]:
     """Every stored matrix that a norm is folded into.
 
     ``TensorpressError`` where a norm has a bias and a matrix behind it has none.
@@ -98,35 +110,32 @@ def _readers(source: Checkpoint) -> Iterator[_Reader]:
         yield _reader(source, family.final_norm, head, -1)
 
 
-def _reader(source: Checkpoint, norm: str, weight: str, axis: int) -> _Reader:
+def _reader(source: Checkpoint, norm: str, weight: str, axis: int) -> Reader:
     if weight not in source.files:
         raise TensorpressError(f"{source.directory}: tensor {weight} behind {norm} is missing")
     if f"{norm}.bias" not in source.files:
-        return _Reader(norm, weight, axis, None)
+        return Reader(norm, weight, axis, None)
     bias = f"{weight.removesuffix('.weight')}.bias"
     if bias not in source.files:
         raise TensorpressError(
             f"{source.directory}: transform: fold_norms is not allowed: {norm} has a bias and "
             f"{weight} behind it has none; allowed: models whose matrices behind norms have biases"
         )
-    return _Reader(norm, weight, axis, bias)
+    return Reader(norm, weight, axis, bias)
 
 
-def _scaled(weight: Tensor, reader: _Reader, source: Checkpoint, unit: float) -> Tensor:
+def _scaled(weight: Tensor, reader: Reader, source: Checkpoint, unit: float) -> Tensor:
     name = f"{reader.norm}.weight"
     scale = source.read([name])[name].float() + (1 - unit)
     along = scale if reader.axis == -1 else scale[:, None]
     # Float32 holds the product of two bfloat16 values, so it is rounded once, when it is stored.
     # Gemma's norms scale by 1 + weight: that sum and its product are rounded to float32 before
-    return (weight.float() * along).to(weight.dtype)
+    return weight.float() * along
 
 
-def _shifted(bias: Tensor, reader: _Reader, source: Checkpoint) -> Tensor:
+def _shifted(bias: Tensor, reader: Reader, source: Checkpoint) -> Tensor:
     name = f"{reader.norm}.bias"
     read = source.read([name, reader.weight])
     shift, weight = read[name].double(), read[reader.weight].double()
     added = weight @ shift if reader.axis == -1 else shift @ weight
-    return (bias.double() + added).to(bias.dtype)
-
-
-TRANSFORM = FoldNorms()
+    return bias.double() + added

@@ -12,17 +12,20 @@ UNKEYED = "a transform is an entry of its own in the keys (identities.py)"
 
 TRANSFORMS: dict[str, str] = {
     "fold_norms": "tensorpress.transforms.fold_norms",
+    "slicegpt": "tensorpress.transforms.slicegpt",
 }
 
 
-def load(name: str) -> Transform:
-    """The transform of a registered name."""
-    found: Transform = import_module(TRANSFORMS[name]).TRANSFORM
-    return found
+def spec_class(name: str) -> type[Transform]:
+    """The class of a registered name's settings, which does the work too."""
+    spec: type[Transform] = import_module(TRANSFORMS[name]).Spec
+    return spec
 
 
-def planned(names: Iterable[str], architecture: Architecture, where: str) -> Architecture:
+def planned(
+    transforms: Iterable[Transform], architecture: Architecture, where: str
+) -> Architecture:
     """The architecture after transforms, one after the other; ``where`` begins errors."""
-    for name in names:
-        architecture = load(name).planned(architecture, f"{where}.transform")
+    for transform in transforms:
+        architecture = transform.planned(architecture, f"{where}.transform")
     return architecture

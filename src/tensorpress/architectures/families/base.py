@@ -161,6 +161,10 @@ class Family:
     """Modules whose linear layers have no bias, where norms have."""
     norm_unit: float = 1.0
     """The stored weight with which a norm scales by one."""
+    writers_beside_experts: tuple[str, ...] = ()
+    """Linear layers that write into the residual stream beside experts: of shared ones."""
+    narrows: bool = False
+    """Whether its class takes another ``hidden_size`` beside the same heads (``head_dim``)."""
     final_norm: str = "model.norm"
     """The norm that only the head reads."""
     objective: str = "causal_lm"

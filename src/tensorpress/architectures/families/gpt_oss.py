@@ -17,5 +17,6 @@ FAMILY = Family(
     ),
     has_experts=every_layer,
     norms=(ATTENTION_NORM, Norm(FFN_NORM, READERS, beside_experts=("mlp.router",))),
+    narrows=True,
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
 )

@@ -17,4 +17,4 @@ LINEARS = slots(
 ATTENTION_NORM = Norm("input_layernorm", ("attention.q", "attention.k", "attention.v"))
 NORMS = (ATTENTION_NORM, Norm("post_attention_layernorm", ("ffn.gate", "ffn.up")))
 
-FAMILY = Family(model_type="llama", linears=LINEARS, norms=NORMS)
+FAMILY = Family(model_type="llama", linears=LINEARS, norms=NORMS, narrows=True)

@@ -14,6 +14,7 @@ FAMILY = Family(
     ),
     has_experts=every_layer,
     norms=NORMS,
+    narrows=True,
     keys={"experts": "num_local_experts", "expert_inner": "intermediate_size"},
     renames={".block_sparse_moe.": ".mlp."},
 )

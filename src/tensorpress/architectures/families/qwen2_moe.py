@@ -30,4 +30,6 @@ FAMILY = Family(
         ATTENTION_NORM,
         Norm(FFN_NORM, READERS, ("mlp.gate", *(f"mlp.{path}" for path in SHARED))),
     ),
+    writers_beside_experts=("mlp.shared_expert.down_proj",),
+    narrows=True,
 )

@@ -10,4 +10,5 @@ FAMILY = Family(
     experts=EXPERTS,
     has_experts=has_experts,
     norms=NORMS,
+    narrows=True,
 )
