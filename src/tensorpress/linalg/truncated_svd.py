@@ -9,6 +9,9 @@ from torch import Tensor
 from tensorpress.linalg.gram import eigenpairs, gram, leading_right
 from tensorpress.linalg.whitening import congruence, output_roots
 
+RIDGE = 1e-8
+"""Of a moment, as a share of its mean eigenvalue, where none is given."""
+
 
 def balanced_factors_of(
     basis: Float[Tensor, "*batch m rank"], matrix: Float[Tensor, "*batch m n"]
@@ -43,31 +46,69 @@ def weighted_svd(
     moment: Float[Tensor, "*batch n n"],
     rank: int,
     gradient: Float[Tensor, "*batch m"] | None = None,
+    ridge: float | Float[Tensor, "*batch"] = RIDGE,
 ) -> tuple[Float[Tensor, "*batch m rank"], Float[Tensor, "*batch rank n"]]:
     """Rank-``rank`` factors that minimise ``||D (W - left right) S||_F`` with ``S S^T = moment``.
 
     D is ``diag(output_roots(gradient))``, so that half the square is the predicted rise of the loss
     (``analysis.damage``), or without a gradient the identity. The minimiser is ``D^-1 U U^T D W``
     with U the leading left singular vectors of ``D W S`` (SVD-LLM, Wang et al. 2025, where D is the
-    identity), so S is not inverted and a singular moment does no harm; a ridge of 1e-8 of its mean
-    eigenvalue lets directions that no token used follow the plain SVD. Leading columns and rows
-    are the factors of smaller ranks.
+    identity), so S is not inverted and a singular moment does no harm. ``ridge``, a share of the
+    mean eigenvalue of the moment, is added to its diagonal, as in COALA: the larger it is, the
+    nearer to the plain SVD, which directions that no token used follow at any. Leading columns and
+    rows are the factors of smaller ranks.
     """
     if gradient is not None:
         weights = output_roots(gradient)[..., None]
-        left, right = weighted_svd(matrix.double() * weights, moment, rank)
+        left, right = weighted_svd(matrix.double() * weights, moment, rank, ridge=ridge)
         return left / weights, right
     wide, mean = matrix.double(), moment.diagonal(dim1=-2, dim2=-1).double().mean(-1)
-    ridge = torch.where(mean > 0, 1e-8 * mean, torch.ones_like(mean))
+    added = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
     if wide.shape[-2] <= wide.shape[-1]:
-        whitened = congruence(wide, moment) + ridge[..., None, None] * gram(wide.mT)
+        whitened = congruence(wide, moment) + added[..., None, None] * gram(wide.mT)
         basis = eigenpairs(whitened)[1].flip(-1)[..., :rank]
     else:
         second = moment.to(torch.float64, copy=True)
-        second.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
+        second.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
         squares, vectors = eigenpairs(second)
         root = vectors * squares.clamp_min(0.0).sqrt()[..., None, :]
         right_basis, _ = leading_right(wide @ root, rank)
         # QR, not a division by singular values: these may vanish
         basis, _ = torch.linalg.qr(wide @ (root @ right_basis))
     return balanced_factors_of(basis, wide)
+
+
+def adaptive_ridge(
+    matrix: Float[Tensor, "*batch m n"],
+    moment: Float[Tensor, "*batch n n"],
+    rank: int,
+    gradient: Float[Tensor, "*batch m"] | None,
+    weight: float,
+) -> Float[Tensor, "*batch"]:
+    """The ridge of ``weighted_svd`` at which both terms of its objective weigh alike (COALA).
+
+    ``weight |D Delta S|^2 / |D Delta|^2`` of what the factors without a ridge change, as a share of
+    the moment's mean eigenvalue. It depends on the rank.
+    """
+    left, right = weighted_svd(matrix, moment, rank, gradient, ridge=0.0)
+    change = matrix.double() - left @ right
+    if gradient is not None:
+        change = change * output_roots(gradient)[..., None]
+    mean = moment.diagonal(dim1=-2, dim2=-1).double().mean(-1)
+    weighed = congruence(change, moment).diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(0.0)
+    found = weight * weighed / (change.square().sum((-2, -1)) * mean)
+    return torch.where(torch.isfinite(found), found.clamp_min(RIDGE), RIDGE)
+
+
+def used_by(
+    right: Float[Tensor, "*batch rank n"], moment: Float[Tensor, "*batch n n"]
+) -> Float[Tensor, "*batch rank n"]:
+    """``right`` without what no input of this moment meets: factors of the least norm (COALA).
+
+    Inputs that were never seen (a zero moment) leave it as it is.
+    """
+    squares, vectors = eigenpairs(moment.to(torch.float64, copy=True))
+    largest = squares[..., -1:]
+    least = squares.shape[-1] * torch.finfo(moment.dtype).eps * largest
+    used = (squares > least) | (largest <= 0)
+    return (right @ (vectors * used[..., None, :])) @ vectors.mT

@@ -1,12 +1,15 @@
-"""``svd``: best rank-k approximation of each matrix, plain, of its outputs, or of the loss."""
+"""``svd``: best rank-k approximation of each matrix, plain, of its outputs, or of the loss.
+
+The ridge between the first two is that of COALA (Parkina and Rakhuba 2025).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
@@ -32,6 +35,24 @@ BATCH_VALUES = 2**24
 """Values of a batch of matrices or of their moments: 128 MiB in float64."""
 
 
+class Adaptive(BaseModel):
+    """A ridge that follows from what the factors without one change (COALA)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adaptive: float = Field(gt=0, description="weight of the error of weights beside outputs'")
+
+
+def _ridge_form(value: Any) -> str:
+    return "<rule>" if isinstance(value, dict | Adaptive) else "<number>"
+
+
+Ridge = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[Adaptive, Tag("<rule>")],
+    Discriminator(_ridge_form),
+]
+
+
 class Spec(WhitenedSpec):
     """One rank for every matrix of the group, or a budget that gives each its own."""
 
@@ -42,10 +63,40 @@ class Spec(WhitenedSpec):
     method: Literal["svd"]
     rank: int | None = Field(None, ge=1, description="columns of the left factor")
     budget: Budget | None = None
+    ridge: Ridge | None = Field(
+        None,
+        description="of the moments that weigh inputs, as a share of their mean eigenvalue: "
+        "the larger, the nearer to the plain SVD; or {adaptive: weight}",
+    )
+    minimal_norm: bool = Field(
+        False, description="the right factor holds nothing that no input of calibration meets"
+    )
+
+    @model_validator(mode="after")
+    def _of_moments(self) -> Self:
+        asked = {"ridge": self.ridge is not None, "minimal_norm": self.minimal_norm}
+        given = [name for name, is_given in asked.items() if is_given]
+        if given and not self.needs_moments:
+            raise ValueError(
+                f"{given[0]} belongs to whiten: input and both, not to {self.whiten!r}; "
+                "allowed: leave it out"
+            )
+        shared = self.shared_budget
+        if self.is_adaptive and shared is not None and shared.allocate == "loss":
+            raise ValueError(
+                "ridge: adaptive is not allowed with budget.allocate 'loss', for each rank has a "
+                "ridge of its own; allowed: a number"
+            )
+        return self
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the ridge follows from the rank, so that smaller factors are others."""
+        return isinstance(self.ridge, Adaptive)
 
     @property
     def nested(self) -> bool:
-        return not self.needs_advice
+        return not self.needs_advice and not self.is_adaptive
 
     def control(self, rounding_bits: int | None) -> str | None:
         if rounding_bits:
@@ -89,8 +140,12 @@ class Spec(WhitenedSpec):
             held += rank * both
             if out > inner:
                 held += 2 * inner**2 + 2 * out * inner
+        if self.is_adaptive:
+            held += 2 * out * inner
+        if self.minimal_norm:
+            held, side = max(held, int(VECTORS * inner**2) + 3 * rank * both), inner
         batch = min(shape.slices, _step(out, inner))
-        macs = shape.slices * (2 * out * inner * side + eigen_macs(side))
+        macs = shape.slices * (2 * out * inner * side + eigen_macs(side)) * (1 + self.is_adaptive)
         return Cost(shape.slices * rank * both, int(batch * held), macs)
 
 
@@ -136,7 +191,7 @@ def decompose(
         values = values_at_once(stack.device, BATCH_VALUES)
         step = min(len(stack), _step(stack.shape[1], stack.shape[2], values))
         squares = with_smaller_batches(
-            "svd", partial(_fill, store, stack, moment, gradient), step, stack.device
+            "svd", partial(_fill, store, stack, moment, gradient, spec), step, stack.device
         )
         if layout.format == "low_rank":
             factors.append(bounded(layout.modules, store, {"rank": squares.sum(0)}, spec))
@@ -150,7 +205,12 @@ def decompose(
 
 
 def _fill(
-    store: Any, stack: Tensor, moment: Tensor | None, gradient: Tensor | None, step: int
+    store: Any,
+    stack: Tensor,
+    moment: Tensor | None,
+    gradient: Tensor | None,
+    spec: Spec,
+    step: int,
 ) -> Tensor:
     """Give the store its factors; the squared plain spectra ``(S, side)``.
 
@@ -158,7 +218,7 @@ def _fill(
     """
     import torch
 
-    from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
+    from tensorpress.linalg.truncated_svd import truncated_svd
     from tensorpress.linalg.tucker import mode_spectrum
 
     ranks: list[int | None] = store.settings.get("ranks") or [store.settings["rank"]] * len(stack)
@@ -171,7 +231,7 @@ def _fill(
             spectra.extend(squares)
         else:
             outputs = None if gradient is None else gradient[some]
-            left, right = weighted_svd(stack[some], moment[some], most, outputs)
+            left, right = _weighted(stack[some], moment[some], most, outputs, spec)
             spectra.extend(mode_spectrum(matrix, 0, most) for matrix in stack[some])
         for index, rank in enumerate(ranks[some], start=first):
             if rank is None:
@@ -181,6 +241,21 @@ def _fill(
                 columns.copy_(left[index - first, :, :rank])
                 rows.copy_(right[index - first, :rank])
     return torch.stack(spectra)
+
+
+def _weighted(
+    stack: Tensor, moment: Tensor, rank: int, gradient: Tensor | None, spec: Spec
+) -> tuple[Tensor, Tensor]:
+    """Factors in the metric of the moments, with the ridge of the settings."""
+    from tensorpress.linalg.truncated_svd import RIDGE, adaptive_ridge, used_by, weighted_svd
+
+    ridge: float | Tensor
+    if isinstance(spec.ridge, Adaptive):
+        ridge = adaptive_ridge(stack, moment, rank, gradient, spec.ridge.adaptive)
+    else:
+        ridge = RIDGE if spec.ridge is None else spec.ridge
+    left, right = weighted_svd(stack, moment, rank, gradient, ridge)
+    return left, used_by(right, moment) if spec.minimal_norm else right
 
 
 def _step(out: int, inner: int, values: int = BATCH_VALUES) -> int:
