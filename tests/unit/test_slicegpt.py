@@ -15,6 +15,7 @@ from support.workspace import Workspace, save_tiny, tiny_llama, tiny_params
 from tensorpress.architectures.families.table import FAMILIES, architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.rows import ResultRow, read_rows
+from tensorpress.commands.advise import _study
 from tensorpress.commands.plan import study_sizes
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
@@ -136,6 +137,13 @@ def test_a_derived_model_is_planned_without_weights(inputs: Path) -> None:
     assert len(both) == 3  # moments are taken once for both widths
     assert set(live["transform"]) < set(both)
     assert pickle.loads(pickle.dumps(sliced_one)) == sliced_one
+
+
+def test_advice_on_a_derived_model_fetches_what_it_is_made_of(inputs: Path) -> None:
+    study = _study("narrow", parse(derived_params()), 0.1, False)
+    assert set(study.models) == {"tiny", "narrow"}
+    (advice,) = Plan(study).advices.values()
+    assert advice.options.calibration.model.architecture.shape(0).hidden_size == 24
 
 
 @pytest.mark.parametrize(
