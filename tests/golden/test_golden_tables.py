@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import pytest
+import torch
 from support.oracle import DATA2, needs_golden, tensor2_of
 
 from tensorpress.linalg.tt_shapes import TTShape
@@ -23,10 +25,17 @@ def shape_of(dims: list[int], rows: int) -> TTShape:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['dims']}-{case['epsilon']}")
 def test_tables_within_an_error(case: dict) -> None:
-    """Ours may use all of the error, theirs leaves some: so at theirs ours is no larger."""
+    """Within the same bound ours stores no more, as it uses all of it.
+
+    At the error that theirs reaches below the bound, equal shares for all bonds, which is their
+    rule, store up to a third less of one of these tables (five modes of 8) than ours.
+    """
     table = tensor2_of(case["input"])
     shape = shape_of(case["dims"], table.shape[0])
-    for error in (case["epsilon"], case["rel_err"] * (1 + 1e-5)):
-        (train,) = trains_within(table[None].double(), shape, error)
-        assert train.values <= case["values"]
-        assert train.upper <= error
+    (train,) = trains_within(table[None].double(), shape, case["epsilon"])
+    assert train.values <= case["values"]
+    assert train.upper <= case["epsilon"]
+    joined = reduce(lambda left, core: torch.tensordot(left, core, dims=1), train.cores)
+    pairs = joined.squeeze(0).squeeze(-1)
+    found = pairs.permute(*range(1, pairs.ndim, 2), *range(0, pairs.ndim, 2)).reshape(table.shape)
+    assert float((found - table).norm() / table.norm()) <= case["epsilon"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,17 @@ def test_the_study_of_encoders_has_all_that_apply(monkeypatch: pytest.MonkeyPatc
     plan = Plan(load(Path("studies/encoders.yaml")))
     missing = set(METHODS) - {p.decomposition.spec.method for p in plan.used_decompositions}
     assert missing == {"td_moe"}  # experts
+
+
+def test_partial_tensorisation_tries_every_set_of_layers_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = Plan(load(Path("studies/ptnn.yaml")))
+    tried = {run.layers for run in plan.recipe_runs if run.recipe == "tt_03"}
+    assert tried == {each for n in (1, 2, 3, 4) for each in combinations(range(4), n)}
+    # attention and FFN of four layers and the embedding, at three errors
+    assert len(plan.used_decompositions) == 3 * (2 * 4 + 1)
 
 
 def test_planning_work_does_not_grow_with_recipes_and_layers(
