@@ -40,6 +40,15 @@ SETTINGS = {
         "rank": 5,
         "transposed": [False, False, True],
     },
+    "mobe": {
+        "slices": 3,
+        "out_features": OUT,
+        "in_features": IN,
+        "rank": 5,
+        "bases": 2,
+        "activation": "tanh",
+        "transposed": False,
+    },
     "sparse": {"slices": 2, "out_features": OUT, "in_features": IN, "kept": [40, 25]},
     "two_four": {"slices": 2, "out_features": OUT, "in_features": IN},
     "tucker_matrix": {

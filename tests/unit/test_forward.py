@@ -41,6 +41,7 @@ EXPERT_SETTINGS: dict[str, dict[str, Any]] = {
     "two_four": {},
     "tucker_matrix": {"out_rank": 5, "in_rank": 4},
     "tucker_slices": {"out_rank": 5, "in_rank": 4},
+    "mobe": {"rank": 5, "bases": 2, "activation": "silu", "transposed": True},
 }
 ENDS = [0, 7, 9]
 """Where the rows of three slices end: the first has none."""

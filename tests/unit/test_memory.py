@@ -135,6 +135,7 @@ def stack_bytes(config: dict, settings: dict, group: str) -> int:
         (LLAMA, {"method": "tt", "order": 4, "rank": 16}, "ffn", 8.6),
         (MOE, {"method": "td_moe", "ranks": {"out": 128, "in": 128}}, "experts", 3.6),
         (MOE, {"method": "svd", "rank": 64}, "experts", 8.0),
+        (MOE, {"method": "mobe", "rank": 64, "bases": 16, "steps": 2}, "experts", 9.5),
         (MOE, {"method": "dense"}, "experts", 4.0),
         (LLAMA, {"method": "gptq"}, "ffn", 6.2),
         (LLAMA, {"method": "sparse", "share": 0.5}, "ffn", 9.0),

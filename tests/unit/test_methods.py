@@ -54,6 +54,8 @@ CASES = [
     ("td_moe", "experts", {"ranks": {"out": 8, "in": 16}}),
     ("cp", "ffn", {"budget": {"saved": 0.5}, "starts": 2}),
     ("cp", "experts", {"rank": 9, "starts": 1}),
+    ("mobe", "experts", {"budget": {"saved": 0.5}, "steps": 3}),
+    ("mobe", "experts", {"rank": 9, "bases": 1, "activation": "silu", "steps": 3}),
     ("gptq", "experts", {"bits": 3, "group_size": None}),
     ("sparse", "experts", {"budget": {"saved": 0.5}}),
     ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),

@@ -75,8 +75,8 @@ def test_every_format_rounds(name: str) -> None:
         x = torch.randn(4, shape[1], dtype=torch.float64)
         torch.testing.assert_close(coarse.project(x, index), x @ coarse.dense(index).mT)
     factors = store.state_dict()
-    exact_names = [n for n in factors if n.startswith(("outlier", "place"))]
-    assert len(exact_names) == {"tt_sparse": 4, "sparse": 1, "two_four": 1}.get(name, 0)
+    exact_names = [n for n in factors if n.startswith(("outlier", "place", *store.exact))]
+    assert len(exact_names) == {"tt_sparse": 4, "sparse": 1, "two_four": 1, "mobe": 1}.get(name, 0)
     for kept in exact_names:
         assert torch.equal(coarse.state_dict()[kept], factors[kept])
     codes = sum(v.numel() for n, v in factors.items() if n not in exact_names)

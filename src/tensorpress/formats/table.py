@@ -8,6 +8,7 @@ from .base import Format
 from .cp import CP
 from .dense import DenseSlices
 from .low_rank import LowRank
+from .mobe import MoBE
 from .per_head import PerHead
 from .ragged import Ragged
 from .rounded import Rounded
@@ -40,6 +41,7 @@ CLASSES = (
     TuckerHeads,
     SharedBasis,
     CP,
+    MoBE,
     Subset,
     Rounded,
     Sum,

@@ -22,6 +22,7 @@ METHODS: dict[str, str] = {
     "tucker_ffn": "tensorpress.methods.tucker_ffn",
     "td_moe": "tensorpress.methods.td_moe",
     "cp": "tensorpress.methods.cp",
+    "mobe": "tensorpress.methods.mobe",
     "advised": "tensorpress.methods.advised",
     "heads": "tensorpress.methods.heads",
     "neurons": "tensorpress.methods.neurons",
