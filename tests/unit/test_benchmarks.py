@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def test_losses_are_the_same_in_chunks() -> None:
         assert float(row[5]) < 1e-5, row
         assert float(row[6]) < 1e-4, row
     assert float(rows[2][4]) < float(rows[1][4]) / 2  # MiB
+
+
+def test_shapes_are_searched_on_an_image_and_a_weight() -> None:
+    rows = table("benchmarks/shapes.py")
+    searches = ["own", "genetic", "ours, order 2", "ours, order 3"]
+    assert [(row[1].strip(), row[2].strip()) for row in rows] == [
+        (name, search) for name in ("image", "weight") for search in searches
+    ]
+    for row in rows:
+        modes = [int(mode) for mode in row[3].split(" x ")]
+        assert math.prod(modes) == {"image": 48 * 48 * 3, "weight": 32 * 48}[row[1].strip()]
+        assert int(row[4]) <= math.prod(modes)
+    values = {(row[1].strip(), row[2].strip()): int(row[4]) for row in rows}
+    # no shape of a matrix of falling spectrum takes fewer values than the matrix itself
+    assert min(v for (name, _), v in values.items() if name == "weight") == values["weight", "own"]
 
 
 @pytest.mark.parametrize("form", ["fp8", "gptq"])
