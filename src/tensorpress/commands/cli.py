@@ -6,23 +6,27 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tensorpress.commands.parser import parser
+from tensorpress.commands.tables import print_table
 from tensorpress.config import params
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import redacted
 from tensorpress.files import paths
-from tensorpress.files.numbers import significant
 from tensorpress.files.strict_json import strict_json
 from tensorpress.planning.jobs import live_jobs, live_paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what the user can mend becomes one line and exit status 1."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        COMMANDS[options.command](options)
+    except BrokenPipeError:  # who reads has enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (TensorpressError, OSError) as error:
         print(redacted(f"tensorpress: {error}"), file=sys.stderr)
         return 1
@@ -32,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> None:
     plan = _plan(options)
     counts = {stage: len(live) for stage, live in live_paths(plan).items()}
-    print(f"{options.params}: valid; artifacts: {counts}")
+    if options.json:
+        print(strict_json(counts))
+    else:
+        print(f"{options.params}: valid; artifacts: {counts}")
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -42,7 +49,11 @@ def _schema(options: argparse.Namespace) -> None:
 def _families(options: argparse.Namespace) -> None:
     from tensorpress.commands import families
 
-    print(families.page(families.rows(options.types or families.all_types())))
+    found = families.rows(options.types or families.all_types())
+    if options.json:
+        print(strict_json([dict(zip(families.COLUMNS, row, strict=True)) for row in found]))
+    else:
+        print(families.page(found))
 
 
 def _query(options: argparse.Namespace) -> None:
@@ -62,27 +73,7 @@ def _query(options: argparse.Namespace) -> None:
         records = [dict(zip(result.columns, row, strict=True)) for row in rows]
         print(strict_json(records))
     else:
-        _print_table(options.name, result.columns, rows)
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        # a pipe has no width of its own: do not cut columns
-        console = Console(width=40 * max(len(columns), 1))
-    table = Table(*columns, title=title)
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    console.print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return significant(value) if isinstance(value, float) else str(value)
+        print_table(options.name, result.columns, rows)
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -106,7 +97,7 @@ def _sizes(options: argparse.Namespace) -> None:
     if options.json:
         print(strict_json([size.as_dict() for size in found]))
         return
-    _print_table(str(options.config), plan.COLUMNS, plan.rows(found))
+    print_table(str(options.config), plan.COLUMNS, plan.rows(found))
     if study is not None and plan.has_weights(study):
         _forecast(study)
 
@@ -118,7 +109,7 @@ def _forecast(study: params.Params) -> None:
     plan = Plan(study)
     first = next(iter(plan.models.values())).architecture
     machine = forecast.machine_of(first, study.compute.dtype)
-    _print_table(f"foreseen here: {machine}", forecast.COLUMNS, forecast.rows(plan, machine))
+    print_table(f"foreseen here: {machine}", forecast.COLUMNS, forecast.rows(plan, machine))
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -169,11 +160,11 @@ def _status(options: argparse.Namespace) -> None:
     if options.json:
         print(strict_json(found))
         return
-    _print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
+    print_table(str(options.params), status.STAGE_COLUMNS, status.stage_rows(found))
     if found.running:
-        _print_table("running", status.RUNNING_COLUMNS, status.running_rows(found.running))
+        print_table("running", status.RUNNING_COLUMNS, status.running_rows(found.running))
     if found.failed:
-        _print_table("failed", status.FAILED_COLUMNS, status.failed_rows(found.failed))
+        print_table("failed", status.FAILED_COLUMNS, status.failed_rows(found.failed))
 
 
 def _advise(options: argparse.Namespace) -> None:
@@ -190,7 +181,7 @@ def _advise(options: argparse.Namespace) -> None:
         f"predicted damage {advice.damage:.4g} nats per token"
     )
     columns = ("layer", "modules", "use", "saved %", "nats", "MACs", "best factors", "nats")
-    _print_table(title, columns, rows(advice))
+    print_table(title, columns, rows(advice))
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -200,7 +191,7 @@ def _doctor(options: argparse.Namespace) -> None:
     if options.json:
         print(strict_json([each.model_dump() for each in found]))
     else:
-        _print_table(str(options.params), doctor.COLUMNS, doctor.rows(found))
+        print_table(str(options.params), doctor.COLUMNS, doctor.rows(found))
     if wrong := [each.what for each in found if each.fits is False]:
         raise TensorpressError(f"doctor: not enough: {', '.join(wrong)}; see above")
 
@@ -223,7 +214,8 @@ def _export(options: argparse.Namespace) -> None:
 def _prune(options: argparse.Namespace) -> None:
     from tensorpress.commands import tracking
 
-    print(f"freed {tracking.prune() / 2**20:.1f} MiB")
+    freed = tracking.prune()
+    print(strict_json({"freed_bytes": freed}) if options.json else f"freed {freed / 2**20:.1f} MiB")
 
 
 def _plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -236,58 +228,24 @@ def _plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]
         raise TensorpressError(prefix + str(error).removeprefix(prefix)) from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tensorpress", description=__doc__)
-    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="params file")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
-        return command
-
-    init = add("init", _init, "print a study for a checkpoint that fits the time, for snakemake")
-    init.add_argument("model", help="a checkpoint's folder, a GGUF file, or org/name[@revision]")
-    init.add_argument("--text", type=Path, help="a UTF-8 text to calibrate and measure on")
-    init.add_argument("--minutes", type=float, default=30, help="on this machine (default: 30)")
-    add("check", _check, "validate params.yaml against the models' shapes")
-    add("schema", _schema, "print the JSON schema of params.yaml")
-    families = add(
-        "families", _families, "look which model types are understood (docs/families.md)"
-    )
-    families.add_argument("types", nargs="*", help="model types; none: all that transformers has")
-    query = add("query", _query, "print the result of queries/NAME.sql")
-    query.add_argument("name", help="a file of queries/ without .sql")
-    query.add_argument("--json", action="store_true", help="records as JSON instead of a table")
-    plan = add("plan", _sizes, "sizes of recipes, from a config.json, a checkpoint or a study")
-    plan.add_argument("config", type=Path, help="config.json, its folder, a GGUF file, a study")
-    plan.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="recipes to plan")
-    plan.add_argument("--json", action="store_true", help="one object per recipe")
-    add("plan-keys", _write_plan, "write the live keys of every stage (DVC's first stage)")
-    stage = add("stage", _stage, "run one stage as DVC does, with the attic")
-    stage.add_argument("name", choices=paths.STAGES)
-    add("record", _record, "hand what snakemake computed to DVC, so that dvc status is clean")
-    status = add("status", _status, "what is done, running, failed and left, and the time it takes")
-    status.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
-    status.add_argument("--json", action="store_true", help="one object instead of tables")
-    health = add("doctor", _doctor, "what this machine has, what a study takes, what is missing")
-    health.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
-    health.add_argument("--json", action="store_true", help="one object per finding")
-    dense = add("densify", _densify, "write a compressed checkpoint as a plain dense one")
-    dense.add_argument("source", type=Path, help="a folder of results/assemble")
-    dense.add_argument("target", type=Path, help="a new folder")
-    served = add(
-        "export", _export, "write rounded weights in compressed-tensors, for vLLM and others"
-    )
-    served.add_argument("source", type=Path, help="a folder of results/assemble")
-    served.add_argument("target", type=Path, help="a new folder")
-    advise = add("advise", _advise, "which method for which module, from weights and moments")
-    advise.add_argument("model", help="a name of models in params.yaml, a folder, or a GGUF file")
-    advise.add_argument("--saved", type=float, required=True, help="share of the model's bits")
-    advise.add_argument("--no-rounding", action="store_true", help="decompositions only")
-    advise.add_argument("--json", action="store_true", help="the whole advice")
-    add("prune", _prune, "delete superseded artifacts kept in results/.attic")
-    return parser
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "init": _init,
+    "check": _check,
+    "doctor": _doctor,
+    "plan": _sizes,
+    "advise": _advise,
+    "status": _status,
+    "query": _query,
+    "densify": _densify,
+    "export": _export,
+    "prune": _prune,
+    "record": _record,
+    "stage": _stage,
+    "plan-keys": _write_plan,
+    "schema": _schema,
+    "families": _families,
+}
+"""What runs, by the name of the command (``parser``)."""
 
 
 if __name__ == "__main__":

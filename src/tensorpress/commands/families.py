@@ -64,6 +64,9 @@ def _config(model_type: str) -> dict[str, Any]:
     return {**small(made.to_dict()), "model_type": model_type}
 
 
+COLUMNS = ("type", "understood", "what")
+
+
 def rows(model_types: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """Each type with whether it is understood, and what is compressed or why nothing is."""
     for model_type in model_types:
