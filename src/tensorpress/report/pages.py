@@ -151,7 +151,8 @@ class Page:
         self._charts += 1
         place = f"chart-{self._charts}"
         if self._charts == 1:
-            display(HTML(f"<script>{vl_convert.javascript_bundle(snippet=None)}</script>"))
+            bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # it has a default
+            display(HTML(f"<script>{bundle}</script>"))
         display(
             HTML(
                 f'<div class="page"><figure><div id="{place}" class="chart"></div>'
