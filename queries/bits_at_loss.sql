@@ -4,7 +4,7 @@
 -- the model's bits that the first saves and the second does not; leaving the model as it is saves
 -- nothing and loses nothing.
 WITH limits AS (
-    SELECT unnest([0.02, 0.05, 0.1]) AS most_nats
+    SELECT unnest([0.02, 0.05, 0.1]::DOUBLE[]) AS most_nats
 ),
 
 studies AS (

@@ -263,7 +263,7 @@ def test_every_run_is_in_the_table(finished: Workspace) -> None:
     expected = {**APPROACHES, **added, "advised": advised}
     assert {name: each["approach"] for name, each in made.items()} == expected
     assert (made["rtn"]["rounding_bits"], made["rtn"]["control"]) == (4, "RTN-4")
-    assert made["small_lora"]["recovered"]
+    assert made["small_lora"]["trained"] == "adapters"
     assert made["small_lora"]["compared_with"] == "small"
     assert made["qkvo_published"]["head_layout"] == "published"
     assert len({r["protocol"] for r in perplexities if r["model"] == "tiny"}) == 1

@@ -127,7 +127,7 @@ class TTMatrix(Format):
             state = apply(state.reshape(-1, r_left * n), k)
             state = state.reshape(tokens, rest, made, m, r_right).permute(0, 4, 1, 2, 3)
             state = state.reshape(tokens, r_right, rest, made * m)
-        return state.reshape(*x.shape[:-1], -1)[..., : self.out_features]
+        return state.reshape(*x.shape[:-1], math.prod(self.out_modes))[..., : self.out_features]
 
     def dense(self, index: int) -> Tensor:
         return self.rebuild(index)

@@ -103,6 +103,7 @@ def calibrate(
         _attach(model, architecture, layer, moment)
     lookups = _Lookups(outer.modules["embedding"])
     model.get_input_embeddings().register_forward_hook(lookups.count)
+    model.base_model.register_forward_hook(lookups.end)
     if gradients:
         # without weights that require gradients the graph begins at the embedded tokens
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
@@ -138,15 +139,23 @@ class _Lookups:
     def __init__(self, table: ModuleShape) -> None:
         self._table = table
         self._counts = torch.zeros(table.out_features, dtype=torch.int64)
+        self._seen: Tensor | None = None
 
     def clear(self) -> None:
         """Forget all that was counted."""
         self._counts.zero_()
 
     def count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Count the tokens that a forward hook sees."""
+        """Count the tokens that a forward hook sees, once a pass: some models ask twice."""
         ids = inputs[0].flatten().cpu()
+        if self._seen is not None and torch.equal(ids, self._seen):
+            return
+        self._seen = ids
         self._counts += torch.bincount(ids, minlength=self._table.out_features)
+
+    def end(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        """The model's pass ends: the same tokens again are another one's."""
+        self._seen = None
 
     def tensors(self) -> dict[str, Tensor]:
         """As of a module: each row is counted once more, for other texts may read any."""
