@@ -20,6 +20,7 @@ from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.errors import TensorpressError
 from tensorpress.files.paths import moments
+from tensorpress.formats import tt_matrix
 from tensorpress.formats.tt_matrix import TTMatrix
 from tensorpress.linalg.tt_shapes import TTShape, balanced_factors, padded_factors
 from tensorpress.methods.base import Factors
@@ -167,3 +168,18 @@ def test_what_an_embedding_cannot_be_weighed_by_is_refused() -> None:
     check_method("svd", spec.model_copy(update={"whiten": "both"}), layer_of(PRIME), "embedding")
     with pytest.raises(ValidationError, match="shape: 'search' is not allowed with modes: apart"):
         Spec(method="tt", order=3, rank=4, modes="apart", shape="search")
+
+
+def test_few_tokens_at_a_time_pass_between_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of one token is 10^7 values for a large vocabulary: a batch would not fit."""
+    store = fit(torch.randn(PRIME, HIDDEN), rank=5, order=3).store
+    x = torch.randn(2, 9, HIDDEN)
+    whole, passed = store.contract(x, 0), []
+    chain = TTMatrix._chain
+    monkeypatch.setattr(tt_matrix, "STATE_VALUES", 4 * store._widest_state())
+    monkeypatch.setattr(
+        TTMatrix, "_chain", lambda self, x, apply: passed.append(len(x)) or chain(self, x, apply)
+    )
+    torch.testing.assert_close(store.contract(x, 0), whole)
+    assert passed == [4, 4, 4, 4, 2]
+    torch.testing.assert_close(whole, x @ store.dense(0).mT, atol=1e-5, rtol=1e-4)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tensorpress.files import logits
 from tensorpress.objectives import registry
+from tensorpress.objectives.token_losses import likeliest
 from tensorpress.running.placement import dispatch, withdraw
 
 IDS = torch.randint(96, (3, 17), generator=torch.Generator().manual_seed(0))
@@ -76,6 +77,14 @@ def test_recovery_minimises_what_transformers_calls_the_loss(on: bool) -> None:
     assert (float(loss.detach() - found.mean()) > 1e-3) == on
     for name, value in gradients(model).items():
         torch.testing.assert_close(value, whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, None])
+def test_chunks_give_the_likeliest_tokens_of_all_logits(chunk: int | None) -> None:
+    model = tiny("gemma2")
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits[:, :-1].argmax(-1)
+    assert torch.equal(likeliest(model, IDS, slice(0, -1), chunk), expected)
 
 
 def test_a_trained_head_learns_from_every_chunk() -> None:

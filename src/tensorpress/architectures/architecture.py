@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from tensorpress.architectures.families.base import Family, WeightSource
 from tensorpress.architectures.layers import LayerShape, modules_of
+from tensorpress.files.storage import StoredTensor
 from tensorpress.objectives.base import Objective
 from tensorpress.objectives.registry import load
 
@@ -63,6 +64,14 @@ class Architecture:
     def layers(self) -> int:
         """Number of transformer layers."""
         return self.family.layer_count(self.config)
+
+    def all_replaced(self, shapes: Mapping[str, tuple[int, ...]]) -> list[StoredTensor]:
+        """Tensors of a whole model, by their names and shapes, that another stands in place of."""
+        table = f"{self.family.embedding}.weight"
+        return [
+            StoredTensor(shape, self.family.layer_of(name), name == table, replaced=True)
+            for name, shape in shapes.items()
+        ]
 
     @property
     def outer(self) -> int:

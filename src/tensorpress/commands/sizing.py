@@ -170,7 +170,7 @@ def _size(
         lost = sum(dropped[home] for home in beside) if belongs else 0
         stored.append(replace(entry, shape=(values - lost,)))
     if model.original is not None:  # all of the model stands in place of another
-        dense = list(_tensors(model.original))
+        dense = model.original.architecture.all_replaced(model.original.tensors)
         stored = [replace(entry, replaced=True) for entry in stored]
     saved = bits_saved(dense, stored, value_bits)
     steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
@@ -193,14 +193,6 @@ def _size(
         decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
         assemble_peak_bytes=assembly.peak_bytes,
     )
-
-
-def _tensors(model: MetaModel) -> Iterator[StoredTensor]:
-    """All of a model that another one stands in place of."""
-    family = model.architecture.family
-    for name, shape in model.tensors.items():
-        embedding = name == f"{family.embedding}.weight"
-        yield StoredTensor(shape, family.layer_of(name), embedding, replaced=True)
 
 
 def _placed(

@@ -14,6 +14,9 @@ from .grouped import grouped_linear
 BLOCK_VALUES = 2**20
 """Values of a rebuilt block: large products are efficient, and 4 MB of float32 stay in a cache."""
 
+STATE_VALUES = 2**26
+"""Values between two cores: of the table of a large vocabulary one token has 10^7."""
+
 
 class TTMatrix(Format):
     """``core_k (S, r_{k-1}, in_k, out_k, r_k)`` for k = 0 .. d-1 (Oseledets 2011).
@@ -97,9 +100,20 @@ class TTMatrix(Format):
         return super().project_grouped(x, ends)
 
     def contract(self, x: Tensor, index: int) -> Tensor:
-        """``W_index x`` core by core, the matrix never formed: the cheaper way for few tokens."""
+        """``W_index x`` core by core, the matrix never formed: the cheaper way for few tokens.
+
+        As many tokens at a time as keep what lies between two cores within ``STATE_VALUES``.
+        """
         cores = [core.flatten(0, 1).flatten(1) for core in self.cores(index)]
-        return self._chain(x, lambda rows, k: rows @ cores[k])
+        flat = x.reshape(-1, self.in_features)
+        parts = flat.split(max(1, STATE_VALUES // self._widest_state()))
+        made = [self._chain(part, lambda rows, k: rows @ cores[k]) for part in parts]
+        return torch.cat(made).view(*x.shape[:-1], self.out_features)
+
+    def _widest_state(self) -> int:
+        """Values of one token behind a core: rank, inputs still to contract, outputs made."""
+        ranks, order = self.settings["ranks"], len(self.in_modes)
+        return max(ranks[k + 1] * self._rows_per_token(k) * self.out_modes[k] for k in range(order))
 
     def _contracts(self, tokens: int) -> bool:
         """Whether contracting the cores with this many tokens takes fewer MACs than rebuilding."""

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 Approach = Literal[
     "tensor format",  # factors of a tensor network: tensor trains, Tucker
-    "low rank",  # a product of two matrices
+    "low rank",  # a product of two matrices, of which one may be made of what others share
     "quantisation",  # the weights themselves in fewer bits
     "pruning",  # weights, modules or layers left out
     "control",  # changes nothing

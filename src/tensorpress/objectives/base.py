@@ -90,7 +90,7 @@ class Objective(ABC):
     def right(
         self, model: Any, rows: Int[Tensor, "windows ..."]
     ) -> Bool[Tensor, "windows predicted"]:
-        """Which of the predicted tokens the model ranks first; all logits exist together."""
+        """Which of the predicted tokens the model ranks first."""
 
     @abstractmethod
     def run(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:

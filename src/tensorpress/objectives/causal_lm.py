@@ -67,8 +67,9 @@ class CausalLM(Objective):
     def right(
         self, model: Any, rows: Int[Tensor, "windows window"]
     ) -> Bool[Tensor, "windows predicted"]:
-        logits = model(input_ids=rows, use_cache=False).logits
-        return logits[:, :-1].argmax(-1) == rows[:, 1:]
+        from tensorpress.objectives.token_losses import likeliest
+
+        return likeliest(model, rows, slice(0, -1)) == rows[:, 1:]
 
     def run(self, model: Any, rows: Int[Tensor, "windows window"]) -> None:
         model.base_model(input_ids=rows, use_cache=False)

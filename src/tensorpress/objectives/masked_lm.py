@@ -118,9 +118,10 @@ class MaskedLM(Objective):
     ) -> Bool[Tensor, "windows predicted"]:
         import torch
 
+        from tensorpress.objectives.token_losses import likeliest
+
         found = [
-            model(input_ids=ids).logits[:, asked].argmax(-1) == rows[:, 0, asked]
-            for asked, ids in self._passes(rows)
+            likeliest(model, ids, asked) == rows[:, 0, asked] for asked, ids in self._passes(rows)
         ]
         return torch.stack(found, dim=2).flatten(1)
 

@@ -1,4 +1,4 @@
-"""Losses of predicted tokens, in chunks of tokens: all logits never exist together.
+"""Losses and likeliest tokens, in chunks of tokens: all logits never exist together.
 
 At a vocabulary of 262,144 the logits of a batch take gigabytes, so a model's own forward is called
 once a chunk, with its decoder stood for by hidden states that the decoder gave once. Whatever a
@@ -63,6 +63,23 @@ def token_losses(
             ends.append(weight * len(wanted) * share * output.aux_loss)
             given.append(torch.ones_like(ends[1]))
         torch.autograd.backward(ends, given)
+    return torch.cat(found).view(len(ids), -1)
+
+
+def likeliest(
+    model: PreTrainedModel,
+    ids: Int[Tensor, "windows window"],
+    asked: slice,
+    chunk: int | None = None,
+) -> Int[Tensor, "windows predicted"]:
+    """The token that the model ranks first at each of the positions ``asked``; no gradients.
+
+    ``chunk`` as in ``token_losses``.
+    """
+    chunk = chunk or tokens_at_once(model.config.get_text_config().vocab_size)
+    with torch.no_grad(), _after_the_decoder(model, ids) as (states, rest):
+        rows = states[:, asked].flatten(0, 1)
+        found = [rest(row[None]).logits[0].argmax(-1) for row in rows.split(chunk)]
     return torch.cat(found).view(len(ids), -1)
 
 

@@ -80,8 +80,8 @@ class TransformedArtifact(ModelArtifact):
 
 
 @dataclass(frozen=True)
-class StreamArtifact:
-    """Second moments of what a model's norms hand on, without their scales."""
+class PassArtifact:
+    """What was gathered while a text passed through a model."""
 
     model: ModelArtifact
     corpus: CorpusArtifact
@@ -96,19 +96,13 @@ class StreamArtifact:
 
 
 @dataclass(frozen=True)
-class CalibrationArtifact:
+class StreamArtifact(PassArtifact):
+    """Second moments of what a model's norms hand on, without their scales."""
+
+
+@dataclass(frozen=True)
+class CalibrationArtifact(PassArtifact):
     """Second moments of a model's module inputs."""
-
-    model: ModelArtifact
-    corpus: CorpusArtifact
-    settings: Calibration
-    dtype: str
-    """In which the model runs."""
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.model.name}-{self.key}"
 
 
 @dataclass(frozen=True)

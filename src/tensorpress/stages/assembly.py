@@ -334,13 +334,8 @@ def _against(
     before = original.shapes()
     if before == source.shapes():
         return dense, stored
-    family = original.architecture.family
-    return [
-        StoredTensor(
-            shape, family.layer_of(name), name == f"{family.embedding}.weight", replaced=True
-        )
-        for name, shape in before.items()
-    ], [replace(entry, replaced=True) for entry in stored]
+    after = [replace(entry, replaced=True) for entry in stored]
+    return original.architecture.all_replaced(before), after
 
 
 def _pairs(marks: Tensor) -> Tensor:

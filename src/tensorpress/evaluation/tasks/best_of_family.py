@@ -33,8 +33,6 @@ from tensorpress.methods.registry import METHODS, load, spec_class
 
 CP_SWEEPS = 50
 """Alternating steps of CP go on for long, and win little by it."""
-MOBE_STEPS = 100
-"""Of Adam, of which MoBE has more by default."""
 
 Stack = tuple[str, ...]
 """Modules whose factors are shared, or one."""
@@ -80,7 +78,6 @@ def family(orders: Sequence[int], saved: float) -> list[MethodSpec]:
     for name in ("tt_sparse", "tt_per_head"):
         variants[name] = [{"order": order} for order in orders]
     variants["cp"] = [{"starts": 1, "sweeps": CP_SWEEPS}]
-    variants["mobe"] = [{"steps": MOBE_STEPS}]
     for name in ("tucker_qkvo", "tucker_qkvo_separate"):
         variants[name] = [{"layout": layout} for layout in ("tensorllm", "published")]
     return [
