@@ -119,7 +119,7 @@ def picture(rows: pd.DataFrame) -> altair.LayerChart:
     reached = [0.0, *drawn["nats_lost"], *drawn["low_nats"].dropna()]
     y = (
         altair.Y("nats_lost:Q").title("loss over the uncompressed model, nats per token")
-        .scale(type="symlog", constant=0.01, domain=[min(reached), max(reached)], clamp=True)
+        .scale(type="symlog", constant=0.01, domain=[min(reached), max(reached)], nice=False)
         .axis(values=TICKS, format="~g")
     )  # fmt: skip
     colour = (
