@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 EXPERTS_A_BASIS = 4
 """Where the number of bases is not given."""
-BATCH_VALUES = 2**22
+BATCH_VALUES = 2**21
 """Values of the experts, or of what weighs their errors, that are in float64 at a time."""
+SCATTER = 2
+"""Memory of such a batch over its values: the C library keeps what is freed between what is not."""
 
 
 class Spec(WhitenedSpec):
@@ -93,13 +95,15 @@ class Spec(WhitenedSpec):
         batch = min(shape.slices, _batch(shape))
         # bases with their gradient, Adam's two means and a copy; of a batch the experts, what is
         # left of them, mixtures with slopes and gradient, left factors and normal equations
-        held = 5 * bases + batch * (5 * m * n + 4 * rank * shared + 3 * rank * own + 2 * rank**2)
-        held += shape.slices * rank * own + int(VECTORS * shared**2) + shape.numel // sizes["bases"]
+        held = 5 * bases + shape.slices * rank * own
+        held += int(VECTORS * shared**2) + shape.numel // sizes["bases"]
+        one = 5 * m * n + 4 * rank * shared + 3 * rank * own + 2 * rank**2
         each = 3 * rank * m * n + rank**2 * (shared + own + rank) + 2 * sizes["bases"] * bases
         if self.needs_moments:
-            held += batch * 2 * n * n
+            one += 2 * n * n
             each += 2 * n * n * max(m, rank)
         stored = bases + shape.slices * (rank * own + sizes["bases"])
+        held += SCATTER * batch * one
         return Cost(stored, held, (self.steps + 1) * shape.slices * each)
 
 
