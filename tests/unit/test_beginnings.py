@@ -66,12 +66,13 @@ def test_of_a_gguf_file(tmp_path: Path, adds: bool | None) -> None:
 
 
 @pytest.mark.usefixtures("inputs")
-def test_a_study_measures_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_calibrates_and_measures_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "machine_of", lambda architecture, compute: Machine(1e9, 1))
     save_tiny(tiny_llama(), Path("inputs/begins"))
     tokenizer(f"{BOS} $A").save_pretrained("inputs/begins")
     for folder, expected in (("inputs/begins", True), ("inputs/tiny", None)):
-        task = yaml.safe_load(init(folder, Path("inputs/text.txt"), 60))["tasks"]["heldout"]
-        assert task.get("bos") == expected
+        study = yaml.safe_load(init(folder, Path("inputs/text.txt"), 60))
+        assert study["tasks"]["heldout"].get("bos") == expected
+        assert study["calibration"].get("bos") == expected
     config = json.loads(Path("inputs/tiny/tokenizer_config.json").read_text())
     assert not config.get("add_bos_token")

@@ -47,6 +47,17 @@ def test_tokens_that_the_text_does_not_have_are_said(monkeypatch: pytest.MonkeyP
     ]
 
 
+def test_windows_begin_as_they_are_asked_to() -> None:
+    tokenizer, text = tiny_tokenizer(), tiny_text()
+    tokenizer.bos_token = "<end>"
+    settings = Calibration(corpus="text", tokens=130, window=64, bos=True)
+    begun = calibration_rows(NEXT_TOKEN, tokenizer, text, settings)
+    plain = calibration_rows(NEXT_TOKEN, tokenizer, text, Calibration(corpus="text", tokens=130))
+    assert begun.shape == (3, 64)
+    assert (begun[:, 0] == tokenizer.bos_token_id).all()
+    assert begun[:, 1:].flatten().equal(plain.flatten()[: 3 * 63])
+
+
 @pytest.mark.parametrize("method", ["svd", "dense"])
 def test_what_was_read_is_recorded(llama_directory: Path, tmp_path: Path, method: str) -> None:
     windows = torch.randint(300, (3, 16), generator=torch.Generator().manual_seed(0))

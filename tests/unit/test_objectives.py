@@ -172,6 +172,17 @@ def test_what_a_masked_model_is_not_asked_is_refused_while_planning(
     assert said in str(refused.value)
 
 
+def test_a_calibration_that_begins_with_bos_is_refused_while_planning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inputs").mkdir()
+    params = study(tmp_path, monkeypatch)
+    params["calibration"]["bos"] = True
+    params["methods"]["svd"]["whiten"] = "input"
+    with pytest.raises(TensorpressError, match=r"calibration\.window: .*bos: false"):
+        Plan(parse(params))
+
+
 def test_the_workflow_runs_on_a_tiny_bert(tmp_path: Path) -> None:
     """Fetch, calibrate, decompose, assemble, recover, evaluate, report."""
     params = tiny_params()

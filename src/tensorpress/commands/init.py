@@ -111,7 +111,7 @@ class _Study:
     texts: Texts
     architecture: Architecture
     bos: bool
-    """Whether windows that are measured begin with it."""
+    """Whether windows begin with it."""
     external: Sequence[str]
 
     @property
@@ -165,6 +165,7 @@ class _Study:
                 "tokens": effort.tokens,
                 "window": self.window,
                 "batch": self.batch,
+                **self.beginning,
             },
             "methods": tried.methods,
             "layer_sets": tried.layer_sets,
@@ -179,13 +180,18 @@ class _Study:
                     "window": self.window,
                     "max_windows": effort.windows,
                     "batch": self.batch,
-                    **({"bos": True} if self.bos else {}),
+                    **self.beginning,
                 }
             },
             "reports": {
                 name: {"notebook": name, **report} for name in ("verdict", "pareto", "run")
             },
         }
+
+    @property
+    def beginning(self) -> dict[str, bool]:
+        """How all windows begin, calibrated and measured ones alike."""
+        return {"bos": True} if self.bos else {}
 
     def _dtype(self) -> str:
         """That of the checkpoint where it has 16 bits."""

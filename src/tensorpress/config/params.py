@@ -85,6 +85,7 @@ class Calibration(Section):
     corpus: Name
     tokens: int = Field(65536, ge=1)
     window: int = Field(256, ge=2)
+    bos: bool = Field(False, description="each window begins with the BOS token")
     batch: int = Field(16, ge=1)
     gradients: bool = Field(
         True, description="squared gradients of module outputs too: what prediction and advice need"

@@ -28,6 +28,7 @@ class Training(Section):
     accumulation: int = Field(8, ge=1, description="batches of one step")
     batch: int = Field(1, ge=1, description="windows of one forward pass")
     window: int = Field(256, ge=2, description="tokens; 512 for models of 4096")
+    bos: bool = Field(False, description="each window begins with the BOS token")
     corpus: Name | None = Field(None, description="text to train on; null: the calibration's")
     distil: Distillation | None = None
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)

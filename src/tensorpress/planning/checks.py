@@ -56,10 +56,10 @@ def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
         )
 
 
-def check_window(at: str, window: int, model: ModelArtifact) -> None:
+def check_window(at: str, window: int, bos: bool, model: ModelArtifact) -> None:
     """Refuse windows that a model has no positions for, or that nothing can be asked of."""
     check_positions(at, window, model)
-    model.architecture.objective.check_window(at, window)
+    model.architecture.objective.check_window(at, window, bos)
 
 
 def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:

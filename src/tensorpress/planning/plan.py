@@ -196,7 +196,7 @@ class Plan:
     def _stream(self, model: ModelArtifact) -> StreamArtifact:
         """What a transform of a model goes by."""
         settings = self.params.calibration
-        check_window("calibration.window", settings.window, model)
+        check_window("calibration.window", settings.window, settings.bos, model)
         corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
         return identities.stream(model, corpus, settings, dtype)
 
@@ -207,7 +207,8 @@ class Plan:
 
     def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
         """The calibration of a model for something that reads it."""
-        check_window("calibration.window", self.params.calibration.window, model)
+        settings = self.params.calibration
+        check_window("calibration.window", settings.window, settings.bos, model)
         return self.calibrations[model.name]
 
     def _decomposition(
@@ -251,7 +252,7 @@ class Plan:
         self, recipe_name: str, recipe: Recipe, spec: Recovery, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_window(f"recipes.{recipe_name}.recover.window", spec.window, run.model)
+        check_window(f"recipes.{recipe_name}.recover.window", spec.window, spec.bos, run.model)
         tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
         evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
         check_apart(f"recipes.{recipe_name}.recover.corpus", corpus, evaluated)

@@ -68,7 +68,7 @@ def calibration_rows(
     Fewer are said, and written with the moments (``moments.tokens_of``).
     """
     count = -(-settings.tokens // settings.window)
-    rows = objective.rows(tokenizer, text, settings.window, count)
+    rows = objective.rows(tokenizer, text, settings.window, count, settings.bos)
     tokens = objective.ids(rows).numel()
     if tokens < settings.tokens:
         warn(

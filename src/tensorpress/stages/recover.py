@@ -39,7 +39,7 @@ def run(
     """
     text, spec, kind = corpus.read_text(encoding="utf-8"), made.spec, _KINDS[type(made.spec)]
     architecture = made.model.architecture
-    asked = architecture.objective.rows(load_tokenizer(source), text, spec.window)
+    asked = architecture.objective.rows(load_tokenizer(source), text, spec.window, bos=spec.bos)
 
     def work(where: torch.device, batch: int) -> Mapping[str, Any]:
         """What is trained, of a model of its own: training uses it up."""
