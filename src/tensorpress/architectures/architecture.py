@@ -17,8 +17,8 @@ from tensorpress.files.storage import StoredTensor
 from tensorpress.objectives.base import Objective
 from tensorpress.objectives.registry import load
 
-COMPRESSED = "tensorpress_"
-"""Begins the ``model_type`` of a compressed checkpoint, which no plain model is loaded from."""
+COMPRESSED, COMPRESSED_CLASS = "tensorpress_", "Tensorpress"
+"""Begin ``model_type`` and class of a compressed checkpoint, which no plain model is made of."""
 
 
 class TellsLayersApart(Protocol):
@@ -108,7 +108,9 @@ class Architecture:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether embedding and output head are one matrix, also where the config is silent."""
+        """Whether no head has values beside the embedding's, also where the config is silent."""
+        if self.family.head is None:
+            return True
         if "tie_word_embeddings" in self.config:
             return bool(self.config["tie_word_embeddings"])
         # takes longer than all else here to import, and most configs say it

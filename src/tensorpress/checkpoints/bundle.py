@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorpress import formats
-from tensorpress.architectures.architecture import COMPRESSED
+from tensorpress.architectures.architecture import COMPRESSED, COMPRESSED_CLASS
 from tensorpress.architectures.families.table import plain_architecture
 from tensorpress.formats.base import STORES
 from tensorpress.sources.companions import companions, copy_files, files_of
@@ -31,7 +31,7 @@ def write_config(
         base = plan["base_class"]
         architecture = plain_architecture(config, "config.json")
         config["model_type"] = COMPRESSED + architecture.family.model_type
-        config["architectures"] = [f"Tensorpress{base.rpartition('.')[2]}"]
+        config["architectures"] = [f"{COMPRESSED_CLASS}{base.rpartition('.')[2]}"]
         config[STORES] = plan
         if plan["embeddings"]:
             config["tie_word_embeddings"] = False  # the head, if tied, is a linear of the plan

@@ -18,6 +18,7 @@ from tensorpress.commands.forecast import machine_of
 from tensorpress.commands.recipes import Grid, recipes
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
+from tensorpress.objectives.base import predicting
 from tensorpress.planning.foresight import Machine, evaluation_seconds, foreseen
 from tensorpress.planning.plan import Plan
 from tensorpress.sources.beginnings import begins_with_bos
@@ -84,6 +85,7 @@ def init(model: str, text: Path | None, minutes: float) -> str:
     name, spec = _model(model)
     texts = _texts(text)
     architecture = architecture_of(model_config(name, spec), f"models.{name}")
+    predicting(architecture.objective, f"init: {model}")
     machine = machine_of(architecture, COMPUTE)
     outside = [each for each in (getattr(spec, "path", None), text) if each and _outside(each)]
     bos = begins_with_bos(name, spec)

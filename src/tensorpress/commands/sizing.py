@@ -286,7 +286,8 @@ class _Macs:
         # fused experts, of which a token meets a few
         self.dense += sum(self.top_k * math.prod(s[1:]) for s in inside if len(s) == 3)
         # the output layer is as large as the embedding, tied or not
-        self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
+        if family.head is not None:
+            self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
         self.stored = self.dense
 
     def replace(self, layer: int, module: str, store: Format) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.spread import standard_error
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives.base import Predicting
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PerplexityResult:
 @torch.inference_mode()
 def perplexity(
     model: PreTrainedModel,
-    objective: Objective,
+    objective: Predicting,
     rows: Int[Tensor, "windows ..."],
     batch: int,
     device: torch.device,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tensorpress.errors import TensorpressError
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
@@ -30,12 +32,8 @@ class Objective(ABC):
     """The mapping of transformers from ``model_type`` to the classes that ``auto_class`` knows."""
     described: ClassVar[str]
     """Such a model in an error's words."""
-    metric: ClassVar[str]
-    """What tells how well a model answers: the exponential of the mean loss, so less is better."""
-    question: ClassVar[str | None] = None
-    """How a text is asked, for the protocol of a measurement; ``None``: as that says anyway."""
     passes: ClassVar[int] = 1
-    """Forward passes that the losses of a row take."""
+    """Forward passes over a row."""
 
     @abstractmethod
     def check_window(self, where: str, window: int, bos: bool = False) -> None:
@@ -62,6 +60,23 @@ class Objective(ABC):
     @abstractmethod
     def ids(self, rows: Int[Tensor, "windows ..."]) -> Int[Tensor, "windows window"]:
         """The tokens of the windows, as they are."""
+
+    @abstractmethod
+    def run(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:
+        """The passes over rows without head and losses, for those who watch layers."""
+
+    @abstractmethod
+    def backpropagate(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:
+        """Backpropagate to every output what its changes are weighed by (``analysis.damage``)."""
+
+
+class Predicting(Objective):
+    """Questions for tokens, each of which has a loss: what models are trained and measured by."""
+
+    metric: ClassVar[str]
+    """What tells how well a model answers: the exponential of the mean loss, so less is better."""
+    question: ClassVar[str | None] = None
+    """How a text is asked, for the protocol of a measurement; ``None``: as that says anyway."""
 
     @abstractmethod
     def text(self, window: int, bos: bool = False) -> slice:
@@ -92,6 +107,15 @@ class Objective(ABC):
     ) -> Bool[Tensor, "windows predicted"]:
         """Which of the predicted tokens the model ranks first."""
 
-    @abstractmethod
-    def run(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:
-        """The forward passes of ``losses`` without head and losses, for those who watch layers."""
+    def backpropagate(self, model: Any, rows: Int[Tensor, "windows ..."]) -> None:
+        self.losses(model, rows, weight=1.0)
+
+
+def predicting(objective: Objective, where: str) -> Predicting:
+    """An objective that has losses; another is refused, ``where`` begins the error."""
+    if not isinstance(objective, Predicting):
+        raise TensorpressError(
+            f"{where} is not allowed for {objective.described}, which predicts nothing; allowed: "
+            "models with a head"
+        )
+    return objective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives.base import Predicting
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tensorpress.objectives.token_losses import Teacher
 
 
-class CausalLM(Objective):
+class CausalLM(Predicting):
     """The next token. Rows are windows of ids."""
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"

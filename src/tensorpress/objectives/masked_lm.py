@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.errors import TensorpressError
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives import frame
+from tensorpress.objectives.base import Predicting
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 STRIDE = 7
 """Tokens from one mask to the next, and passes over a window."""
-NEEDED = ("mask_token", "cls_token", "sep_token")
+NEEDED = ("mask_token", *frame.NEEDED)
 
 
-class MaskedLM(Objective):
+class MaskedLM(Predicting):
     """Masked tokens. Rows ``(2, window)`` hold a window's ids, and under them the masked ones.
 
     A window begins with CLS and ends with SEP, as in training. Of the text between them so many
@@ -43,24 +43,10 @@ class MaskedLM(Objective):
     passes: ClassVar[int] = STRIDE
 
     def check_window(self, where: str, window: int, bos: bool = False) -> None:
-        if bos:
-            raise TensorpressError(
-                f"{where}: a BOS before each window is not allowed; allowed: bos: false, for "
-                f"{self.described} windows begin with CLS"
-            )
-        if window < STRIDE + 2:
-            raise TensorpressError(
-                f"{where}: {window} is not allowed; allowed: from {STRIDE + 2}, for CLS, SEP and "
-                f"{STRIDE} tokens between them"
-            )
+        frame.check_window(where, window, bos, STRIDE, self.described)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-        lacking = [name for name in NEEDED if getattr(tokenizer, f"{name}_id") is None]
-        if lacking:
-            raise TensorpressError(
-                f"{where}: a tokenizer without {', '.join(lacking)} is not allowed; allowed: one "
-                f"with {', '.join(NEEDED)}, for {self.described}"
-            )
+        frame.check_tokenizer(tokenizer, NEEDED, where, self.described)
 
     def rows(
         self,
@@ -76,14 +62,9 @@ class MaskedLM(Objective):
 
         self.check_window("window", window, bos)
         self.check_tokenizer(tokenizer, "masked_lm")
-        ids = token_windows(tokenizer, text, window - 2, max_windows)
+        ids = token_windows(tokenizer, text, window - frame.EDGES, max_windows)
         masked = torch.full_like(ids, tokenizer.mask_token_id)
-        both = torch.stack([ids, masked], dim=1)
-        first, last = (
-            both.new_full((len(both), 2, 1), edge)
-            for edge in (tokenizer.cls_token_id, tokenizer.sep_token_id)
-        )
-        return torch.cat([first, both, last], dim=2)
+        return frame.framed(tokenizer, torch.stack([ids, masked], dim=1))
 
     def ids(self, rows: Int[Tensor, "windows 2 window"]) -> Int[Tensor, "windows window"]:
         return rows[:, 0]

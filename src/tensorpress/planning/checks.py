@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable
 from tensorpress.architectures.layers import LayerShape, group_of, middle, middle_out
 from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import Calibration, LayerSet, MiddleLayers, MiddleOutLayers
+from tensorpress.config.tasks.registry import kinds_for
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
+from tensorpress.objectives.base import predicting
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     CorpusArtifact,
@@ -62,13 +64,19 @@ def check_window(at: str, window: int, bos: bool, model: ModelArtifact) -> None:
     model.architecture.objective.check_window(at, window, bos)
 
 
+def check_trained(at: str, window: int, bos: bool, model: ModelArtifact) -> None:
+    """Refuse to train a model that has no losses, or on windows that it has no positions for."""
+    predicting(model.architecture.objective, f"{at}: training {model.name!r}")
+    check_window(f"{at}.window", window, bos, model)
+
+
 def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
     """Refuse a task that asks what the model does not answer, or more tokens than it takes."""
     where, objective = f"tasks.{name}", model.architecture.family.objective
     if objective not in spec.objectives:
         raise TensorpressError(
             f"models.{model.name}: task {name!r} (kind {spec.kind}) is not allowed for "
-            f"{objective}; allowed: kinds for {objective}, as perplexity"
+            f"{objective}; allowed: kinds for {objective}: {', '.join(kinds_for(objective))}"
         )
     if spec.follows_stream and not model.architecture.family.knows_stream:
         raise TensorpressError(

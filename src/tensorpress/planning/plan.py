@@ -45,6 +45,7 @@ from tensorpress.planning.checks import (
     check_method,
     check_modules,
     check_task,
+    check_trained,
     check_whole,
     check_window,
     layer_sets,
@@ -252,7 +253,7 @@ class Plan:
         self, recipe_name: str, recipe: Recipe, spec: Recovery, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
-        check_window(f"recipes.{recipe_name}.recover.window", spec.window, spec.bos, run.model)
+        check_trained(f"recipes.{recipe_name}.recover", spec.window, spec.bos, run.model)
         tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
         evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
         check_apart(f"recipes.{recipe_name}.recover.corpus", corpus, evaluated)

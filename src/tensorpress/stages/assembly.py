@@ -263,7 +263,7 @@ class _Build:
 
     def _add_embedding(self, path: str, part: list[Any]) -> None:
         self.plan["embeddings"].append({"path": path, "part": part})
-        if self.architecture.tied:
+        if self.architecture.tied and self.family.head is not None:
             self.plan["linears"].append({"path": self.family.head, "parts": [part], "heads": None})
             if self.family.head_bias is not None:
                 # the config of the result ties nothing, so that both names need their tensor

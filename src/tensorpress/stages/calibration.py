@@ -91,8 +91,8 @@ def calibrate(
 
     Those of the outer layer come last, and weigh the embedding's rows (``_Lookups``).
     The text is passed over once for so many layers as have ``values_at_once`` values of moments.
-    Experts see the tokens that the router really sends them. ``gradients``: of the summed
-    loss by the outputs of every module, which takes a backward pass. The model's hooks
+    Experts see the tokens that the router really sends them. ``gradients``: of the objective by
+    the outputs of every module, which takes a backward pass. The model's hooks
     stay in place, so it must not be used for anything else. It is brought to ``device``, where it
     must not be spread yet; if memory runs out, all begins anew with less (``oom``).
     """
@@ -199,7 +199,7 @@ def _stream(
         for batch in tqdm(batches, desc="calibrate", unit="batch"):
             rows = batch.to(device)
             if gradients:
-                objective.losses(model, rows, weight=1.0)
+                objective.backpropagate(model, rows)
             else:
                 objective.run(model, rows)
 

@@ -20,6 +20,7 @@ from tensorpress.config.recovery import Factors
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
 from tensorpress.formats.modules import Rebuildable
+from tensorpress.objectives.base import predicting
 from tensorpress.objectives.token_losses import Teacher
 from tensorpress.stages.training import train
 
@@ -59,7 +60,7 @@ def heal(
     train(
         model,
         optimiser,
-        architecture.objective,
+        predicting(architecture.objective, "recover"),
         rows,
         spec,
         seed,

@@ -25,6 +25,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.formats.modules import PROJECTIONS, FactoredExperts, FactoredLinear
+from tensorpress.objectives.base import predicting
 from tensorpress.objectives.token_losses import Teacher
 from tensorpress.stages.training import train
 
@@ -73,7 +74,7 @@ def recover(
     train(
         inner,
         optimiser,
-        architecture.objective,
+        predicting(architecture.objective, "recover"),
         rows,
         spec,
         seed,

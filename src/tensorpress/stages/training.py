@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tensorpress.config.recovery import Adapters, Factors, Training
 from tensorpress.errors import TensorpressError
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives.base import Predicting
 from tensorpress.objectives.token_losses import Teacher
 
 
@@ -27,7 +27,7 @@ def training_rows(rows: Tensor, spec: Training, seed: int) -> Tensor:
 def train(
     model: Any,
     optimiser: torch.optim.Optimizer,
-    objective: Objective,
+    objective: Predicting,
     rows: Tensor,
     spec: Adapters | Factors,
     seed: int,

@@ -142,8 +142,8 @@ class Family:
     linears: Mapping[str, Slot]
     layer: str = "model.layers.{layer}"
     embedding: str = "model.embed_tokens"
-    head: str = "lm_head"
-    """Output layer of the running model."""
+    head: str | None = "lm_head"
+    """Output layer of the running model, if it has one."""
     experts: Experts | None = None
     has_experts: Callable[[Config, int], bool] = no_layer
     """Whether a layer routes its tokens to experts in place of one FFN."""
@@ -173,6 +173,8 @@ class Family:
     """Tensor that transformers ties to the head's bias where the head is tied to the embedding."""
     left_out: tuple[str, ...] = ()
     """Modules that its checkpoints may hold beside what the objective's class runs."""
+    classes: Mapping[str, Family] = field(default_factory=dict)
+    """What a checkpoint is instead whose config names a class: one without a head."""
 
     @property
     def code(self) -> str:

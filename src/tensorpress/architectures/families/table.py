@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from tensorpress.architectures.architecture import COMPRESSED, Architecture
+from tensorpress.architectures.architecture import COMPRESSED, COMPRESSED_CLASS, Architecture
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.found import family_of
 
@@ -49,4 +49,7 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     understood raises ``TensorpressError``.
     """
     written = FAMILIES.get(str(config.get("model_type")))
-    return Architecture(written or family_of(config, where), config)
+    if written is None:
+        return Architecture(family_of(config, where), config)
+    named = str(next(iter(config.get("architectures") or ()), None))
+    return Architecture(written.classes.get(named.removeprefix(COMPRESSED_CLASS), written), config)

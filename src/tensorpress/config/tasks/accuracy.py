@@ -9,14 +9,14 @@ from pydantic import Field
 
 from tensorpress.config.base_task import WindowsTask
 from tensorpress.objectives.base import Objective
-from tensorpress.objectives.registry import OBJECTIVES
+from tensorpress.objectives.registry import PREDICTING
 
 
 class Spec(WindowsTask):
     """Share of a corpus's predicted tokens, masked or next ones, that the model ranks first."""
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.accuracy"
-    objectives: ClassVar[Collection[str]] = OBJECTIVES
+    objectives: ClassVar[Collection[str]] = PREDICTING
     follows_objective: ClassVar[bool] = True
 
     kind: Literal["accuracy"]

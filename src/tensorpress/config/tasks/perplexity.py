@@ -10,7 +10,7 @@ from pydantic import Field
 from tensorpress.config.base_task import WindowsTask
 from tensorpress.files.storage import ComputeDtype
 from tensorpress.objectives.base import Objective
-from tensorpress.objectives.registry import OBJECTIVES
+from tensorpress.objectives.registry import PREDICTING
 
 
 class Spec(WindowsTask):
@@ -18,7 +18,7 @@ class Spec(WindowsTask):
 
     entry: ClassVar[str] = "tensorpress.evaluation.tasks.perplexity"
     keeps_logits: ClassVar[bool] = False
-    objectives: ClassVar[Collection[str]] = OBJECTIVES
+    objectives: ClassVar[Collection[str]] = PREDICTING
     follows_objective: ClassVar[bool] = True
 
     kind: Literal["perplexity"]

@@ -22,6 +22,7 @@ TASKS: dict[str, str] = {
     "speed": "tensorpress.config.tasks.speed",
     "ngram": "tensorpress.config.tasks.ngram",
     "expert_balance": "tensorpress.config.tasks.expert_balance",
+    "sentence_fidelity": "tensorpress.config.tasks.sentence_fidelity",
     "geometry": "tensorpress.config.tasks.geometry",
     "moe": "tensorpress.config.tasks.moe",
     "super_weights": "tensorpress.config.tasks.super_weights",
@@ -36,3 +37,8 @@ def spec_class(kind: str) -> type[BaseTask]:
     """The settings class of a task."""
     spec: type[BaseTask] = import_module(TASKS[kind]).Spec
     return spec
+
+
+def kinds_for(objective: str) -> list[str]:
+    """The tasks that models of an objective can run."""
+    return [kind for kind in TASKS if objective in spec_class(kind).objectives]

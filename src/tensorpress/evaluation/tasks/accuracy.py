@@ -12,11 +12,12 @@ from tensorpress.config.tasks.accuracy import Spec
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.spread import standard_error
+from tensorpress.objectives.base import predicting
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Share of all predicted tokens, and of those of each window, with its standard error."""
-    objective = objective_of(job.run_directory)
+    objective = predicting(objective_of(job.run_directory), "task accuracy")
     protocol = text_protocol(
         job,
         "text",

@@ -11,11 +11,12 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.perplexity import perplexity
 from tensorpress.evaluation.protocols import text_protocol
 from tensorpress.evaluation.text_bytes import predicted_bytes
+from tensorpress.objectives.base import predicting
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """Spec, or the objective's own measure, and bits per byte of the same tokens."""
-    objective = objective_of(job.run_directory)
+    objective = predicting(objective_of(job.run_directory), "task perplexity")
     protocol = text_protocol(
         job,
         "text",
