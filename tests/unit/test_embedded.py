@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -12,7 +14,8 @@ from tensorpress.running.oom import CPU
 from tensorpress.sources.embedded import corpus, prose
 from tensorpress.sources.embedded.muon import SMALLEST, Muon, orthogonalise
 from tensorpress.sources.embedded.neighbours import OFFSETS
-from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY
+from tensorpress.sources.embedded.routers import CONCENTRATION, layer_loss
+from tensorpress.sources.embedded.specs import EMBEDDED, VOCABULARY, RouterSpec
 from tensorpress.sources.embedded.tokenizer import train_tokenizer
 from tensorpress.sources.embedded.training import balancing_loss, build, train
 
@@ -71,7 +74,11 @@ def test_muon_solves_a_least_squares_problem() -> None:
     assert float((weight.detach() - goal).norm() / goal.norm()) < 0.1
 
 
-@pytest.mark.parametrize("name", list(EMBEDDED))
+TRAINED = ("dense", "bert", "moe", "moe_himoe")
+"""The other mixtures differ from the last one in weights of its loss alone."""
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_config_builds_the_model_that_planning_sees(name: str) -> None:
     spec = EMBEDDED[name]
     model = build(spec)
@@ -94,6 +101,48 @@ def test_balancing_loss_is_one_when_even_and_counts_each_layer() -> None:
     other = one.roll(2, 1)
     assert float(balancing_loss([even], spec)) == pytest.approx(1, abs=1e-3)
     assert float(balancing_loss([one, other], spec)) == pytest.approx(4, abs=1e-2)
+
+
+def test_mixtures_differ_in_what_their_routers_learn_alone() -> None:
+    mixtures = {n: spec for n, spec in EMBEDDED.items() if spec.config["model_type"] == "qwen3_moe"}
+    assert len({spec.router for spec in mixtures.values()}) == len(mixtures) == 4
+    assert {replace(spec, router=None) == EMBEDDED["moe"] for spec in mixtures.values()} == {True}
+
+
+@pytest.mark.parametrize(
+    ("logits", "of_all", "within_groups", "masses"),
+    [
+        ([0.0] * 8, 1 / 8, 1 / 4, 1 / 2),  # uniform: 1 / E, one over the size of a group, 1 / M
+        ([200.0] + [0.0] * 7, 1.0, 1.0, 1.0),  # the other group has too little to be a number
+        ([100.0, 0, 0, 0] * 2, 1 / 2, 1.0, 1 / 2),  # what Hi-MoE aims at
+    ],
+)
+def test_router_losses_of_known_probabilities(
+    logits: list[float], of_all: float, within_groups: float, masses: float
+) -> None:
+    rows = torch.tensor([logits, logits]).requires_grad_()
+    probability = rows.detach().softmax(-1).unflatten(-1, (2, 4))
+    assert float(CONCENTRATION["of_all"](probability)) == pytest.approx(of_all)
+    if logits[0] < 200:
+        assert float(CONCENTRATION["within_groups"](probability)) == pytest.approx(within_groups)
+    chosen = rows.detach().topk(2).indices
+    spec = RouterSpec(balance=0.0, z=0.0, intra=0.0, inter=1.0)
+    assert layer_loss(rows, chosen, spec).item() == pytest.approx(masses)
+    layer_loss(rows, chosen, RouterSpec()).backward()
+    assert rows.grad is not None
+    assert torch.isfinite(rows.grad).all()
+
+
+def test_the_published_loss_makes_groups_unequal_and_ours_equal() -> None:
+    """A little more mass for the first group, where each prefers one expert."""
+    slope = {}
+    for name in ("of_all", "within_groups"):
+        shift = torch.tensor(0.1, requires_grad=True)
+        logits = torch.tensor([[9.0, 0, 0, 0] * 2]) + shift * torch.tensor([1.0] * 4 + [0.0] * 4)
+        spec = RouterSpec(balance=0.0, z=0.0, concentration=name)
+        layer_loss(logits, logits.detach().topk(2).indices, spec).backward()
+        slope[name] = float(shift.grad)
+    assert slope["of_all"] < 0 < slope["within_groups"]
 
 
 def test_masked_lessons_ask_what_is_behind_their_masks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +197,7 @@ def test_heads_of_an_encoder_begin_at_the_tokens_beside_each() -> None:
 DTYPE = torch.float32
 
 
-@pytest.mark.parametrize("name", list(EMBEDDED))
+@pytest.mark.parametrize("name", TRAINED)
 def test_same_seed_gives_the_same_weights(name: str) -> None:
     first, _, record = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)
     again, _, _ = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)

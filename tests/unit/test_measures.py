@@ -13,6 +13,7 @@ from support.stages import calibrated
 from support.workspace import SHARED, tiny_llama, tiny_text, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
+from tensorpress.analysis import moe
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.sites import moment_values, passes
 from tensorpress.checkpoints.checkpoint import Checkpoint
@@ -21,7 +22,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.items import cloze_items, last_word_items
 from tensorpress.evaluation.ngram import KneserNey, window_nats
 from tensorpress.evaluation.perplexity import perplexity
-from tensorpress.evaluation.routing import effective_experts
+from tensorpress.evaluation.routing import routing
 from tensorpress.files.storage import StoredTensor, bits_saved
 from tensorpress.objectives import registry
 from tensorpress.objectives.windows import token_windows
@@ -103,17 +104,52 @@ def test_ngram_scores_all_but_the_first_token() -> None:
     assert 0 < nats < math.log(2) / 2
 
 
-def test_effective_experts_of_planted_routing(moe_directory: Path) -> None:
+def test_routing_as_planted(moe_directory: Path) -> None:
+    """Always the same two experts of four, one of each group; all are as likely."""
+    architecture = Checkpoint.open(moe_directory).architecture
     model = load_model(moe_directory, CPU)
     windows = torch.randint(300, (4, 32))
-    assert all(1 <= count <= 4 for count in effective_experts(model, windows, CPU))
     for layer in model.model.layers:
+        layer.mlp.gate.weight.data.zero_()
         layer.mlp.gate.forward = lambda x: (
             None,
             torch.full((len(x), 2), 0.5),
             torch.tensor([[0, 3]]).expand(len(x), 2),
         )
-    assert effective_experts(model, windows, CPU) == pytest.approx([2.0, 2.0])
+    for found in routing(model, architecture, windows, 2, CPU, 2).values():
+        measured = dict(found.measures(windows.flatten()))
+        assert measured == pytest.approx(
+            {
+                "effective_experts": 2,
+                "load_variation": 1,
+                "busiest_share": 0.5,
+                "starved_experts": 2,
+                "token_information_nats": 0,
+                "group_variation": 0,
+                "leading_in_group": 0.5,
+                "spread_over_groups": 1,
+            },
+            abs=1e-9,
+        )
+
+
+def test_what_groups_and_tokens_show() -> None:
+    probabilities = torch.tensor([[0.1, 0.1, 0.6, 0.2], [0.3, 0.1, 0.3, 0.3]])
+    assert moe.group_masses(probabilities, 2).flatten().tolist() == pytest.approx(
+        [0.2, 0.8, 0.4, 0.6]
+    )
+    leading = moe.leading_in_group(probabilities, 2).flatten().tolist()
+    assert leading == pytest.approx([0.5, 0.75, 0.75, 0.5])
+    chosen = torch.tensor([[0, 1], [0, 2], [3, 1], [2, 3]])
+    assert moe.spread_over_groups(chosen, 4, 2).tolist() == [False, True, True, False]
+    # the expert says which of two tokens it is, and nothing more
+    ids = torch.tensor([5, 5, 9, 9])
+    assert moe.token_information_nats(torch.tensor([[0], [0], [1], [1]]), ids, 4) == pytest.approx(
+        math.log(2)
+    )
+    assert moe.token_information_nats(torch.tensor([[0], [1], [0], [1]]), ids, 4) == pytest.approx(
+        0
+    )
 
 
 def test_items_are_reproducible_and_true() -> None:

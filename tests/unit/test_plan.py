@@ -131,6 +131,17 @@ def test_expert_task_needs_experts(inputs: Path) -> None:
         Plan(parse(params))
 
 
+def test_groups_must_divide_the_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = yaml.safe_load(Path("studies/hi-moe.yaml").read_text())
+    assert {run.run.model.spec.name for run in Plan(parse(params)).recipe_runs} == {
+        "moe", "moe_grouped", "moe_himoe", "moe_himoe_published"
+    }  # fmt: skip
+    params["tasks"]["use"]["groups"] = 3
+    with pytest.raises(TensorpressError, match=r"use.groups: 3 is not allowed; allowed: 2, 4, 8, "):
+        Plan(parse(params))
+
+
 def test_unknown_model_type(inputs: Path) -> None:
     config = inputs / "inputs/tiny/config.json"
     config.write_text(config.read_text().replace('"llama"', '"rwkv"'))

@@ -263,3 +263,33 @@ def test_spearman_is_that_of_scipy(tmp_path: Path) -> None:
     expected = stats.spearmanr(measured, predicted).statistic
     assert rows["spearman"].tolist() == pytest.approx([expected] * len(measured))
     assert f"(Spearman) with the measured loss is {expected:.3f}." in wording.prediction(rows)
+
+
+def test_what_training_changes_is_paired_over_seeds(tmp_path: Path) -> None:
+    study = Study()
+    for kind, more in (("moe", 0.0), ("moe_himoe", 0.1)):
+        for seed in range(3):
+            of = {"model": f"{kind}-{seed}", "trained_as": kind, "training_seed": seed}
+            study.run("baseline", [], 0, 0.0, layers=(), **of)
+            scatter = 0.01 * seed * (kind == "moe_himoe")
+            study.run("svd_whitened", "svd-whitened", 40, 0.2 + 0.05 * seed, **of)
+            study.run("td_moe", "td_moe", 40.5, 0.3 + 0.05 * seed + more + scatter, **of)
+            at = {"recipe": "baseline", "kind": "heterogeneity", "task": "mismatch", **of}
+            for layer in range(2):
+                study.add(
+                    "sharing_penalty", 1 + layer + more, comparison="experts", layer=layer, **at
+                )
+    rows = {
+        (row["subject"], row["measure"]): row
+        for row in records("specialisation", study.written(tmp_path))
+    }
+    assert rows["uncompressed", "nats"]["change"] == pytest.approx(0)
+    assert rows["experts", "sharing_penalty"]["first_value"] == pytest.approx(1.5)
+    assert rows["experts", "sharing_penalty"]["change"] == pytest.approx(0.1)
+    assert rows["svd_whitened", "nats lost"]["standing"] == "within noise"
+    assert ("svd_whitened", "nats lost beyond SVD") not in rows
+    lost = rows["td_moe", "nats lost beyond SVD"]
+    assert lost["first_value"] == pytest.approx(0.1)
+    assert lost["change"] == pytest.approx(0.11)
+    assert lost["change_half_width"] == pytest.approx(stats.t.ppf(0.975, 2) * 0.01 / 3**0.5)
+    assert (lost["seeds"], lost["standing"]) == (3, "more")

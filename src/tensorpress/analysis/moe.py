@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tensorpress.analysis.overlap import overlap
 from tensorpress.linalg.gram import leading_right
@@ -104,3 +104,62 @@ def assignment_kl_nats(
         shares.append(counts / counts.sum())
     first, second = shares
     return float(torch.xlogy(first, first / second).sum())
+
+
+def loads(chosen: Int[Tensor, "tokens k"], experts: int) -> Float[Tensor, " experts"]:
+    """Share of the assignments that each expert gets."""
+    counts = torch.bincount(chosen.flatten(), minlength=experts).double()
+    return counts / counts.sum()
+
+
+def effective_number(shares: Float[Tensor, " n"]) -> float:
+    """Exponential of the entropy of shares: n if they are even, 1 if one has all."""
+    return float(entropy_nats(shares).exp())
+
+
+def variation(values: Float[Tensor, " n"]) -> float:
+    """Standard deviation over mean."""
+    return float(values.std(correction=0) / values.mean())
+
+
+def token_information_nats(
+    chosen: Int[Tensor, "tokens k"], ids: Int[Tensor, " tokens"], experts: int
+) -> float:
+    """Mutual information of the expert of an assignment and the id of its token.
+
+    Of counts, which makes it too large where ids are rare: compare it on equal texts only.
+    """
+    pairs = (ids[:, None] * experts + chosen).flatten()
+    joint, token, expert = (
+        _entropy_of_counts(values)
+        for values in (pairs, ids.repeat_interleave(chosen.shape[1]), chosen.flatten())
+    )
+    return token + expert - joint
+
+
+def _entropy_of_counts(values: Int[Tensor, " n"]) -> float:
+    counts = values.unique(return_counts=True)[1].double()
+    return float(entropy_nats(counts / counts.sum()))
+
+
+def group_masses(
+    probabilities: Float[Tensor, "tokens e"], groups: int
+) -> Float[Tensor, "tokens groups"]:
+    """Probability of each group of experts that follow each other."""
+    return probabilities.unflatten(-1, (groups, -1)).sum(-1)
+
+
+def leading_in_group(
+    probabilities: Float[Tensor, "tokens e"], groups: int
+) -> Float[Tensor, "tokens groups"]:
+    """Share of each group's probability that its likeliest expert has."""
+    inside = probabilities.unflatten(-1, (groups, -1))
+    return inside.amax(-1) / inside.sum(-1)
+
+
+def spread_over_groups(
+    chosen: Int[Tensor, "tokens k"], experts: int, groups: int
+) -> Bool[Tensor, " tokens"]:
+    """Whether a token's experts are of all groups, as many of each as of any other."""
+    of_group = nn.functional.one_hot(chosen // (experts // groups), groups).sum(1)
+    return of_group.amax(-1) == of_group.amin(-1)

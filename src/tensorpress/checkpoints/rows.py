@@ -159,9 +159,13 @@ class RecipeRow:
     ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``.
     ``compared_with``: another recipe that this one varies. ``seed`` is given where
     chance entered. ``run`` is the checkpoint's folder within ``results``.
+    ``trained_as`` and ``training_seed`` are of a model that the fetch trains: its name among the
+    embedded ones. Of equal seeds, models see the same text in the same order.
     """
 
     model: str
+    trained_as: str | None = None
+    training_seed: int | None = None
     recipe: str
     compared_with: str | None
     layer_set: str

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tensorpress.architectures.architecture import Architecture
 from tensorpress.objectives.base import Objective
 from tensorpress.sources.hub_datasets import HubDataset
 
@@ -63,6 +64,9 @@ class BaseTask(BaseModel):
 
     def check_objective(self, where: str, objective: Objective) -> None:
         """Refuse settings that the objective cannot ask with; ``where`` begins the error."""
+
+    def check_architecture(self, where: str, architecture: Architecture) -> None:
+        """Refuse settings that do not fit the model's shapes; ``where`` begins the error."""
 
     def runs_in(self, compute: str) -> str:
         """The dtype in which models run, ``compute`` being that of the study."""

@@ -100,6 +100,7 @@ def check_task(name: str, spec: BaseTask, model: ModelArtifact) -> None:
             f"{model.architecture.family.model_type}, whose experts are not told what is chosen; "
             "allowed: tasks for models without experts"
         )
+    spec.check_architecture(where, model.architecture)
 
 
 def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> None:

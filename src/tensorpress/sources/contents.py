@@ -123,7 +123,8 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
             f"models.{name}.source: 'config' has no weights; allowed: embedded, local, hub "
             "(tensorpress plan computes sizes from a config)"
         )
-    trained = asdict(EMBEDDED[model.name])
+    # what a model lacks is no part of it, so that a new setting makes no other stale
+    trained = {k: v for k, v in asdict(EMBEDDED[model.name]).items() if v is not None}
     return {**model.model_dump(exclude={"baseline_tasks", "transform"}), "trained": trained}
 
 

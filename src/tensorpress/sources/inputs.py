@@ -65,7 +65,9 @@ class EmbeddedModel(AnyModel):
     """A small model that the fetch phase trains itself, of data that every machine has."""
 
     source: Literal["embedded"]
-    name: str = Field(description="dense, moe or bert")
+    name: str = Field(
+        description="dense, bert, or a mixture: moe, moe_grouped, moe_himoe, moe_himoe_published"
+    )
     seed: int = Field(0, ge=0)
 
 

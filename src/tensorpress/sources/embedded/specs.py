@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 UNKEYED = "what a model is and how it is trained is part of its key by value (contents.py)"
 
@@ -22,6 +22,25 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
+
+
+@dataclass(frozen=True)
+class RouterSpec:
+    """Hi-MoE's objective of routers and its weights, as its code ships them, summed over layers.
+
+    Experts that follow each other are a group. A token should spread over the groups (``inter``)
+    and in each prefer one expert (``intra``).
+    """
+
+    groups: int = 2
+    balance: float = 0.01
+    z: float = 0.001
+    intra: float = 0.1
+    inter: float = 0.05
+    concentration: Literal["of_all", "within_groups"] = "within_groups"
+    """``of_all`` is published. Of a group of mass m whose concentration is s, the two terms are
+    ``m^2 (inter - intra s)``: unequal groups are rewarded where s is over a half, which is what it
+    aims at. ``within_groups`` takes the mass out of it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,29 @@ class EmbeddedSpec:
     cooldown_share: float = 0.5
     neighbours: bool = False
     """Whether an encoder's heads begin at the tokens beside each."""
+    router: RouterSpec | None = None
+    """What a mixture's routers learn; ``None``: that all experts get as many tokens."""
 
+
+_MOE = EmbeddedSpec(
+    config={
+        **_COMMON,
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "num_hidden_layers": 4,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 256,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "router_aux_loss_coef": 0.0,
+    },
+    lessons=NEXT_TOKENS,
+    tokens=345_000,
+    first_share=0.6,
+    batch_tokens=2048,
+    matrix_rate=0.008,
+)
 
 EMBEDDED: dict[str, EmbeddedSpec] = {
     "dense": EmbeddedSpec(
@@ -87,23 +128,9 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
         neighbours=True,
         matrix_rate=0.009,
     ),
-    "moe": EmbeddedSpec(
-        config={
-            **_COMMON,
-            "model_type": "qwen3_moe",
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "num_hidden_layers": 4,
-            "intermediate_size": 512,
-            "moe_intermediate_size": 256,
-            "num_experts": 8,
-            "num_experts_per_tok": 2,
-            "norm_topk_prob": True,
-            "router_aux_loss_coef": 0.0,
-        },
-        lessons=NEXT_TOKENS,
-        tokens=345_000,
-        first_share=0.6,
-        batch_tokens=2048,
-        matrix_rate=0.008,
-    ),
+    "moe": _MOE,
+    "moe_grouped": replace(_MOE, router=RouterSpec(intra=0.0)),
+    "moe_himoe": replace(_MOE, router=RouterSpec()),
+    "moe_himoe_published": replace(_MOE, router=RouterSpec(concentration="of_all")),
 }
+"""The mixtures differ in what their routers learn, and in nothing else."""

@@ -17,6 +17,7 @@ from tensorpress.running.forkserver import function
 from tensorpress.sources.embedded.lessons import Companion, Lessons
 from tensorpress.sources.embedded.muon import Muon
 from tensorpress.sources.embedded.neighbours import begin_at_neighbours
+from tensorpress.sources.embedded.routers import hi_moe_loss
 from tensorpress.sources.embedded.specs import EMBEDDED, EmbeddedSpec
 
 BETAS = (0.8, 0.95)
@@ -69,7 +70,7 @@ def train(
             output = model(**inputs, use_cache=False)
         total = output.loss
         if "router_logits" in output:
-            total = total + BALANCE_WEIGHT * balancing_loss(output.router_logits, spec)
+            total = total + router_loss(output.router_logits, spec)
         total.backward()
         for optimiser in optimisers:
             optimiser.step()
@@ -101,6 +102,13 @@ def build(spec: EmbeddedSpec) -> PreTrainedModel:
     if spec.neighbours:
         begin_at_neighbours(model)
     return model
+
+
+def router_loss(router_logits: Sequence[Tensor], spec: EmbeddedSpec) -> Tensor:
+    """What a mixture's routers learn beside the lessons."""
+    if spec.router is None:
+        return BALANCE_WEIGHT * balancing_loss(router_logits, spec)
+    return hi_moe_loss(router_logits, spec.config["num_experts_per_tok"], spec.router)
 
 
 def balancing_loss(router_logits: Sequence[Tensor], spec: EmbeddedSpec) -> Tensor:
