@@ -26,7 +26,7 @@ _COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RouterSpec:
-    """Hi-MoE's objective of routers and its weights, as its code ships them, summed over layers.
+    """Hi-MoE's objective of routers, summed over layers; by default as its code ships it.
 
     Experts that follow each other are a group. A token should spread over the groups (``inter``)
     and in each prefer one expert (``intra``).
@@ -37,10 +37,10 @@ class RouterSpec:
     z: float = 0.001
     intra: float = 0.1
     inter: float = 0.05
-    concentration: Literal["of_all", "within_groups"] = "within_groups"
-    """``of_all`` is published. Of a group of mass m whose concentration is s, the two terms are
-    ``m^2 (inter - intra s)``: unequal groups are rewarded where s is over a half, which is what it
-    aims at. ``within_groups`` takes the mass out of it."""
+    concentration: Literal["of_all", "within_groups"] = "of_all"
+    """Of what ``intra`` is the weight. Of a group of mass m whose concentration is s, the published
+    terms are ``m^2 (inter - intra s)``: unequal groups are rewarded where s is over a half, which
+    is what it aims at. ``within_groups`` takes the mass out of it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class EmbeddedSpec:
     router: RouterSpec | None = None
     """What a mixture's routers learn; ``None``: that all experts get as many tokens."""
 
+
+ALIVE = 0.1
+"""Weight of balance that keeps eight experts in use beside ``within_groups``. With the shipped one
+three to five of them got less than a tenth of an even share of the tokens."""
 
 _MOE = EmbeddedSpec(
     config={
@@ -129,8 +133,8 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
         matrix_rate=0.009,
     ),
     "moe": _MOE,
-    "moe_grouped": replace(_MOE, router=RouterSpec(intra=0.0)),
-    "moe_himoe": replace(_MOE, router=RouterSpec()),
-    "moe_himoe_published": replace(_MOE, router=RouterSpec(concentration="of_all")),
+    "moe_grouped": replace(_MOE, router=RouterSpec(balance=ALIVE, intra=0.0)),
+    "moe_himoe": replace(_MOE, router=RouterSpec(balance=ALIVE, concentration="within_groups")),
+    "moe_himoe_published": replace(_MOE, router=RouterSpec()),
 }
 """The mixtures differ in what their routers learn, and in nothing else."""
