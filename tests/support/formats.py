@@ -9,6 +9,7 @@ import torch
 from tensorpress.formats.base import Format
 from tensorpress.formats.build import build
 from tensorpress.formats.rounding import pack
+from tensorpress.formats.sparse import Sparse
 
 OUT, IN = 12, 8
 SETTINGS = {
@@ -98,6 +99,18 @@ SETTINGS = {
         "head_dim_rank": 2,
         "stack_rank": 2,
     },
+    "sparse_tucker": {
+        "slices": 2,
+        "out_features": OUT,
+        "in_features": IN,
+        "heads": 3,
+        "sides": ["in", "out"],
+        "mixed": True,
+        "core": {
+            "format": "sparse",
+            "settings": {"slices": 2, "out_features": 6, "in_features": 5, "kept": [20, 13]},
+        },
+    },
     "subset": {
         "parts": [
             {"format": "dense", "settings": {"slices": 2, "out_features": 3, "in_features": IN}},
@@ -139,12 +152,12 @@ def filled(name: str, settings: dict[str, Any] | None = None) -> Format:
         width = store.in_features
         flat = torch.randperm(store.out_features * width)[:count]
         values[f"place_{index}"] = store.pack(flat // width, flat % width)
-    if name == "sparse":
-        entries = store.out_features * store.in_features
-        kept = [torch.randperm(entries) < count for count in settings["kept"]]
-        values["places"] = torch.stack(
-            [store.pack(mask.view(-1, store.in_features)) for mask in kept]
-        )
+    for path, each in store.named_modules():
+        if isinstance(each, Sparse):
+            entries = each.out_features * each.in_features
+            kept = [torch.randperm(entries) < count for count in each.kept]
+            masks = [each.pack(mask.view(-1, each.in_features)) for mask in kept]
+            values[f"{path}.places".removeprefix(".")] = torch.stack(masks)
     if name == "two_four":
         groups = torch.rand(settings["slices"], store.out_features, store.in_features // 4, 4)
         places = groups.argsort()[..., :2].sort().values

@@ -24,9 +24,8 @@ from tensorpress.formats.modules import (
 from tensorpress.formats.table import FORMATS
 from tensorpress.formats.tt_matrix import TTMatrix
 
-SAME_SHAPES = [
-    n for n in FORMATS if n not in ("shared_basis", "tucker_heads", "per_head", "cp", "subset")
-]
+SIDED = ("shared_basis", "tucker_heads", "sparse_tucker", "per_head", "cp", "subset")
+SAME_SHAPES = [n for n in FORMATS if n not in SIDED]
 BY_BLOCKS = "tt_matrix by blocks"
 FACTORED = [n for n in FORMATS if n != "zero"]
 EXPERTS, HIDDEN, INNER = 4, 8, 12
@@ -41,6 +40,15 @@ EXPERT_SETTINGS: dict[str, dict[str, Any]] = {
     "two_four": {},
     "tucker_matrix": {"out_rank": 5, "in_rank": 4},
     "tucker_slices": {"out_rank": 5, "in_rank": 4},
+    "sparse_tucker": {
+        "heads": 1,
+        "sides": ["in"] * EXPERTS,
+        "mixed": False,
+        "core": {
+            "format": "sparse",
+            "settings": {"slices": 4, "out_features": 6, "in_features": 5, "kept": [9, 3, 0, 30]},
+        },
+    },
     "mobe": {"rank": 5, "bases": 2, "activation": "silu", "transposed": True},
 }
 ENDS = [0, 7, 9]

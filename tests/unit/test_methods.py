@@ -33,7 +33,7 @@ def rebuilt(factors, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-PACKED = ("tt_sparse", "sparse", "sum")
+PACKED = ("tt_sparse", "sparse", "sum", "sparse_tucker")
 """Formats with packed numbers, of which a budget counts the bits."""
 CASES = [
     *((name, spec.groups[0], settings_of(spec)) for name, spec in ALONE.items()),
@@ -56,6 +56,8 @@ CASES = [
     ("cp", "experts", {"rank": 9, "starts": 1}),
     ("mobe", "experts", {"budget": {"saved": 0.5}, "steps": 3}),
     ("mobe", "experts", {"rank": 9, "bases": 1, "activation": "silu", "steps": 3}),
+    ("sparse_tucker", "ffn", {"budget": {"saved": 0.5}}),
+    ("sparse_tucker", "experts", {"budget": {"saved": 0.4}, "share": 0.8}),
     ("gptq", "experts", {"bits": 3, "group_size": None}),
     ("sparse", "experts", {"budget": {"saved": 0.5}}),
     ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),

@@ -14,6 +14,7 @@ from .ragged import Ragged
 from .rounded import Rounded
 from .shared_basis import SharedBasis
 from .sparse import Sparse
+from .sparse_tucker import SparseTucker
 from .subset import Subset
 from .sum import Sum
 from .tt_matrix import TTMatrix
@@ -39,6 +40,7 @@ CLASSES = (
     PerHead,
     TuckerSlices,
     TuckerHeads,
+    SparseTucker,
     SharedBasis,
     CP,
     MoBE,

@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "tucker_qkvo": "tensorpress.methods.tucker_qkvo",
     "tucker_qkvo_separate": "tensorpress.methods.tucker_qkvo_separate",
     "tucker_ffn": "tensorpress.methods.tucker_ffn",
+    "sparse_tucker": "tensorpress.methods.sparse_tucker",
     "td_moe": "tensorpress.methods.td_moe",
     "cp": "tensorpress.methods.cp",
     "mobe": "tensorpress.methods.mobe",
