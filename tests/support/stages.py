@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from support.workspace import ROOT
@@ -61,6 +64,26 @@ def placed(
 ) -> FactorPlacement:
     """Modules with factors that lie anywhere."""
     return FactorPlacement(layer, modules, decomposition(spec, group_of(modules[0])), factors, rows)
+
+
+def logits_without_us(checkpoint: Path, folder: Path) -> Tensor:
+    """Of a process that has no tensorpress: the code beside the weights runs."""
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorpress":
+            raise ImportError("tensorpress is not installed here")
+sys.meta_path.insert(0, Block())
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
+ids = torch.arange(40)[None]
+torch.save(model.eval()(input_ids=ids).logits.detach(), {str(folder / "logits.pt")!r})
+"""
+    environment = {"HF_MODULES_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    return torch.load(folder / "logits.pt")
 
 
 def compress(model: Path, method: str, settings: dict, group: str, folder: Path, modules=None):

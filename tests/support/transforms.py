@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -41,10 +42,17 @@ def logits(folder: Path) -> torch.Tensor:
         return loaded(folder).eval()(input_ids=ids).logits
 
 
-def sliced(source: Path, target: Path, width: int, rows: Int[Tensor, "windows window"]) -> Path:
+def sliced(
+    source: Path,
+    target: Path,
+    width: int,
+    rows: Int[Tensor, "windows window"],
+    rotations: Literal["one", "blocks"] = "one",
+) -> Path:
     """The model of ``source`` at another width, by its activations on ``rows``."""
     architecture = Checkpoint.open(source).architecture
     network = load_model(source, CPU, torch.float32)
     moments = norm_moments(network, architecture, rows, 2, CPU)
-    write_transformed(source, Spec(transform="slicegpt", width=width), moments, target)
+    spec = Spec(transform="slicegpt", width=width, rotations=rotations)
+    write_transformed(source, spec, moments, target)
     return target

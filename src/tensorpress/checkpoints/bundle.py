@@ -10,11 +10,15 @@ from typing import Any
 from tensorpress import formats
 from tensorpress.architectures.architecture import COMPRESSED, COMPRESSED_CLASS
 from tensorpress.architectures.families.table import plain_architecture
+from tensorpress.architectures.shortcuts import SLICED
+from tensorpress.formats import shortcuts
 from tensorpress.formats.base import STORES
 from tensorpress.sources.companions import companions, copy_files, files_of
-from tensorpress.sources.custom_code import REFERENCES, SEAL, sealed_files
+from tensorpress.sources.custom_code import REFERENCES, SEAL, seal, sealed_files
+from tensorpress.sources.custom_code import architecture as named_class
 
 REMOTE_CODE = "modeling_tensorpress"
+SLICED_CODE = "modeling_sliced"
 
 
 def write_config(
@@ -59,6 +63,34 @@ def _bundle_code(target: Path, base: str) -> None:
         f"Model = factored_class({name})\nConfig = Model.config_class\n"
     )
     (target / f"{REMOTE_CODE}.py").write_text(code)
+
+
+def write_sliced_class(config: dict[str, Any], target: Path) -> dict[str, Any]:
+    """Write the class of a model with shortcuts (``architectures.shortcuts``); the whole config.
+
+    It is sealed, so that it may run; what is compressed of the model carries it. The ``model_type``
+    is none of transformers', which would leave the shortcuts out.
+    """
+    architecture = plain_architecture(config, "config.json")
+    base = named_class(config, "config.json")
+    name = f"Sliced{base}"
+    shutil.copyfile(Path(shortcuts.__file__), target / Path(shortcuts.__file__).name)
+    code = (
+        f"from transformers import {base}\n\n"
+        "from .shortcuts import sliced_class\n\n"
+        f"{name} = sliced_class({base})\nConfig = {name}.config_class\n"
+    )
+    (target / f"{SLICED_CODE}.py").write_text(code)
+    seal(target)
+    return {
+        **config,
+        "model_type": SLICED + architecture.family.model_type,
+        "architectures": [name],
+        REFERENCES: {
+            "AutoConfig": f"{SLICED_CODE}.Config",
+            architecture.objective.auto_class: f"{SLICED_CODE}.{name}",
+        },
+    }
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -12,9 +12,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
+from tensorpress.architectures.shortcuts import SHORTCUTS
 from tensorpress.checkpoints.completeness import contents
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.base import Format
+from tensorpress.formats.shortcuts import add_shortcuts
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.layout import Layout
 from tensorpress.methods.rounding import Rounding
@@ -86,4 +88,6 @@ def _built(architecture: Architecture) -> PreTrainedModel:
     with torch.device("meta"):
         known = AutoConfig.for_model(**architecture.config)
         network: PreTrainedModel = auto_class.from_config(known, trust_remote_code=False)
+        if SHORTCUTS in architecture.config:
+            add_shortcuts(network, architecture.config[SHORTCUTS])
     return network

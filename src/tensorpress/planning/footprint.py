@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tensorpress.architectures import shortcuts
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, expand_modules
 from tensorpress.architectures.sites import moment_values, passes
@@ -33,6 +34,7 @@ from tensorpress.planning.artifacts import (
     TransformedArtifact,
 )
 from tensorpress.sources.inputs import EmbeddedModel
+from tensorpress.transforms.slicegpt import KEPT
 
 PROCESS = 500 * 10**6
 """Resident bytes of Python with torch and transformers once the BLAS has worked."""
@@ -114,8 +116,12 @@ def transform(made: TransformedArtifact) -> Footprint:
     side = architecture.shape(0).hidden_size
     values, width = values_of(architecture), made.architecture.shape(0).hidden_size
     read = 4 * size + FLOAT * stream_values(architecture)
-    seconds = read / READ + (values * width + EIGEN * side**3) / MACS
-    return Footprint(peak + FLOAT * tensor + 5 * DOUBLE * side**2, seconds)
+    norms, kept = 1, 0
+    if shortcuts.values(made.architecture):
+        norms, kept = len(architecture.family.norms) * architecture.layers + 1, KEPT
+    seconds = read / READ + (values * width + norms * EIGEN * side**3) / MACS
+    peak += FLOAT * tensor + DOUBLE * (5 * side**2 + kept * side * width)
+    return Footprint(peak, seconds)
 
 
 def stream(made: StreamArtifact) -> Footprint:
@@ -294,7 +300,8 @@ def values_of(architecture: Architecture) -> int:
         return counted
     shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
     routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
-    return sum(module.numel for module in shapes) + _embedding(architecture).numel + routers
+    matrices = sum(module.numel for module in shapes) + _embedding(architecture).numel
+    return matrices + routers + shortcuts.values(architecture)
 
 
 def value_bytes(config: Mapping[str, Any]) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tensorpress.checkpoints.bundle import copy_tokenizer
+from tensorpress.architectures.shortcuts import SHORTCUTS
+from tensorpress.checkpoints.bundle import copy_tokenizer, write_sliced_class
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.shards import ShardWriter
 from tensorpress.files.storage import StoredTensor
@@ -34,8 +35,10 @@ def write_transformed(
         entry = StoredTensor(tuple(tensor.shape), made.family.layer_of(name))
         writer.add(name, tensor, entry, tensor.dtype)
     writer.close()
-    config = json.dumps(dict(made.config), indent=1)
-    (target / "config.json").write_text(config, encoding="utf-8")
+    config = dict(made.config)
     copy_tokenizer(source, target)
+    if SHORTCUTS in config:
+        config = write_sliced_class(config, target)
+    (target / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     Origin.of(source).write(target)
     Checkpoint.open(target).verify()

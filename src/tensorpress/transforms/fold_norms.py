@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.shortcuts import obstacle
 from tensorpress.errors import TensorpressError
 from tensorpress.transforms.base import Transform
 
@@ -44,6 +45,8 @@ class Spec(Transform):
 
     def planned(self, architecture: Architecture, where: str) -> Architecture:
         family = architecture.family
+        if (reason := obstacle(architecture)) is not None:
+            raise TensorpressError(f"{where}: fold_norms is not allowed after slicegpt: {reason}")
         if not family.norms or not family.norms_first(architecture.config):
             raise TensorpressError(
                 f"{where}: fold_norms is not allowed for this {family.model_type}: no norm of it "

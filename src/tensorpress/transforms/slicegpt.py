@@ -1,27 +1,31 @@
-"""SliceGPT with one rotation: the residual stream in fewer directions, the same everywhere.
+"""SliceGPT: the residual stream in fewer directions, the same everywhere or others at every norm.
 
 Behind folded norms the stream is read by matrices alone, and a norm without a scale does not see a
 rotation. So with an orthonormal ``Q (d, k)`` every writer becomes ``Q^T W``, every reader ``W Q``,
 and what is lost is what the stream has outside of k directions: the leading eigenvectors of the
-mean second moment of what norms hand on, over all of them (Ashkboos et al. 2024, arXiv 2401.15024,
-have a Q for every block and a matrix on every shortcut between two; without these the result is
-a plain checkpoint of hidden size k). A norm of width k divides by ``|z|^2 / k`` where the model did
-by ``|x|^2 / d``: writers are scaled by ``sqrt(k / d)``, readers by ``sqrt(d / k)``, so that its
-epsilon stays what it is.
+second moment of what norms hand on. With one Q, of the mean moment of all norms, the result is a
+plain checkpoint of hidden size k. Ashkboos et al. (2024, arXiv 2401.15024) have a Q for every norm,
+and what passes a block by is multiplied by the ``Q_p^T Q_p'`` of the norms before and behind it
+(``rotations: blocks``; as published but for the moments, which they take of the stream itself,
+layer by layer of the sliced model, and for the last layer, which may keep its width there). A norm
+of width k divides by ``|z|^2 / k`` where the model did by ``|x|^2 / d``: writers are scaled by
+``sqrt(k / d)``, readers by ``sqrt(d / k)``, so that its epsilon stays what it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.architectures.shortcuts import SHORTCUTS, described, obstacle
 from tensorpress.errors import TensorpressError
 from tensorpress.transforms.base import Transform
 from tensorpress.transforms.fold_norms import folded, readers
+from tensorpress.transforms.running import as_run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +43,11 @@ class Spec(Transform):
 
     transform: Literal["slicegpt"]
     width: int = Field(ge=1, description="the new hidden size, a multiple of the heads")
+    rotations: Literal["one", "blocks"] = Field(
+        "one",
+        description="one: a plain model; blocks: directions of their own at every norm, and a "
+        "matrix on every residual connection between two, as published",
+    )
 
     def planned(self, architecture: Architecture, where: str) -> Architecture:
         family, shape = architecture.family, architecture.shape(0)
@@ -58,52 +67,88 @@ class Spec(Transform):
             # what tokens are looked up in is rotated for writers, the head for readers
             "tie_word_embeddings": False,
         }
+        if self.rotations == "blocks":
+            own[SHORTCUTS] = described(architecture, self.width)
         return Architecture(family, {**architecture.config, **own})
 
     def tensors(
         self, source: Checkpoint, stream: Mapping[str, Tensor]
     ) -> Iterator[tuple[str, Tensor]]:
+        found = self._turned_tensors(source, stream)
+        return as_run(found, source) if self.rotations == "blocks" else found
+
+    def _turned_tensors(
+        self, source: Checkpoint, stream: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
         import torch
 
-        from tensorpress.linalg.rotation import leading_directions
-
-        family, size = source.architecture.family, source.architecture.shape(0).hidden_size
-        basis = leading_directions(stream.values(), self.width)
-        ratio = (self.width / size) ** 0.5
-        written, read = (basis * ratio).float(), (basis / ratio).float()
-        sides = {reader.weight: _Side(reader.axis, read) for reader in readers(source)}
-        sides |= {name: _Side(axis, written) for name, axis in _writers(source)}
+        architecture, family = source.architecture, source.architecture.family
+        points, basis = _points(architecture), self._bases(stream)
+        ratio = (self.width / architecture.shape(0).hidden_size) ** 0.5
+        read = {reader.weight: (reader.axis, reader.norm) for reader in readers(source)}
+        written = {name: (axis, points[point]) for name, axis, point in _writers(source)}
         head, final = f"{family.head}.weight", f"{family.final_norm}.weight"
-        norms = {f"{reader.norm}.weight" for reader in readers(source)} | {final}
         for name, tensor, dtype in folded(source):
-            if name in norms:
+            path = name.removesuffix(".weight")
+            if name in read:
+                axis, norm = read[name]
+                yield name, _turned(tensor, axis, basis(norm) / ratio).to(dtype)
+            elif name in written:
+                axis, norm = written[name]
+                yield name, _turned(tensor, axis, basis(norm) * ratio).to(dtype)
+            elif path in points:
                 yield name, torch.full((self.width,), family.norm_unit, dtype=dtype)
-            elif name in sides:
-                yield name, sides[name].of(tensor).to(dtype)
             else:
                 yield name, tensor
+            if self.rotations == "blocks" and path in points[:-1]:
+                before = points.index(path)
+                turn = basis(path).mT @ basis(points[before + 1])
+                owner, kind = family.layer_path(before // 2), ("attention", "ffn")[before % 2]
+                turn.diagonal().sub_(1)  # a plain class adds what passes by itself
+                yield f"{owner}.{SHORTCUTS}.{kind}.weight", turn.to(dtype)
         if head not in source.files:  # tied: the norm in front of it was not folded
             table = source.read([f"{family.embedding}.weight", final])
             embedding, scale = table[f"{family.embedding}.weight"], table[final].float()
             behind = embedding.float() * (scale + 1 - family.norm_unit)
-            yield head, _Side(-1, read).of(behind).to(embedding.dtype)
+            last = basis(family.final_norm) / ratio
+            yield head, _turned(behind, -1, last).to(embedding.dtype)
+
+    def _bases(self, stream: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
+        """Directions ``(d, width)`` of the stream at a norm, by its path, float64.
+
+        Those of a few norms are kept: the tensors of a layer come one after the other.
+        """
+        from tensorpress.linalg.rotation import leading_directions
+
+        if self.rotations == "one":
+            shared = leading_directions(stream.values(), self.width)
+            return lambda norm: shared
+        return lru_cache(KEPT)(lambda norm: leading_directions([stream[norm]], self.width))
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The axis of a tensor that lies along the stream, and what it is multiplied by there."""
+KEPT = 4
+"""Norms whose directions are in memory: those that a layer's tensors meet, and the next one."""
 
-    axis: int
-    matrix: Tensor
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """A tensor whose axis is as wide as the new stream, float32."""
-        return (tensor.float().movedim(self.axis, -1) @ self.matrix).movedim(-1, self.axis)
+def _turned(tensor: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """A tensor whose ``axis`` along the stream is multiplied by ``matrix (d, k)``, float32."""
+    return (tensor.float().movedim(axis, -1) @ matrix.float()).movedim(-1, axis)
+
+
+def _points(architecture: Architecture) -> list[str]:
+    """Paths of all norms in the order in which the stream meets them."""
+    family = architecture.family
+    first, second = (each.path for each in family.norms)
+    layers = map(family.layer_path, range(architecture.layers))
+    own = [f"{layer}.{norm}" for layer in layers for norm in (first, second)]
+    return [*own, family.final_norm]
 
 
 def _obstacle(architecture: Architecture) -> str | None:
     """Why the stream of a model cannot be narrowed."""
     family = architecture.family
+    if (reason := obstacle(architecture)) is not None:
+        return reason
     if family.attention_norm is not None:
         return "norms stand between its blocks and the stream, and scales do not turn with it"
     if family.norms_have_biases:
@@ -115,22 +160,27 @@ def _obstacle(architecture: Architecture) -> str | None:
     return None
 
 
-def _writers(source: Checkpoint) -> Iterator[tuple[str, int]]:
-    """Every stored tensor that is added to the stream, biases too, with the axis along it."""
+def _writers(source: Checkpoint) -> Iterator[tuple[str, int, int]]:
+    """Every stored tensor that is added to the stream, biases too.
+
+    With the axis along the stream, and the place among ``_points`` of the norm that comes next.
+    """
     architecture, family = source.architecture, source.architecture.family
-    yield f"{family.embedding}.weight", -1
+    yield f"{family.embedding}.weight", -1, 0
     for layer in range(architecture.layers):
         shape = architecture.shape(layer)
-        found: list[tuple[str, int]] = []
+        found: list[tuple[str, int, int]] = []
         for module in set(WRITERS) & set(shape.modules):
             stored = architecture.weight_source(layer, module, source.files)
             axis = -1 if family.holds_inputs_first(module) else -2
-            found += [(name, axis) for name in stored.names]
+            point = 2 * layer + (1 if module == "attention.o" else 2)
+            found += [(name, axis, point) for name in stored.names]
         beside = family.writers_beside_experts if shape.group("experts") else ()
-        found += [(f"{family.layer_path(layer)}.{path}.weight", -2) for path in beside]
-        for name, axis in found:
-            yield name, axis
+        path = family.layer_path(layer)
+        found += [(f"{path}.{linear}.weight", -2, 2 * layer + 2) for linear in beside]
+        for name, axis, point in found:
+            yield name, axis, point
             stem = name.removesuffix(".weight")
             bias = f"{stem}.bias" if stem != name else f"{name}_bias"
             if bias in source.files:
-                yield bias, -1
+                yield bias, -1, point

@@ -7,6 +7,7 @@ from typing import Any
 from tensorpress.architectures.architecture import COMPRESSED, COMPRESSED_CLASS, Architecture
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.found import family_of
+from tensorpress.architectures.shortcuts import SLICED
 
 UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
 
@@ -37,8 +38,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
-    """``architecture_of`` a plain checkpoint, or of the one that a compressed one was made of."""
-    plain = str(config.get("model_type")).removeprefix(COMPRESSED)
+    """``architecture_of`` a plain checkpoint, or of the one that a compressed one was made of.
+
+    One with shortcuts is of the family that it had before.
+    """
+    plain = str(config.get("model_type")).removeprefix(COMPRESSED).removeprefix(SLICED)
     return architecture_of({**config, "model_type": plain}, where)
 
 
