@@ -17,6 +17,7 @@ GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 LLAMA = {**NAMES, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 SIZES = {
     "bert": {**NAMES, "intermediate_size": 64, "max_position_embeddings": 64},
+    "roberta": {**NAMES, "intermediate_size": 64, "max_position_embeddings": 66},
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,

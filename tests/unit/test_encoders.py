@@ -9,8 +9,9 @@ import torch
 from support.stages import ask, calibrated, placed
 from support.study import Study
 from support.workspace import masked_tokenizer, save_tiny, tiny_bert, tiny_params, tiny_text
-from transformers import BertModel
+from transformers import AutoConfig, BertModel
 
+from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.loading import load_model, load_tokenizer
@@ -139,6 +140,20 @@ def test_gradients_are_of_the_embedding_along_random_directions(bare: Path) -> N
     assert float((each.norm(dim=1) * s.norm(dim=1)).square().mean()) / 18 == pytest.approx(
         hidden - 1, rel=0.1
     )
+
+
+@pytest.mark.parametrize(("model_type", "positions"), [("bert", 512), ("roberta", 510)])
+def test_the_class_that_a_config_names_says_whether_there_is_a_head(
+    model_type: str, positions: int
+) -> None:
+    config = AutoConfig.for_model(model_type).to_dict()
+    for name, objective in ((None, "masked_lm"), (f"{model_type.title()}Model", "encoding")):
+        classes = [name] if name else None
+        made = architecture_of({**config, "architectures": classes}, "test")
+        assert made.family.objective == objective
+        # RoBERTa's begin behind that of padding
+        assert made.size("positions") == positions
+        assert made.tied
 
 
 @pytest.mark.parametrize(

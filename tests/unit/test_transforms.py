@@ -20,7 +20,7 @@ from tensorpress.stages.transformation import write_transformed
 from tensorpress.transforms.registry import spec_class
 
 FOLD = spec_class("fold_norms")(transform="fold_norms")
-REFUSED = {"bert", "gpt_neo", "gptj"}
+REFUSED = {"bert", "gpt_neo", "gptj", "roberta"}
 FOLDED = sorted(FAMILIES.keys() - REFUSED)
 
 

@@ -173,6 +173,8 @@ class Family:
     """Tensor that transformers ties to the head's bias where the head is tied to the embedding."""
     left_out: tuple[str, ...] = ()
     """Modules that its checkpoints may hold beside what the objective's class runs."""
+    first_position: int = 0
+    """Of those that its configs count, the position of a text's first token."""
     classes: Mapping[str, Family] = field(default_factory=dict)
     """What a checkpoint is instead whose config names a class: one without a head."""
 
@@ -201,7 +203,9 @@ class Family:
     def size(self, config: Config, what: str) -> int | None:
         """A size of the model by its canonical name (``CONFIG_KEYS``), ``None`` if not given."""
         value = config.get(self.key(what))
-        return None if value is None else int(value)
+        if value is None:
+            return None
+        return int(value) - (self.first_position if what == "positions" else 0)
 
     def _known(self, config: Config, what: str) -> int:
         value = self.size(config, what)

@@ -29,6 +29,7 @@ NAMES = (
     "qwen2_moe",
     "qwen3",
     "qwen3_moe",
+    "roberta",
 )
 """Of the families' files, which are named like their ``model_type``."""
 
