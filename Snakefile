@@ -1,4 +1,4 @@
-"""The pipeline: fetch, transform, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report.
+"""The pipeline: fetch, transform, calibrate, advise, decompose, assemble, recover, evaluate, aggregate, report, site.
 
 Paths carry keys (src/tensorpress/keying/keys.py), so an artifact that exists is right; inputs are
 ancient() because modification times say nothing.
@@ -54,12 +54,14 @@ wildcard_constraints:
     recovery=r"[^/]+-[0-9a-f]{10}",
     evaluation=r"[^/]+-[0-9a-f]{10}",
     report=r"[^/]+-[0-9a-f]{10}",
+    site=r"[^/]+-[0-9a-f]{10}",
     layer=r"\d{3}",
 
 
 rule all:
     default_target: True
     input:
+        ancient(LIVE["site"]),
         ancient(LIVE["reports"]),
         ancient(LIVE["aggregate"]),
 
@@ -74,6 +76,7 @@ include: "rules/recover.smk"
 include: "rules/evaluate.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"
+include: "rules/site.smk"
 
 
 onstart:
@@ -94,6 +97,8 @@ onsuccess:
     print(records.run_line(records.read_all(), RUN))
     for page in filter(os.path.exists, LIVE["reports"]):  # not all, where a target was named
         print(f"report: {page}")
+    for folder in filter(os.path.exists, LIVE["site"]):
+        print(f"site, all of it in one folder: {folder}/index.html")
 
 
 onerror:

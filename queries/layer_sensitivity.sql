@@ -2,7 +2,7 @@
 -- over the uncompressed model, measured by the same protocol; means over seeds, 95 % intervals, that
 -- of the loss paired with the uncompressed model.
 SELECT
-    model, task, protocol, recipe, methods, kind, recovered, runs,
+    model, task, protocol, recipe, methods, kind, recovered, run, runs,
     only_layer AS layer,
     bits_saved_percent,
     perplexity, low, high,

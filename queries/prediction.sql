@@ -39,7 +39,7 @@ ranked AS (
 )
 
 SELECT
-    model, task, protocol, prediction_protocol, recipe, kind, layer_set, layers,
+    model, task, protocol, prediction_protocol, recipe, kind, layer_set, layers, run,
     bits_saved_percent, predicted_nats, nats_lost, nats_lost_half_width,
     corr(predicted_rank, measured_rank) OVER comparison AS spearman,
     count(*) OVER comparison AS runs_compared

@@ -24,7 +24,7 @@ rule aggregate:
         advices=lambda w: list(plan.mixtures),
         recipe_runs=lambda w: Packed.of(plan.recipe_runs),
         jobs=lambda w: Packed.of(
-            [j for j in live_jobs(plan) if j.stage not in ("aggregate", "reports")]
+            [j for j in live_jobs(plan) if j.stage not in ("aggregate", "reports", "site")]
         ),
     script:
         "../workflow_scripts/aggregate.py"

@@ -249,7 +249,7 @@ def test_the_study_on_slurm(study: tuple[Site, subprocess.Popen[str]]) -> None:
         "rule_decompose_decompose": 3,
         "rule_assemble_assemble": 1,
         "rule_evaluate_evaluate": 1,
-        "rule_tables_aggregate_report": 1,
+        "rule_tables_aggregate_report_site": 1,
     }
     # a group asks for one GPU, however many of its jobs do
     for rule in ("fetch_model", "calibrate", "decompose", "evaluate"):

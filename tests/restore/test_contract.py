@@ -44,12 +44,12 @@ def test_snakemake_and_dvc_agree(made: Path, tmp_path: Path, cache_type: str) ->
 
     # 3: an evaluate parameter, then one method's rank; both tools select the same jobs
     workspace.edit("params.yaml", "max_windows: 4", "max_windows: 3")
-    expected = Counter(evaluate=3, aggregate=1, report=1)
+    expected = Counter(evaluate=3, aggregate=1, report=1, site=1)
     assert workspace.planned() == expected
     workspace.run("dvc", "repro", "-q")
     assert workspace.ran() == expected
     workspace.edit("params.yaml", "rank: 8", "rank: 6")
-    expected = Counter(decompose=1, assemble=1, evaluate=1, aggregate=1, report=1)
+    expected = Counter(decompose=1, assemble=1, evaluate=1, aggregate=1, report=1, site=1)
     assert workspace.planned() == expected
     workspace.run("dvc", "repro", "-q")
     assert workspace.ran() == expected

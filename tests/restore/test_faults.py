@@ -45,5 +45,7 @@ def test_dvc_commands_work_offline(made: Path, tmp_path: Path) -> None:
     workspace.commit("Y")
     workspace.ran()
     workspace.run("dvc", "exp", "run", "-q", "-S", "methods.svd.rank=5")
-    assert workspace.ran() == Counter(decompose=1, assemble=1, evaluate=1, aggregate=1, report=1)
+    assert workspace.ran() == Counter(
+        decompose=1, assemble=1, evaluate=1, aggregate=1, report=1, site=1
+    )
     assert workspace.nothing_to_do()

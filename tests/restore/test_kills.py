@@ -31,6 +31,7 @@ KILLS = {
     "evaluate": ("results/evaluate/*", "job"),
     "aggregate": ("results/aggregate/*/decompositions.parquet", "driver"),
     "report": ("results/reports/*", "job"),
+    "site": ("results/site/*", "job"),
 }
 """By rule, what is half saved when the kill comes, and what is killed."""
 
@@ -70,5 +71,5 @@ def test_a_kill_between_two_outputs_without_snakemakes_memory(
                  "recover/*.parquet", "aggregate/*/decompositions.parquet"):  # fmt: skip
         (path,) = results.glob(rows)
         path.unlink()
-    made = Counter(decompose=1, assemble=1, recover=1, aggregate=1, report=1)
+    made = Counter(decompose=1, assemble=1, recover=1, aggregate=1, report=1, site=1)
     assert_completes(done, reference, made)

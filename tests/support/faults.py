@@ -14,7 +14,7 @@ from support.workspace import EVERYTHING, Workspace, save_tiny, tiny_llama, tiny
 
 MEASURED = ("seconds",)
 """Columns that no two runs share."""
-UNKEYED = {"logs", "records", "reports"}
+UNKEYED = {"logs", "records", "reports", "site"}
 """Folders of ``results`` that hold times, or pages with random names in them."""
 SKIPPED = {".snakemake_timestamp", ".gitignore", "jobs.parquet"}
 """Files that are no results, and the table of what jobs took."""
@@ -59,6 +59,7 @@ JOBS = Counter(
     evaluate=3,
     aggregate=1,
     report=1,
+    site=1,
 )
 """Jobs of ``every_stage`` from nothing, by rule."""
 

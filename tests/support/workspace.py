@@ -288,5 +288,6 @@ EVERYTHING = Counter(
     evaluate=3,
     aggregate=1,
     report=1,
+    site=1,
 )
 """Jobs of ``tiny_params`` from nothing, by rule."""

@@ -16,7 +16,7 @@ from support.study import Study
 from support.workspace import ROOT
 
 from tensorpress.config.reports import NOTEBOOKS
-from tensorpress.report import frontier, pages, wording
+from tensorpress.report import frontier, pages, tables, wording
 from tensorpress.report.queries import render
 
 FOLDER = ROOT / "notebooks"
@@ -47,7 +47,7 @@ def test_tables_show_numbers_for_reading() -> None:
     )
     cells = [
         [cell.text for cell in row.find_all(["th", "td"])]
-        for row in BeautifulSoup(pages.table_html(frame), "html.parser").find_all("tr")
+        for row in BeautifulSoup(tables.table_html(frame), "html.parser").find_all("tr")
     ]
     assert cells == [
         ["recipe", "layers", "perplexity", "high", "checkpoint bytes", "nats lost", "efficient"],
@@ -108,7 +108,11 @@ def test_the_verdict_page_says_what_the_query_says(
     at_loss = frontier.at_loss(ask("bits_at_loss", whole))
     assert page.find(class_="lead").text == BeautifulSoup(at_loss, "html.parser").text
     assert page.find(class_="chart")
-    assert page.find("noscript").find("img")["alt"].startswith("Loss against bits saved")
+    assert (
+        page.find("noscript")
+        .find("img")["alt"]
+        .startswith("Loss over the uncompressed model against")
+    )
     assert "the rank correlation (Spearman) with the measured loss is 1.000" in (
         rendered["verdict"].get_text()
     )

@@ -34,7 +34,8 @@ def test_a_rank_moves_only_what_depends_on_it(inputs: Path) -> None:
     before = live(params)
     params["methods"]["svd"]["rank"] = 4
     after = live(params)
-    assert changed(before, after) == {"decompose", "assemble", "evaluate", "aggregate", "reports"}
+    moved = {"decompose", "assemble", "evaluate", "aggregate", "reports", "site"}
+    assert changed(before, after) == moved
     kept = set(before["evaluate"]) & set(after["evaluate"])
     assert len(kept) == 2  # baseline and drop
 

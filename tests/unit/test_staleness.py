@@ -46,7 +46,7 @@ reports:
 """
 LLAMA, GPT2 = "architectures/families/llama.py", "architectures/families/gpt2.py"
 TRAINING = "sources/embedded/training.py"
-TABLES = {"aggregate", "reports verdict", "reports pareto"}
+TABLES = {"aggregate", "reports verdict", "reports pareto", "site"}
 EVALUATED = {"evaluate heldout", "evaluate speed"} | TABLES
 RECOVERED = {"recover"} | EVALUATED
 ASSEMBLED = {"assemble"} | RECOVERED
@@ -230,7 +230,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         DECOMPOSED,
     ),
     "a query": (replaced("../queries/verdict.sql", "SELECT", "SELECT 1 +"), TABLES - {"aggregate"}),
-    "a notebook": (replaced("../notebooks/verdict.ipynb", "{", "{ "), {"reports verdict"}),
+    "a notebook": (replaced("../notebooks/verdict.ipynb", "{", "{ "), {"reports verdict", "site"}),
     "a figure": (replaced("report/figures.py", "def ", "def a(): 1\ndef "), TABLES - {"aggregate"}),
 }  # fmt: skip
 

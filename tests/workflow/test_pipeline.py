@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
@@ -343,6 +345,18 @@ def test_reports_are_whole_pages(finished: Workspace) -> None:
         assert "image/png" in html or "data:image" in html
         assert "Traceback" not in html
         assert "https://" not in html.split("<body")[0].split("</style>")[-1]
+
+
+def test_the_site_has_a_page_for_every_run(finished: Workspace) -> None:
+    (site,) = (finished.folder / "results/site").glob("study-*")
+    assert len(list(site.glob("pages/*.html"))) == len(NOTEBOOKS) + 4
+    made = {page.stem for page in site.glob("runs/*.html")}
+    rows = json.loads(finished.run("tensorpress", "query", "every_run", "--json").stdout)
+    assert made == {row["run"].rpartition("/")[2] for row in rows}
+    assert len(list(site.glob("runs/*.json"))) == len([n for n in made if "-baseline-" not in n])
+    for page in site.rglob("*.html"):
+        for where in re.findall(r'(?:href|src)="(?!data:|#)([^"]*)"', page.read_text()):
+            assert (page.parent / unquote(where)).is_file(), (page, where)
 
 
 def test_snakemake_report(finished: Workspace) -> None:

@@ -27,6 +27,7 @@ STAGES = (
     "evaluate",
     "aggregate",
     "reports",
+    "site",
 )
 """Keyed stages in the order of the pipeline; each is a folder of ``results`` and a DVC stage."""
 
@@ -161,6 +162,11 @@ def jobs_table(identity: str) -> Path:
 def report(identity: str) -> Path:
     """A rendered report."""
     return stage("reports") / f"{identity}.html"
+
+
+def site(identity: str) -> Path:
+    """All pages of a study as one folder."""
+    return stage("site") / identity
 
 
 def made_with(artifact: Path) -> list[Path]:

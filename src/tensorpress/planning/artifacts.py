@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import ModuleShape
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import Calibration
+from tensorpress.config.params import Calibration, Recipe
 from tensorpress.config.recovery import Recovery
 from tensorpress.config.reports import Report
 from tensorpress.files import paths
@@ -342,3 +343,18 @@ class ReportArtifact:
     @property
     def id(self) -> str:
         return f"{self.name}-{self.key}"
+
+
+@dataclass(frozen=True)
+class SiteArtifact:
+    """All pages of a study and one for every run, as one folder."""
+
+    reports: tuple[ReportArtifact, ...]
+    recipes: Mapping[str, Recipe] = field(repr=False)
+    methods: Mapping[str, MethodSpec] = field(repr=False)
+    """Settings of what the recipes' steps name."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        return f"study-{self.key}"

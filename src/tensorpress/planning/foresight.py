@@ -38,6 +38,8 @@ JOB = 0.35
 """Seconds that any job takes beside its work."""
 PAGE = 4.0
 """Seconds of a report's page beside that."""
+SITE = 3.0
+"""Seconds of the site's job."""
 TABLES = 2.0
 """Seconds of the tables' job."""
 PROSE = 4.0
@@ -101,6 +103,7 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
         "evaluate": sum(_evaluate(made, machine) for made in plan.evaluations.values()),
         "aggregate": TABLES,
         "report": PAGE * jobs["report"],
+        "site": SITE * jobs["site"],
     }
     at_a_time = {rule: min(machine.workers, jobs[rule]) for rule in work if jobs[rule]}
     return {"begin": BEGIN} | {

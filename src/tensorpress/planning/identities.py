@@ -5,14 +5,14 @@ The code that counts is what ``stages.<rule>.run`` reaches, and with it what tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import BASELINE, Calibration
+from tensorpress.config.params import BASELINE, Calibration, Recipe
 from tensorpress.config.recovery import Recovery
 from tensorpress.config.reports import Report
 from tensorpress.files import paths
@@ -36,6 +36,7 @@ from tensorpress.planning.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     Scope,
+    SiteArtifact,
     StreamArtifact,
     TransformedArtifact,
 )
@@ -297,6 +298,26 @@ def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifa
         code=code_fingerprint(_run("report"), *all_modules("tensorpress.report")),
     )
     return ReportArtifact(name, spec, content)
+
+
+def site(
+    reports: Sequence[ReportArtifact],
+    recipes: Mapping[str, Recipe],
+    methods: Mapping[str, MethodSpec],
+    table_id: str,
+    queries: str,
+) -> SiteArtifact:
+    """All pages as one folder: tables, pages, queries, and the settings that it shows."""
+    content = key(
+        stage="site",
+        table=table_id,
+        reports=[each.key for each in reports],
+        recipes={name: each.model_dump(mode="json") for name, each in recipes.items()},
+        methods={name: each.model_dump(mode="json") for name, each in methods.items()},
+        queries=queries,
+        code=code_fingerprint(_run("site")),
+    )
+    return SiteArtifact(tuple(reports), recipes, methods, content)
 
 
 def _precision(dtype: str) -> dict[str, str]:

@@ -78,6 +78,7 @@ def live_jobs(plan: Plan) -> list[Job]:
           for e in plan.evaluations.values()),
         Job("aggregate", plan.table_id, "", tuple(table(plan.table_id) for table in tables)),
         *(Job("report", r.id, r.spec.model, (paths.report(r.id),)) for r in plan.reports.values()),
+        *(Job("site", s.id, "", (paths.site(s.id),)) for s in [plan.site] if s),
     ]  # fmt: skip
 
 
@@ -111,6 +112,7 @@ def slow_imports(plan: Plan, rules: Collection[str]) -> list[str]:
         "report": [
             "papermill", "nbconvert", "tensorpress.running.kernel", "tensorpress.report.pages"
         ],
+        "site": [],
     }  # fmt: skip
     chosen = [rule for rule in wanted if rule in rules]
     stages = [f"tensorpress.stages.{rule}" for rule in chosen]

@@ -34,6 +34,7 @@ from tensorpress.planning.artifacts import (
     RecoveryArtifact,
     ReportArtifact,
     Scope,
+    SiteArtifact,
     StreamArtifact,
     TransformedArtifact,
 )
@@ -164,9 +165,25 @@ class Plan:
         reports = self.params.reports.items()
         if not reports:
             return {}
-        queries = file_fingerprint(*sorted(paths.queries().glob("*.sql")))
-        made = [identities.report(name, spec, self.table_id, queries) for name, spec in reports]
+        made = [
+            identities.report(name, spec, self.table_id, self._queries) for name, spec in reports
+        ]
         return {report.id: report for report in made}
+
+    @cached_property
+    def site(self) -> SiteArtifact | None:
+        """The reports as one folder, if there are any."""
+        if not self.reports:
+            return None
+        params = self.params
+        named = {step.method for recipe in params.recipes.values() for step in recipe.steps}
+        methods = {name: spec for name, spec in params.methods.items() if name in named}
+        reports = list(self.reports.values())
+        return identities.site(reports, params.recipes, methods, self.table_id, self._queries)
+
+    @cached_property
+    def _queries(self) -> str:
+        return file_fingerprint(*sorted(paths.queries().glob("*.sql")))
 
     def _corpus(self, name: str) -> CorpusArtifact:
         spec = self.params.corpora[name]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tensorpress.files.numbers import number, significant
-from tensorpress.report.pages import spans
+from tensorpress.report import charts, wording
+from tensorpress.report.tables import spans
 from tensorpress.report.wording import nats_per_token
 
 if TYPE_CHECKING:
@@ -27,9 +28,33 @@ CLASSES: dict[str, dict[str, str]] = {
     "advised": {"color": "#009E73", "shape": "triangle-right"},
 }
 """Classes of ``frontier`` with their colours, which differ to the colour-blind, and marks."""
-TICKS = [-1, -0.3, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1, 2]
 WORST = 2.0
 """Nats per token beyond which a run is not drawn: of a model that has lost its language."""
+
+
+def sentences(equal_loss: pd.DataFrame, verdict: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
+    """The verdict on a model, what a reader in a hurry should take along first; HTML.
+
+    Of rows of ``bits_at_loss``, ``verdict`` and ``controls``.
+    """
+    plain, recovered = (verdict[verdict["with_recovery"] == either] for either in (False, True))
+    said = [
+        at_loss(equal_loss),
+        f"<b>Tensor formats at equal bits.</b> {wording.verdict(plain)}",
+    ]
+    if not recovered.empty:
+        said.append(f"<b>With recovery allowed on either side:</b> {wording.verdict(recovered)}")
+    return [*said, wording.every_run(controls), wording.missing_controls(plain)]
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """What is to be said below the picture of ``frontier``."""
+    return (
+        "Loss over the uncompressed model against bits saved: every run is a mark that names "
+        "itself under the pointer, faint where another of its class is better. A line goes "
+        "through the best of its class without recovery, with paired 95 % intervals. Lower and "
+        f"further right is better.{beyond(rows)}"
+    )
 
 
 def at_loss(rows: pd.DataFrame) -> str:
@@ -106,22 +131,14 @@ def picture(rows: pd.DataFrame) -> altair.LayerChart:
 
     # whether rows are missing or none is drawn: a chart of nothing is one all the same
     drawn = rows[rows["nats_lost"] <= WORST].drop(columns="window_nats")
-    drawn = drawn.assign(
-        low_nats=drawn["nats_lost"] - drawn["nats_lost_half_width"],
-        high_nats=drawn["nats_lost"] + drawn["nats_lost_half_width"],
-        loss=list(map(nats_per_token, drawn["nats_lost"], drawn["nats_lost_half_width"])),
-        of_layers=[spans(layers) for layers in drawn["layers"]],
+    drawn = charts.told(drawn).assign(
         perplexities=[significant(value) for value in drawn["perplexity"]],
         healing=drawn["recovered"].map({True: "recovered", False: "not recovered"}),
     )
     known = [name for name in CLASSES if name in set(drawn["class"])]
     x = altair.X("bits_saved_percent:Q").title("bits saved, % of the model with embeddings")
-    reached = [0.0, *drawn["nats_lost"], *drawn["low_nats"].dropna()]
-    y = (
-        altair.Y("nats_lost:Q").title("loss over the uncompressed model, nats per token")
-        .scale(type="symlog", constant=0.01, domain=[min(reached), max(reached)], nice=False)
-        .axis(values=TICKS, format="~g")
-    )  # fmt: skip
+    reached = [*drawn["nats_lost"], *drawn["low_nats"].dropna()]
+    y = charts.nats(altair.Y, "nats_lost", "loss, nats per token", reached)
     colour = (
         altair.Color("class:N").title("class").legend(symbolOpacity=1)
         .scale(domain=known, range=[CLASSES[name]["color"] for name in known])
@@ -133,16 +150,10 @@ def picture(rows: pd.DataFrame) -> altair.LayerChart:
     base = altair.Chart(drawn)
     marks = base.mark_point(size=70, filled=True).encode(
         x, y, colour, shape, opacity=faint,
-        tooltip=[
-            altair.Tooltip(field, title=title) for field, title in (
-                ("recipe:N", "recipe"), ("of_layers:N", "layers"), ("class:N", "class"),
-                ("methods:N", "methods"), ("module_groups:N", "modules"), ("healing:N", "training"),
-            )
-        ] + [
-            altair.Tooltip("bits_saved_percent:Q", title="bits saved, %", format=".1f"),
-            altair.Tooltip("loss:N", title="loss"),
-            altair.Tooltip("perplexities:N", title="perplexity"),
-        ],
+        tooltip=charts.tooltips({
+            "class": "class", "methods": "methods", "module_groups": "modules",
+            "healing": "training", "perplexities": "perplexity",
+        }),
     )  # fmt: skip
     bars = base.mark_rule(opacity=0.5).encode(x, altair.Y("low_nats:Q"), colour, y2="high_nats:Q")
     best = altair.FieldEqualPredicate(field="efficient_of_class", equal=True)
@@ -151,10 +162,4 @@ def picture(rows: pd.DataFrame) -> altair.LayerChart:
         .transform_filter(best)
         .encode(x, y, colour, order="bits_saved_percent:Q")
     )
-    return (
-        altair.layer(steps, bars.transform_filter(best), marks)
-        .properties(width=720, height=380)
-        .configure_view(stroke=None)
-        .configure_axis(labelFontSize=12, titleFontSize=12)
-        .configure_legend(labelFontSize=12, titleFontSize=12)
-    )
+    return charts.framed(steps, bars.transform_filter(best), marks)

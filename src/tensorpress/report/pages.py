@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,14 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 from tensorpress.config.reports import NOTEBOOKS
-from tensorpress.files import numbers
-from tensorpress.files.numbers import number
 from tensorpress.report.queries import run_query
+from tensorpress.report.tables import table_html
 
 if TYPE_CHECKING:
     import altair
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
-EXACT = ("_bytes", "_mb")
-"""Ends of columns that are never shown in powers of ten."""
 
 
 class Page:
@@ -59,9 +57,7 @@ class Page:
                 "svg.hashsalt": "tensorpress",  # equal pages have equal bytes
             }
         )
-        # in the page itself, which shall work wherever it is opened
-        style, script = STYLE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
-        display(HTML(f"<style>{style}</style><script>{script}</script>"))
+        display(HTML(page_style()))
 
     def query(self, name: str, **equal: Any) -> pd.DataFrame:
         """Rows of ``queries/<name>.sql`` of this model, and with the values given by column.
@@ -143,70 +139,37 @@ class Page:
 
         Where scripts do not run, as in some readers, it is a plain one.
         """
-        import vl_convert
-
-        specification = chart.to_json(indent=None).replace("</", "<\\/")
-        picture = base64.b64encode(vl_convert.vegalite_to_svg(specification).encode()).decode()
-        words = html.escape(caption)
         self._charts += 1
-        place = f"chart-{self._charts}"
         if self._charts == 1:
-            bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # it has a default
-            display(HTML(f"<script>{bundle}</script>"))
-        display(
-            HTML(
-                f'<div class="page"><figure><div id="{place}" class="chart"></div>'
-                f'<noscript><img alt="{words}" src="data:image/svg+xml;base64,{picture}">'
-                f"</noscript><figcaption>{words}</figcaption></figure></div>"
-                f'<script>vegaEmbed("#{place}", {specification}, '
-                '{actions: false, renderer: "svg"});</script>'
-            )
-        )
+            display(HTML(charts_script()))
+        display(HTML(chart_html(chart, caption, f"chart-{self._charts}")))
 
 
-def table_html(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A frame as a sortable table: words to the left, numbers to the right, nothing for missing."""
-    shown = frame.copy()
-    wordy = []
-    for column in shown.columns:
-        words = not pd.api.types.is_numeric_dtype(shown[column])
-        wordy.append(words or pd.api.types.is_bool_dtype(shown[column]))
-        is_span = column == "layers" or column.endswith("_layers")
-        is_exact = column.endswith(EXACT)
-        shown[column] = [
-            _cell(value, digits, is_span and words, is_exact) for value in shown[column]
-        ]
-    # a browser breaks lines at spaces, not at underscores, and long column names must break
-    heads = [f"{_cells('th', [c.replace('_', ' ') for c in shown.columns], wordy)}"]
-    rows = [_cells("td", values, wordy) for values in shown.itertuples(index=False)]
+def page_style() -> str:
+    """How pages look and what they do, in the page itself: it shall work wherever it is opened."""
+    style, script = STYLE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
+    return f"<style>{style}</style><script>{script}</script>"
+
+
+@cache
+def charts_script() -> str:
+    """What draws charts; once a page, before the first of them."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # it has a default
+    return f"<script>{bundle}</script>"
+
+
+def chart_html(chart: altair.LayerChart, caption: str, place: str) -> str:
+    """A chart with its caption; ``place``: its id, of which a page has no second one."""
+    import vl_convert
+
+    specification = chart.properties(description=caption).to_json(indent=None)
+    picture = base64.b64encode(vl_convert.vegalite_to_svg(specification).encode()).decode()
+    words, inline = html.escape(caption), specification.replace("</", "<\\/")
     return (
-        f'<div class="page wide"><table class="sortable"><thead>{"".join(heads)}</thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="page"><figure><div id="{place}" class="chart"></div>'
+        f'<noscript><img alt="{words}" src="data:image/svg+xml;base64,{picture}"></noscript>'
+        f"<figcaption>{words}</figcaption></figure></div>"
+        f'<script>drawChart("{place}", {inline});</script>'
     )
-
-
-def spans(layers: str) -> str:
-    """Comma-separated layers with ranges: ``0,1,2,5`` as ``0-2, 5``."""
-    return numbers.spans([int(layer) for layer in layers.split(",") if layer])
-
-
-def _cell(value: Any, digits: int, is_span: bool, is_exact: bool) -> str:
-    if pd.isna(value):
-        return ""
-    if is_span:
-        return spans(value)
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    if is_exact and not isinstance(value, str):
-        return f"{value:,.0f}"
-    return number(value, digits) if isinstance(value, float) else str(value)
-
-
-def _cells(tag: str, values: Any, wordy: list[bool]) -> str:
-    start = '<th tabindex="0"' if tag == "th" else "<td"
-    kinds = [' class="words"' if words else "" for words in wordy]
-    cells = (
-        f"{start}{kind}>{html.escape(value)}</{tag}>"
-        for kind, value in zip(kinds, values, strict=True)
-    )
-    return f"<tr>{''.join(cells)}</tr>"

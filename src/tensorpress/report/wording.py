@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tensorpress.files.numbers import number
-from tensorpress.report.pages import spans
+from tensorpress.report.tables import spans
 
 NO_RUNS = "The study has no compressed run of this model that was measured by this task."
 
