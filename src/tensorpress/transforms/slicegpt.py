@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -61,7 +61,7 @@ class Spec(Transform):
                 f"{where}: width: {self.width} is not allowed; allowed: multiples of "
                 f"{shape.heads}, the heads, up to {shape.hidden_size}"
             )
-        own = {
+        own: dict[str, Any] = {
             family.key("hidden"): self.width,
             family.key("head_dim"): shape.head_dim,
             # what tokens are looked up in is rotated for writers, the head for readers
