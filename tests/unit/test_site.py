@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -186,8 +187,36 @@ def test_in_a_browser(folder: Path, tmp_path: Path, width: int) -> None:
         assert bool(seen["marks"]) == bool(seen["charts"]) == (page != run), page
 
 
-def shown(page: Path, home: Path) -> tuple[dict[str, int], str]:
-    """What the page in a frame found of itself, and what the browser said."""
+LEAVE = """
+<script>
+window.addEventListener("load", () => setTimeout(() => {
+  document.querySelector(".chart [role=link]").dispatchEvent(EVENT);
+}, 500));
+</script>
+"""
+ARRIVED = "<script>parent.postMessage(JSON.stringify(location.pathname), '*');</script>"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    "event",
+    ['new MouseEvent("click", {bubbles: true})', 'new KeyboardEvent("keydown", {key: "Enter"})'],
+)
+def test_a_mark_leads_to_its_run(folder: Path, tmp_path: Path, event: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "site")
+    for run in copy.glob("runs/*.html"):
+        run.write_text(run.read_text(encoding="utf-8") + ARRIVED, encoding="utf-8")
+    page = copy / "pages/verdict-dense.html"
+    left = LEAVE.replace("EVENT", event)
+    page.write_text(page.read_text(encoding="utf-8") + left, encoding="utf-8")
+    holder = page.with_name("holder.html")
+    holder.write_text(FRAME.format(name=page.name, width=1280), encoding="utf-8")
+    where, _ = shown(holder, tmp_path)
+    assert Path(unquote(where)) in copy.glob("runs/*.html")
+
+
+def shown(page: Path, home: Path) -> tuple[Any, str]:
+    """What the page in a frame said to it, and what the browser said."""
     done = subprocess.run(
         ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
          "--enable-logging=stderr", "--virtual-time-budget=8000", "--window-size=1400,1000",

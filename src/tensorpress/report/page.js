@@ -44,9 +44,11 @@ document.addEventListener("DOMContentLoaded", () => {
 // marks lead to the page of their run where the page is part of a site, which says where runs lie
 function drawChart(place, specification) {
   const figure = document.getElementById(place), room = figure.clientWidth;
-  if (room < 640) specification.config.legend = {
-    ...specification.config.legend, orient: "bottom", columns: 2,
-  };
+  if (room < 640) {
+    const below = {orient: "bottom", columns: 1, labelLimit: room - 40};
+    specification.config.legend = {...specification.config.legend, ...below};
+    specification.height += 80;
+  }
   specification.width = Math.min(room, 900);
   specification.autosize = {type: "fit", contains: "padding"};
   vegaEmbed(figure, specification, {actions: false, renderer: "svg"}).then(({view}) => {

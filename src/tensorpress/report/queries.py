@@ -169,6 +169,7 @@ def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
         page = nbformat.read(executed, as_version=4)
         page.metadata["title"] = f"{notebook.stem}: {parameters['model']}"
         html, _ = exporter.from_notebook_node(page)
-        html = html.replace('<script src=""></script>', "")  # of what was not to be loaded
+        # left of what was not to be loaded
+        html = re.sub(r'<script src="">\s*</script>', "", html)
     with replacing(target) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -11,7 +11,7 @@ import pandas as pd
 from tensorpress.files import numbers
 from tensorpress.files.numbers import number
 
-EXACT = ("_bytes", "_mb")
+EXACT = ("_bytes", "_bits", "_mb")
 """Ends of columns that are never shown in powers of ten."""
 
 
