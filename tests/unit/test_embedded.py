@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import transformers
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.errors import TensorpressError
 from tensorpress.running.oom import CPU
-from tensorpress.sources.embedded import corpus, prose
+from tensorpress.sources.embedded import corpus, prose, training
 from tensorpress.sources.embedded.muon import SMALLEST, Muon, orthogonalise
 from tensorpress.sources.embedded.neighbours import OFFSETS
 from tensorpress.sources.embedded.routers import CONCENTRATION, layer_loss
@@ -199,12 +201,50 @@ DTYPE = torch.float32
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_same_seed_gives_the_same_weights(name: str) -> None:
-    first, _, record = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)
-    again, _, _ = train(name, 0, CPU, threads=1, dtype=DTYPE, max_steps=2)
-    other, _, _ = train(name, 1, CPU, threads=1, dtype=DTYPE, max_steps=2)
+    spec = EMBEDDED[name]
+    two_steps = partial(train, spec, device=CPU, threads=1, dtype=DTYPE, progress=2 / spec.steps())
+    (first, _, record), (again, _, _), (other, _, _) = (two_steps(seed) for seed in (0, 0, 1))
+    assert record.tokens == 2 * spec.batch_tokens
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     embeddings = (model.get_input_embeddings().weight for model in (first, other))
     assert not torch.equal(*embeddings)
     assert record.final_loss_nats > 0
     assert not getattr(first.config, "output_router_logits", False)
+
+
+def test_a_snapshot_is_what_the_whole_training_had_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(EMBEDDED["dense"].of_width(24), tokens=4 * 256, batch_tokens=256)
+    run = partial(train, spec, 0, CPU, threads=1, dtype=DTYPE)
+    begun: list[list[torch.Tensor]] = []
+    set_rates = training._set_rates
+
+    def kept(optimisers: list[torch.optim.Optimizer], *rest: Any) -> None:
+        groups = [group for each in optimisers for group in each.param_groups]
+        begun.append([p.detach().clone() for group in groups for p in group["params"]])
+        set_rates(optimisers, *rest)
+
+    monkeypatch.setattr(training, "_set_rates", kept)
+    _, _, record = run()
+    assert record.tokens == spec.tokens
+    (untrained, _, nothing), (snapshot, _, _) = (run(progress=share) for share in (0, 0.5))
+    assert (nothing.tokens, nothing.final_loss_nats) == (0, None)
+    for model, expected in ((untrained, begun[0]), (snapshot, begun[2])):
+        assert sorted(float(p.double().norm()) for p in model.parameters()) == sorted(
+            float(p.double().norm()) for p in expected
+        )
+
+
+@pytest.mark.parametrize("name", list(EMBEDDED))
+def test_widths_have_sizes_in_proportion(name: str) -> None:
+    spec = EMBEDDED[name]
+    assert spec.of_width(spec.width) == spec
+    assert spec.width_step == 24
+    architecture, wider = (
+        architecture_of(each.config, name) for each in (spec, spec.of_width(2 * spec.width))
+    )
+    for layer in range(architecture.layers):
+        one, other = architecture.shape(layer), wider.shape(layer)
+        assert other.heads == one.heads
+        for module, shape in one.modules.items():
+            assert other.modules[module].numel == 4 * shape.numel

@@ -98,3 +98,16 @@ def test_a_study_is_foreseen_rule_by_rule(
     assert rows.keys() - {"all"} == foreseen(plan, SLOW).keys()
     for rule, taken, *_ in forecast.rows(plan, SLOW):
         assert any(rule in line and taken in line for line in said.splitlines())
+
+
+@pytest.mark.usefixtures("inputs")
+def test_trainings_take_their_steps() -> None:
+    def seconds(progress: float) -> float:
+        params = tiny_params()
+        params["models"]["tiny"] = {"source": "embedded", "name": "dense", "progress": progress}
+        return foreseen(Plan(parse(params)), SLOW)["fetch_model"]
+
+    untrained, half, trained = map(seconds, (0, 0.5, 1))
+    assert trained - untrained == pytest.approx(2 * (half - untrained))
+    # three passes of 470,000 tokens through 2.4 million values, at the least
+    assert trained - untrained > 3 * 470_000 * 2.4e6 / SLOW.macs_per_second

@@ -40,6 +40,17 @@ def test_schema_is_in_step() -> None:
         ("tasks.heldout.kind", "ppl", ["tasks.heldout.kind: 'ppl'", "perplexity"]),
         ("tasks.heldout.corpus", "x", ["tasks.heldout.corpus: 'x'", "corpora", "text"]),
         ("models.tiny.source", "web", ["models.tiny.source: 'web'", "embedded"]),
+        (
+            "models.tiny",
+            {"source": "embedded", "name": "dense", "width": 100},
+            ["models.tiny.width: 100 is not allowed; allowed: multiples of 24, which 4 heads"],
+        ),
+        (
+            "models.tiny",
+            {"source": "embedded", "name": "dense", "progress": 1.5},
+            ["models.tiny.progress: 1.5 is not allowed; allowed: 1.0 or less"],
+        ),
+        ("models.tiny", {"source": "embedded", "name": "big"}, ["models.tiny.name: 'big'", "bert"]),
         ("recipes.svd.models", ["big"], ["recipes.svd.models: 'big'", "models: tiny"]),
         ("recipes.svd.steps.0.method", "tt", ["recipes.svd.steps.0.method: 'tt'", "svd, drop"]),
         ("recipes.svd.steps.0.modules", ["mlp"], ["recipes.svd.steps.0.modules: 'mlp'", "ffn.up"]),

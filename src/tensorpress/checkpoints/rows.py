@@ -159,13 +159,9 @@ class RecipeRow:
     ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``.
     ``compared_with``: another recipe that this one varies. ``seed`` is given where
     chance entered. ``run`` is the checkpoint's folder within ``results``.
-    ``trained_as`` and ``training_seed`` are of a model that the fetch trains: its name among the
-    embedded ones. Of equal seeds, models see the same text in the same order.
     """
 
     model: str
-    trained_as: str | None = None
-    training_seed: int | None = None
     recipe: str
     compared_with: str | None
     layer_set: str
@@ -176,7 +172,25 @@ class RecipeRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultRow(EvalRow, StorageRow, Compression, RecipeRow):
+class ModelRow:
+    """What a model is, whatever is done to it; ``value_bits`` are of a stored value of it.
+
+    ``trained_as`` and what follows it are of a model that the fetch trains: its name among the
+    embedded ones, seed, tokens, and the share of its training that these are. Of equal seeds,
+    models see the same text in the same order.
+    """
+
+    objective: str
+    hidden_size: int
+    value_bits: int
+    trained_as: str | None = None
+    training_seed: int | None = None
+    training_tokens: int | None = None
+    training_progress: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow(EvalRow, StorageRow, Compression, ModelRow, RecipeRow):
     """One metric of one recipe on one model and layer set, with what was done and what it costs.
 
     ``task`` is the name in ``params.yaml``, ``kind`` the kind of the task.

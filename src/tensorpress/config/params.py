@@ -27,7 +27,7 @@ from tensorpress.methods import registry as methods
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
 from tensorpress.sources.confinement import check_inside
-from tensorpress.sources.embedded.specs import EMBEDDED
+from tensorpress.sources.embedded.specs import spec_of
 from tensorpress.sources.inputs import (
     Corpus,
     DerivedModel,
@@ -201,8 +201,8 @@ class Params(Section):
             if name not in known:
                 raise TensorpressError(line(path, name, f"a name of {section}: {listed(known)}"))
         for name, model in self.models.items():
-            if isinstance(model, EmbeddedModel) and model.name not in EMBEDDED:
-                raise TensorpressError(line(f"models.{name}.name", model.name, listed(EMBEDDED)))
+            if isinstance(model, EmbeddedModel):
+                spec_of(f"models.{name}", model.name, model.width)
             if isinstance(model, DerivedModel):
                 self.source_of(name)
         for name, report in self.reports.items():

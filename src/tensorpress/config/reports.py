@@ -29,6 +29,9 @@ NOTEBOOKS: dict[str, Notebook] = {
     "head_axis": Notebook(
         "perplexity", "how much of the published mismatch is the published layout of heads"
     ),
+    "generality": Notebook(
+        "perplexity", "whether the verdict holds over models, widths and training"
+    ),
     "moe": Notebook("moe", "experts and router before and after"),
     "recovery": Notebook(
         "perplexity", "what training afterwards takes back, and whether it closes the gap"

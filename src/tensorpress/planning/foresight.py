@@ -31,6 +31,8 @@ from tensorpress.planning.artifacts import (
 )
 from tensorpress.planning.jobs import live_jobs
 from tensorpress.planning.plan import Plan
+from tensorpress.sources.embedded.specs import spec_of
+from tensorpress.sources.inputs import EmbeddedModel
 
 BEGIN = 12.0
 """Seconds of Snakemake, its plan, and the imports that jobs are forked from."""
@@ -70,6 +72,8 @@ CHOICE = 1.0
 """Seconds of the best choice under a budget."""
 BACKWARD = 3
 """Forward passes that one with gradients is worth."""
+ORTHOGONALISED = 8
+"""Multiply-accumulates of a training's step for a value of a matrix and its smaller side (Muon)."""
 DOUBLE = 2.5
 """Time of products in float64, and of LAPACK's, over float32's as they are counted."""
 
@@ -90,7 +94,7 @@ def foreseen(plan: Plan, machine: Machine) -> dict[str, float]:
     """Seconds of wall time by rule of all that a study needs, made or not; first ``begin``."""
     jobs = Counter(job.rule for job in live_jobs(plan))
     work = {
-        "fetch_model": sum(LOAD + 3 * _bytes(m.architecture) / READ for m in plan.fetched.values()),
+        "fetch_model": sum(_fetch(made, machine) for made in plan.fetched.values()),
         "fetch_corpus": PROSE * jobs["fetch_corpus"],
         "stream": sum(_stream(made, machine) for made in plan.streams.values()),
         "transform": sum(_transform(made, machine) for made in plan.transformed.values()),
@@ -189,6 +193,21 @@ def _macs(shape: LayerShape, top_k: int, window: int) -> int:
 def _calibrations(plan: Plan) -> list[CalibrationArtifact]:
     read = {job.name for job in live_jobs(plan) if job.rule == "calibrate"}
     return [made for made in plan.calibrations.values() if made.id in read]
+
+
+def _fetch(made: ModelArtifact, machine: Machine) -> float:
+    """A copy; of an embedded model its training, with updates that are orthogonalised."""
+    copied = LOAD + 3 * _bytes(made.architecture) / READ
+    if not isinstance(made.spec, EmbeddedModel):
+        return copied
+    spec = spec_of(f"models.{made.name}", made.spec.name, made.spec.width)
+    steps, once = spec.steps(made.spec.progress), made.architecture.objective.passes
+    windows = steps * spec.batch_tokens / spec.window
+    passes = BACKWARD * evaluation_seconds(made.architecture, spec.window, machine) / once
+    layers = made.architecture.shapes[: made.architecture.layers]
+    matrices = [module for shape in layers for module in shape.modules.values()]
+    macs = sum(each.numel * min(each.out_features, each.in_features) for each in matrices)
+    return copied + windows * passes + steps * ORTHOGONALISED * macs / machine.macs_per_second
 
 
 def _calibrate(made: CalibrationArtifact, machine: Machine) -> float:

@@ -26,7 +26,7 @@ from tensorpress.sources.companions import (
     matching,
 )
 from tensorpress.sources.custom_code import check_code, check_names, code_files, own_tokenizer
-from tensorpress.sources.embedded.specs import EMBEDDED
+from tensorpress.sources.embedded.specs import spec_of
 from tensorpress.sources.gguf_configs import gguf_config
 from tensorpress.sources.gguf_files import gguf_file, read_header
 from tensorpress.sources.hub_models import CONFIG, hub_file, hub_names
@@ -65,7 +65,7 @@ _FINGERPRINTS = paths.RESULTS / ".fingerprints.json"
 def model_config(name: str, model: Model) -> dict[str, Any]:
     """The ``config.json`` of a model as it is, without its weights."""
     if isinstance(model, EmbeddedModel):
-        return dict(EMBEDDED[model.name].config)
+        return dict(spec_of(f"models.{name}", model.name, model.width).config)
     if isinstance(model, ConfigModel):
         return read_config(Path(model.path), f"models.{name}.path")
     where, file = f"models.{name}", gguf_of(name, model)
@@ -124,8 +124,13 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
             "(tensorpress plan computes sizes from a config)"
         )
     # what a model lacks is no part of it, so that a new setting makes no other stale
-    trained = {k: v for k, v in asdict(EMBEDDED[model.name]).items() if v is not None}
-    return {**model.model_dump(exclude={"baseline_tasks", "transform"}), "trained": trained}
+    spec = spec_of(f"models.{name}", model.name, model.width)
+    trained = {k: v for k, v in asdict(spec).items() if v is not None}
+    # the width is in there, and a whole training says nothing of its end
+    told = {"baseline_tasks", "transform", "width"} | (
+        {"progress"} if model.progress == 1 else set()
+    )
+    return {**model.model_dump(exclude=told), "trained": trained}
 
 
 def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:

@@ -69,6 +69,12 @@ class EmbeddedModel(AnyModel):
         description="dense, bert, or a mixture: moe, moe_grouped, moe_himoe, moe_himoe_published"
     )
     seed: int = Field(0, ge=0)
+    width: int | None = Field(
+        None, ge=1, description="hidden size, FFNs and heads in proportion; null: 192"
+    )
+    progress: float = Field(
+        1.0, ge=0, le=1, description="share of the training after which the model is taken"
+    )
 
 
 class LocalModel(AnyModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tensorpress.checkpoints.rows import (
     DecompositionRow,
@@ -16,12 +15,11 @@ from tensorpress.checkpoints.rows import (
 )
 from tensorpress.files import paths
 from tensorpress.methods.advised import Advice
-from tensorpress.planning.artifacts import ModelArtifact, RecipeRun
+from tensorpress.planning.artifacts import RecipeRun
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import Job
 from tensorpress.running.records import read_all, this_run
-from tensorpress.sources.inputs import EmbeddedModel
-from tensorpress.stages.aggregation import RunResult, TaskResult, job_rows, result_rows
+from tensorpress.stages.aggregation import RunResult, TaskResult, job_rows, model_row, result_rows
 
 
 def run(
@@ -47,7 +45,6 @@ def run(
         RunResult(
             recipe=RecipeRow(
                 model=each.run.model.name,
-                **_training(each.run.model),
                 recipe=each.recipe,
                 compared_with=each.compared_with,
                 layer_set=each.layer_set,
@@ -56,6 +53,7 @@ def run(
                 seed=each.seed,
                 run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
             ),
+            model=model_row(each.run),
             compression=compression_of(each.run, known),
             storage=bits_of[each.run.id],
             tasks=tuple(
@@ -68,10 +66,3 @@ def run(
     rows = read_rows(decompositions, DecompositionRow)
     write_rows(rows, DecompositionRow, decompositions_table)
     write_rows(job_rows(jobs, read_all(), this_run()), JobRow, jobs_table)
-
-
-def _training(model: ModelArtifact) -> dict[str, Any]:
-    """Which embedded model was trained by which seed; nothing of what is no such model itself."""
-    if len(model.lineage) > 1 or not isinstance(model.spec, EmbeddedModel):
-        return {}
-    return {"trained_as": model.spec.name, "training_seed": model.spec.seed}

@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from tensorpress.checkpoints.rows import (
     EvalRow,
     JobRow,
+    ModelRow,
     RecipeRow,
     ResultRow,
     StorageRow,
     read_rows,
 )
+from tensorpress.files.storage import VALUE_BITS
+from tensorpress.planning.artifacts import AnyCheckpoint
 from tensorpress.planning.compression import Compression
 from tensorpress.planning.jobs import Job
 from tensorpress.running.records import Record
+from tensorpress.sources.embedded.specs import spec_of
+from tensorpress.sources.inputs import EmbeddedModel
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,30 @@ class RunResult:
     """One recipe on one model and layer set: what it is and where its numbers lie."""
 
     recipe: RecipeRow
+    model: ModelRow
     compression: Compression
     storage: Path
     tasks: tuple[TaskResult, ...]
+
+
+def model_row(run: AnyCheckpoint) -> ModelRow:
+    """What the model of a checkpoint is."""
+    model, source = run.model, run.model.spec
+    row = partial(
+        ModelRow,
+        objective=model.architecture.family.objective,
+        hidden_size=model.architecture.shape(0).hidden_size,
+        value_bits=VALUE_BITS[run.assembled.dtype],
+    )
+    if len(model.lineage) > 1 or not isinstance(source, EmbeddedModel):  # no such model itself
+        return row()
+    spec = spec_of(f"models.{model.name}", source.name, source.width)
+    return row(
+        trained_as=source.name,
+        training_seed=source.seed,
+        training_tokens=spec.steps(source.progress) * spec.batch_tokens,
+        training_progress=source.progress,
+    )
 
 
 def result_rows(runs: Iterable[RunResult]) -> list[ResultRow]:
@@ -46,7 +73,8 @@ def result_rows(runs: Iterable[RunResult]) -> list[ResultRow]:
 
 def _rows(run: RunResult) -> Iterable[ResultRow]:
     (storage,) = read_rows([run.storage], StorageRow)
-    known = {**asdict(run.recipe), **asdict(run.compression), **asdict(storage)}
+    parts = (run.recipe, run.model, run.compression, storage)
+    known = {name: value for part in parts for name, value in asdict(part).items()}
     for task in run.tasks:
         for measured in read_rows([task.rows], EvalRow):
             yield ResultRow(task=task.task, kind=task.kind, **known, **asdict(measured))

@@ -44,6 +44,7 @@ from tensorpress.sources.custom_code import (
     sealed_files,
     without_code,
 )
+from tensorpress.sources.embedded.specs import spec_of
 from tensorpress.sources.gguf_files import SUFFIX, read_header
 from tensorpress.sources.headers import Stored, rewrite, tensors_in
 from tensorpress.sources.hub_models import CONFIG, check_there, hub_file, hub_names
@@ -121,7 +122,10 @@ def train(
     """The tensors of an embedded model, trained in ``dtype`` into ``target``."""
     from tensorpress.sources.embedded import training
 
-    model, companion, record = training.train(spec.name, spec.seed, device, threads, dtype)
+    trained = spec_of(f"models.{name}", spec.name, spec.width)
+    model, companion, record = training.train(
+        trained, spec.seed, device, threads, dtype, spec.progress
+    )
     model.save_pretrained(target)
     companion.save_pretrained(target)
     (target / "training.json").write_text(json.dumps(record, default=vars, indent=1))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from tensorpress.errors import TensorpressError
+from tensorpress.errors.refusals import line, listed
 
 UNKEYED = "what a model is and how it is trained is part of its key by value (contents.py)"
 
 VOCABULARY = 2048
 NEXT_TOKENS = "tensorpress.sources.embedded.prose:next_tokens"
 MASKED_TOKENS = "tensorpress.sources.embedded.prose:masked_tokens"
+
+SCALED = ("hidden_size", "head_dim", "intermediate_size", "moe_intermediate_size")
+"""Sizes of ``config.json`` that grow with a model's width; it has as many heads at every one."""
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -69,6 +76,27 @@ class EmbeddedSpec:
     """Whether an encoder's heads begin at the tokens beside each."""
     router: RouterSpec | None = None
     """What a mixture's routers learn; ``None``: that all experts get as many tokens."""
+
+    def steps(self, progress: float = 1.0) -> int:
+        """Steps of a share of the training."""
+        return round(progress * (self.tokens // self.batch_tokens))
+
+    @property
+    def width(self) -> int:
+        """Hidden size."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def width_step(self) -> int:
+        """Widths are multiples of it: all sizes are whole then, and those of heads even (RoPE)."""
+        sizes = [self.config[size] for size in SCALED if size in self.config]
+        whole = (self.width // math.gcd(self.width, size) for size in sizes)
+        return math.lcm(2 * self.config["num_attention_heads"], *whole)
+
+    def of_width(self, width: int) -> EmbeddedSpec:
+        """The same model wider or narrower, in all layers alike, and trained the same way."""
+        sizes = {s: self.config[s] * width // self.width for s in SCALED if s in self.config}
+        return replace(self, config={**self.config, **sizes})
 
 
 ALIVE = 0.1
@@ -138,3 +166,20 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
     "moe_himoe_published": replace(_MOE, router=RouterSpec()),
 }
 """The mixtures differ in what their routers learn, and in nothing else."""
+
+
+def spec_of(where: str, name: str, width: int | None = None) -> EmbeddedSpec:
+    """The embedded model of a name, at a width if one is given.
+
+    ``TensorpressError`` at ``where`` if there is none of that name, or its sizes do not divide.
+    """
+    if name not in EMBEDDED:
+        raise TensorpressError(line(f"{where}.name", name, listed(EMBEDDED)))
+    spec = EMBEDDED[name]
+    if width is None:
+        return spec
+    if width % (step := spec.width_step):
+        heads = spec.config["num_attention_heads"]
+        allowed = f"multiples of {step}, which {heads} heads and the other sizes divide"
+        raise TensorpressError(line(f"{where}.width", width, allowed))
+    return spec.of_width(width)

@@ -18,7 +18,7 @@ from tensorpress.sources.embedded.lessons import Companion, Lessons
 from tensorpress.sources.embedded.muon import Muon
 from tensorpress.sources.embedded.neighbours import begin_at_neighbours
 from tensorpress.sources.embedded.routers import hi_moe_loss
-from tensorpress.sources.embedded.specs import EMBEDDED, EmbeddedSpec
+from tensorpress.sources.embedded.specs import EmbeddedSpec
 
 BETAS = (0.8, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
@@ -36,33 +36,32 @@ class TrainingRecord:
     """Of the windows that it saw."""
     parameters: int
     seconds: float
-    final_loss_nats: float
+    final_loss_nats: float | None
+    """Of the last batch; of an untrained model there is none."""
 
 
 def train(
-    name: str,
+    spec: EmbeddedSpec,
     seed: int,
     device: torch.device,
     threads: int,
     dtype: torch.dtype,
-    max_steps: int | None = None,
+    progress: float = 1.0,
 ) -> tuple[PreTrainedModel, Companion, TrainingRecord]:
-    """Train embedded model ``name``; the same seed on the same machine gives the same weights.
+    """Train an embedded model; the same seed on the same machine gives the same weights.
 
-    Weights are float32; products are of ``dtype``. ``max_steps`` stops early, on the schedule of
-    the full run.
+    Weights are float32; products are of ``dtype``. After the share ``progress`` of its steps the
+    training stops, on the schedule of all of it: what it gives is what the whole training had then.
     """
-    spec = EMBEDDED[name]
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     lessons: Lessons = function(spec.lessons)(spec, seed)
     model: Any = build(spec)
     model.to(device).train()
     optimisers = _optimisers(model, spec, dtype)
-    steps = spec.tokens // spec.batch_tokens
-    start, loss = time.perf_counter(), float("nan")
-    taken = min(steps, max_steps or steps)
-    for step in (bar := trange(taken, desc=f"train {name}", unit="step")):
+    steps, taken = spec.steps(), spec.steps(progress)
+    start, loss = time.perf_counter(), None
+    for step in (bar := trange(taken, desc="train", unit="step")):
         _set_rates(optimisers, spec, step, steps)
         batch = next(lessons.first if step < spec.first_share * steps else lessons.then)
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
