@@ -14,6 +14,7 @@ from support.study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
 from support.workspace import ROOT
 
 from tensorpress.methods.base import MethodSpec
+from tensorpress.planning.compression import compression
 from tensorpress.report import wording
 from tensorpress.report.queries import connect
 
@@ -293,3 +294,30 @@ def test_what_training_changes_is_paired_over_seeds(tmp_path: Path) -> None:
     assert lost["change"] == pytest.approx(0.11)
     assert lost["change_half_width"] == pytest.approx(stats.t.ppf(0.975, 2) * 0.01 / 3**0.5)
     assert (lost["seeds"], lost["standing"]) == (3, "more")
+
+
+def test_ways_to_share_a_budget_are_compared_in_measured_loss(tmp_path: Path) -> None:
+    study = Study()
+    for recipe, allocate, shift in (
+        ("by_loss", "loss", 0.0), ("same", "uniform", 0.3), ("turned", "importance", -0.1),
+    ):  # fmt: skip
+        spec = method_spec("svd", rank=None, budget={"saved": 0.5, "allocate": allocate})
+        nats = [2.0 + shift + 0.01 * place * (1 + shift) for place in range(9)]
+        assert compression([spec]).allocated == allocate
+        facts = {"allocated": allocate, "module_groups": "attention+ffn"}
+        facts |= {"compared_with": "by_loss"} if shift else {}
+        study.windows(recipe, "svd", 40, nats, **facts)
+    study.baseline()
+    rows = ask("allocation", study.written(tmp_path)).set_index("recipe")
+    assert list(rows["allocated"]) == ["uniform", "importance"]
+    assert set(rows["other_allocated"]) == {"loss"}
+    differences = pd.Series([0.3 + 0.003 * place for place in range(9)])
+    assert rows.loc["same", "more_nats"] == pytest.approx(differences.mean())
+    half_width = stats.t.ppf(0.975, 8) * stats.sem(differences)
+    assert rows.loc["same", "more_half_width"] == pytest.approx(half_width)
+    same, turned = wording.allocation(rows.reset_index())
+    assert same.startswith(
+        "<code>same</code> (svd of attention, ffn, 40.0 % saved, shared by uniform) loses 0.312 ±"
+    )
+    assert "more than <code>by_loss</code> (40.0 %, loss)." in same
+    assert "less than <code>by_loss</code>" in turned

@@ -12,6 +12,7 @@ from tensorpress.methods.advised import Advice
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.approach import UNCOMPRESSED, together
 from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.budget import Budget
 from tensorpress.planning.artifacts import AnyCheckpoint, RecoveryArtifact
 
 NO_ADVICE: Mapping[str, Advice] = MappingProxyType({})
@@ -27,7 +28,8 @@ class Compression:
     yardstick of reports that the run is, if it is one; ``rounding_bits`` are those of factors,
     where a recipe rounds them. ``trained``: what was trained after compression, ``adapters`` or
     ``factors``. ``head_layout`` says how attention was split into heads, where all
-    methods that leave a choice do so alike.
+    methods that leave a choice do so alike. ``allocated``: how modules share their budget,
+    ``uniform``, ``importance`` or ``loss``, where all methods have one and do so alike.
     """
 
     methods: str = ""
@@ -39,6 +41,7 @@ class Compression:
     rounding_bits: int | None = None
     trained: str | None = None
     head_layout: str | None = None
+    allocated: str | None = None
 
 
 def compression_of(run: AnyCheckpoint, advices: Mapping[str, Advice] = NO_ADVICE) -> Compression:
@@ -81,7 +84,13 @@ def compression(
         rounding_bits=rounding_bits,
         trained=trained,
         head_layout=_common([spec.head_layout for spec in specs if spec.head_layout]),
+        allocated=_common([_allocated(spec) for spec in specs]),
     )
+
+
+def _allocated(spec: MethodSpec) -> str | None:
+    budget: Budget | None = getattr(spec, "budget", None)
+    return budget.allocate if budget else None
 
 
 def _common(values: Sequence[str | None]) -> str | None:

@@ -250,6 +250,18 @@ def family(rows: pd.DataFrame) -> list[str]:
     ]
 
 
+def allocation(rows: pd.DataFrame) -> list[str]:
+    """Whether it pays how a budget is shared, run by run (rows of ``allocation``)."""
+    return [
+        f"<code>{row.recipe}</code> ({row.methods} of {row.module_groups.replace('+', ', ')}, "
+        f"{number(row.bits_saved_percent, 1)} % saved, shared by {row.allocated}) loses "
+        f"{nats_per_token(abs(row.more_nats), row.more_half_width)} "
+        f"{'more' if row.more_nats > 0 else 'less'} than <code>{row.other_recipe}</code> "
+        f"({number(row.other_bits_saved_percent, 1)} %, {row.other_allocated})."
+        for row in rows.itertuples()
+    ]
+
+
 def idle_experts(rows: pd.DataFrame) -> list[str]:
     """Experts that no token of the text reached, layer by layer (rows of ``idle_experts``)."""
     if rows.empty:
