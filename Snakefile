@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 from tensorpress.config import params as tensorpress_params
@@ -33,6 +34,8 @@ if "models" not in config:
 
 try:
     guards.check_place(Path.cwd(), sys.executable)
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+        guards.check_environments(Path(workflow.basedir), Path.cwd())
     plan = Plan(tensorpress_params.merged(config, workflow.configfiles))
     LIVE = live_paths(plan)
 except TensorpressError as error:

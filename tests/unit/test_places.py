@@ -79,20 +79,23 @@ def test_what_snakemake_fails_on_is_refused() -> None:
         guards.check_place(Path("/home/a b"), "/home/a b/.venv/bin/python")
 
 
-def test_queries_are_the_project_s_wherever_commands_run(
+def test_the_workflow_is_the_project_s_wherever_commands_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a checkout, of an installed package, or the working directory's where it is a project."""
     monkeypatch.chdir(tmp_path)
-    assert paths.queries() == ROOT / "queries"
-    assert paths.notebooks() == ROOT / "notebooks"
-    assert paths.snakefile() == ROOT / "Snakefile"
-    (tmp_path / "queries").mkdir()
-    assert paths.queries() == Path("queries")
-    monkeypatch.setattr(
-        paths, "__file__", str(tmp_path / "installed/site/tensorpress/files/paths.py")
-    )
-    with pytest.raises(TensorpressError, match="a folder without notebooks is not allowed"):
-        paths.notebooks()
+    Path("queries").mkdir()  # a user's, of which no project is made
+    assert paths.project() == ROOT
+    assert (paths.queries(), paths.notebooks()) == (ROOT / "queries", ROOT / "notebooks")
+    package = tmp_path / "site/tensorpress"
+    monkeypatch.setattr(paths, "__file__", str(package / "files/paths.py"))
+    with pytest.raises(TensorpressError, match="a package without its workflow is not allowed"):
+        paths.project()
+    for folder in (package / "workflow", Path()):
+        for part in ("rules", "queries", "notebooks"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "Snakefile").touch()
+        assert paths.project() == folder
 
 
 def test_what_dvc_says_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

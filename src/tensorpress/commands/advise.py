@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from tensorpress.commands.checkpoints import local_model
+from tensorpress.commands.workflow import snakemake
 from tensorpress.config.params import Params, parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
@@ -34,8 +35,7 @@ def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
         with replacing(file) as temporary:
             dumped = study.model_dump(mode="json", by_alias=True, exclude_none=True)
             temporary.write_text(yaml.safe_dump(dumped), encoding="utf-8")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.snakefile())]
-        command += ["--configfile", str(file), "--", str(target)]
+        command = snakemake("--configfile", str(file), "--", str(target))
         # its progress is not the answer
         if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
             raise TensorpressError(f"advise: snakemake failed for {model!r}, see above")

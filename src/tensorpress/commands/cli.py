@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tensorpress.commands.parser import parser
+from tensorpress.commands import workflow
+from tensorpress.commands.parser import parsed
 from tensorpress.commands.tables import print_table
 from tensorpress.config import params
 from tensorpress.errors import TensorpressError
@@ -21,7 +22,7 @@ from tensorpress.planning.jobs import live_jobs, live_paths
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; what the user can mend becomes one line and exit status 1."""
-    options = parser().parse_args(arguments)
+    options = parsed(arguments)
     try:
         COMMANDS[options.command](options)
     except BrokenPipeError:  # who reads has enough, as head does
@@ -112,6 +113,14 @@ def _forecast(study: params.Params) -> None:
     print_table(f"foreseen here: {machine}", forecast.COLUMNS, forecast.rows(plan, machine))
 
 
+def _run(options: argparse.Namespace) -> None:
+    workflow.run(options.params, options.rest)
+
+
+def _copy(options: argparse.Namespace) -> None:
+    print(f"{workflow.copy(options.part)}: copied")
+
+
 def _stage(options: argparse.Namespace) -> None:
     from tensorpress.commands import tracking
     from tensorpress.running import records
@@ -120,7 +129,7 @@ def _stage(options: argparse.Namespace) -> None:
     live = live_paths(plan)[options.name]
     records.this_run(os.getppid())  # the stages of one dvc repro are one run
     tracking.restore_from_attic(options.name, live)
-    command = [sys.executable, "-m", "snakemake", "--", f"stage_{options.name}"]
+    command = workflow.snakemake("--", f"stage_{options.name}")
     if subprocess.run(command, check=False).returncode:
         raise TensorpressError(f"stage {options.name}: snakemake failed, see above")
     paths.stage(options.name).mkdir(parents=True, exist_ok=True)  # a study may need none of it
@@ -230,10 +239,12 @@ def _plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "init": _init,
+    "copy": _copy,
     "check": _check,
     "doctor": _doctor,
     "plan": _sizes,
     "advise": _advise,
+    "run": _run,
     "status": _status,
     "query": _query,
     "densify": _densify,

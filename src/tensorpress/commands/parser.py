@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import shtab
 
+from tensorpress.commands.workflow import COPIED
 from tensorpress.files import paths
 
 EPILOG = """
 examples:
   tensorpress init ../checkpoints/mine --text mine.txt > study.yaml   a study for a checkpoint
   tensorpress --params study.yaml doctor                              will this machine do?
-  snakemake --configfile study.yaml                                   run it
+  tensorpress run --configfile study.yaml                             run it
   tensorpress --params study.yaml query verdict                       what it found
   tensorpress advise mine --saved 0.2                                 what to use for each module
   tensorpress export results/assemble/... served                      for servers of such models
@@ -56,6 +57,16 @@ def _advise(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "tensorpress run [SNAKEMAKE OPTIONS]"
+    parser.allow_abbrev = False  # a short form may be one of Snakemake's
+    parser.set_defaults(hands_on=True)
+
+
+def _copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", choices=COPIED)
+
+
 def _query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="a file of queries/ without .sql")
     _json(parser)
@@ -81,13 +92,15 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "before a study": (
-        Command("init", "print a study for a checkpoint that fits the time, for snakemake", _init),
+        Command("init", "print a study for a checkpoint that fits the time", _init),
+        Command("copy", "copy params.yaml, profiles or studies into this folder, to edit", _copy),
         Command("check", "validate params.yaml against the models' shapes", _json),
         Command("doctor", "what this machine has, what a study takes, what is missing", _json),
         Command("plan", "sizes of recipes, from a config.json, a checkpoint or a study", _plan),
         Command("advise", "which method for which module, from weights and moments", _advise),
     ),
-    "while it runs, and after": (
+    "to run it, and after": (
+        Command("run", "run the workflow here; options are those of snakemake", _run),
         Command("status", "what is done, running, failed and left, and the time it takes", _json),
         Command("query", "print the result of queries/NAME.sql", _query),
         Command("densify", "write a compressed checkpoint as a plain dense one", _from_to),
@@ -125,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Grouped,
     )
     whole.add_argument("--params", type=Path, default=paths.PARAMS, help="params file")
+    whole.set_defaults(hands_on=False)
     shtab.add_argument_to(whole, "--print-completion", help="a shell's completion, to be sourced")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for group in GROUPS.values():
@@ -136,6 +150,19 @@ def parser() -> argparse.ArgumentParser:
                 if action.type is Path:
                     action.complete = shtab.FILE  # type: ignore[attr-defined]
     return whole
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options; ``rest`` are those of ``run`` that are meant for Snakemake.
+
+    Leaves with status 2 where it is not understood.
+    """
+    whole = parser()
+    options, rest = whole.parse_known_args(arguments)
+    if rest and not options.hands_on:
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    return options
 
 
 def _listed() -> str:

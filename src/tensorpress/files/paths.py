@@ -32,31 +32,34 @@ STAGES = (
 """Keyed stages in the order of the pipeline; each is a folder of ``results`` and a DVC stage."""
 
 
+_PARTS = ("Snakefile", "rules", "queries", "notebooks")
+"""What makes a folder a project's."""
+
+
+def project() -> Path:
+    """Folder of the Snakefile and all that belongs to it.
+
+    The working directory where that is one, else the checkout that the package lies in, or what an
+    installed package brought along. ``TensorpressError`` where it brought none.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (Path(), package.parents[1], package / "workflow"):
+        if all((folder / part).exists() for part in _PARTS):
+            return folder
+    raise TensorpressError(
+        f"{package}: a package without its workflow is not allowed; allowed: one of 'pip install' "
+        f"on a checkout or a wheel, which has {', '.join(_PARTS)}"
+    )
+
+
 def queries() -> Path:
     """Folder of the project's queries."""
-    return _of_project("queries")
+    return project() / "queries"
 
 
 def notebooks() -> Path:
     """Folder of the notebooks that reports are made from."""
-    return _of_project("notebooks")
-
-
-def snakefile() -> Path:
-    """The project's rules."""
-    return _of_project("Snakefile")
-
-
-def _of_project(name: str) -> Path:
-    """A part of the working directory, or, where that is another one, beside the package."""
-    source = Path(__file__).parents[3] / name
-    for part in (Path(name), source):
-        if part.exists():
-            return part
-    raise TensorpressError(
-        f"{Path.cwd()}: a folder without {name} is not allowed; allowed: the project's, or one "
-        "with its Snakefile, queries and notebooks"
-    )
+    return project() / "notebooks"
 
 
 def stage(name: str) -> Path:

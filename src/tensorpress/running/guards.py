@@ -37,6 +37,20 @@ def check_place(project: Path, python: str) -> None:
         )
 
 
+def check_environments(project: Path, here: Path) -> None:
+    """Refuse environments of conda in a folder of params and inputs alone.
+
+    They install the project by paths that Snakemake takes from the working directory
+    (``envs/tensorpress.yaml``).
+    """
+    if project.resolve() != here.resolve():
+        raise TensorpressError(
+            f"{here}: --software-deployment-method conda outside of the project's folder is not "
+            "allowed; allowed: in the folder of a checkout, or without it the environment that "
+            "Snakemake runs in"
+        )
+
+
 def check_writable(artifacts: Iterable[str]) -> None:
     """Refuse to begin where what is missing could not be saved in the end."""
     missing = {path.parent for path in map(Path, artifacts) if not path.exists()}

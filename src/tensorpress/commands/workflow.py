@@ -1,0 +1,47 @@
+"""The workflow from any folder: Snakemake on the project's rules, and parts to be edited."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tensorpress.errors import TensorpressError
+from tensorpress.files import paths
+
+COPIED = ("params.yaml", "profiles", "studies")
+"""Parts of the workflow that are taken from the working directory, so that a copy can be edited."""
+
+
+def snakemake(*options: str) -> list[str]:
+    """The command that runs the project's rules on the working directory."""
+    snakefile = str(paths.project() / "Snakefile")
+    return [sys.executable, "-m", "snakemake", "--snakefile", snakefile, *options]
+
+
+def run(params: Path, options: Sequence[str]) -> NoReturn:
+    """Become Snakemake, with its own options, exit status and signals.
+
+    ``TensorpressError`` where both ``params`` and a ``--configfile`` are named.
+    """
+    if params != paths.PARAMS:
+        if any(each.startswith("--configfile") for each in options):
+            raise TensorpressError(
+                f"--params: {params} beside --configfile is not allowed; allowed: one of the two"
+            )
+        options = ["--configfile", str(params), *options]
+    os.execv(sys.executable, snakemake(*options))
+
+
+def copy(part: str) -> Path:
+    """Copy a part of the workflow into the working directory; what is there is never replaced."""
+    source, target = paths.project() / part, Path(part)
+    if target.exists():
+        raise TensorpressError(
+            f"copy: {target}, which exists, is not allowed; allowed: a folder without it"
+        )
+    shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    return target
