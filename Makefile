@@ -13,7 +13,7 @@ endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint docs lock clean
 
 run: $(READY)
 	. $(BIN)/activate && snakemake
@@ -29,12 +29,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # torch first: without it, dependencies pull the CUDA build onto machines that have no GPU
 $(READY): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	command -v nvidia-smi >/dev/null || $(BIN)/pip install --quiet --constraint requirements.lock torch
-	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[docs,test]'
 	touch $@
 
 # Exact versions within pyproject.toml's ranges; what stands in the lock stays as it is unless
@@ -42,7 +45,7 @@ $(READY): pyproject.toml requirements.lock
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --extra docs --no-annotate \
 		--custom-compile-command 'make lock' $(UPGRADE) --output-file requirements.lock pyproject.toml
 
 clean:
