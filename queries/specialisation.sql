@@ -1,13 +1,13 @@
--- What it changes that routers learn otherwise: every two kinds of embedded models (`trained_as`), seed by
--- seed. `change` is the mean over the seeds that both have of the second less the first, with half its 95 %
+-- What it changes that routers learn otherwise: every two kinds of embedded mixtures (`trained_as`) of one
+-- width and as long a training, whose use of experts was measured, seed by seed. `change` is the mean over the seeds that both have of the second less the first, with half its 95 %
 -- interval, paired. Of the uncompressed model: nats per token, and means over layers of what its router
 -- does (as in `expert_use`) and of what its experts have in common (as in `sharing`). Of each recipe: nats
 -- per token lost, and how many of them beyond the best whitened SVD on the same modules and layers
 -- that saves at least as much, a point less at most.
 WITH trained AS (
-    SELECT DISTINCT model, trained_as, training_seed
+    SELECT DISTINCT model, trained_as, training_seed, hidden_size, training_progress
     FROM results
-    WHERE trained_as IS NOT NULL
+    WHERE trained_as IS NOT NULL AND kind = 'expert_balance'
 ),
 
 beyond AS (
@@ -54,7 +54,8 @@ measured AS (
 
 seeded AS (
     SELECT
-        trained_as, training_seed, task, protocol, subject, layer_set, measure,
+        trained_as, training_seed, hidden_size, training_progress,
+        task, protocol, subject, layer_set, measure,
         avg(bits_saved_percent) AS bits_saved_percent, avg(value) AS value
     FROM measured INNER JOIN trained USING (model)
     GROUP BY ALL
@@ -63,6 +64,7 @@ seeded AS (
 paired AS (
     SELECT
         one.task, one.protocol, one.subject, one.layer_set, one.measure,
+        one.hidden_size, one.training_progress,
         one.trained_as AS first_kind, other.trained_as AS second_kind,
         count(*) AS seeds,
         avg(one.bits_saved_percent) AS bits_saved_percent,
@@ -77,12 +79,14 @@ paired AS (
             AND one.subject = other.subject AND one.measure = other.measure
             AND one.layer_set IS NOT DISTINCT FROM other.layer_set
             AND one.training_seed = other.training_seed
+            AND one.hidden_size = other.hidden_size
+            AND one.training_progress IS NOT DISTINCT FROM other.training_progress
             AND one.trained_as < other.trained_as
     GROUP BY ALL
 )
 
 SELECT
-    task, protocol, first_kind, second_kind, subject, layer_set, measure, bits_saved_percent, seeds,
+    task, protocol, hidden_size, training_progress, first_kind, second_kind, subject, layer_set, measure, bits_saved_percent, seeds,
     first_value, second_value, second_value - first_value AS change,
     found.half_width AS change_half_width,
     CASE
@@ -92,4 +96,4 @@ SELECT
         ELSE 'within noise'
     END AS standing
 FROM paired
-ORDER BY first_kind, second_kind, task, protocol, subject, layer_set, measure
+ORDER BY first_kind, second_kind, hidden_size, training_progress, task, protocol, subject, layer_set, measure

@@ -275,6 +275,8 @@ def test_what_training_changes_is_paired_over_seeds(tmp_path: Path) -> None:
             scatter = 0.01 * seed * (kind == "moe_himoe")
             study.run("svd_whitened", "svd-whitened", 40, 0.2 + 0.05 * seed, **of)
             study.run("td_moe", "td_moe", 40.5, 0.3 + 0.05 * seed + more + scatter, **of)
+            use = {"recipe": "baseline", "kind": "expert_balance", "task": "use", "layer": 0}
+            study.add("effective_experts", 8 - 2 * more, **use, **of)
             at = {"recipe": "baseline", "kind": "heterogeneity", "task": "mismatch", **of}
             for layer in range(2):
                 study.add(
@@ -285,6 +287,7 @@ def test_what_training_changes_is_paired_over_seeds(tmp_path: Path) -> None:
         for row in records("specialisation", study.written(tmp_path))
     }
     assert rows["uncompressed", "nats"]["change"] == pytest.approx(0)
+    assert rows["router", "effective_experts"]["change"] == pytest.approx(-0.2)
     assert rows["experts", "sharing_penalty"]["first_value"] == pytest.approx(1.5)
     assert rows["experts", "sharing_penalty"]["change"] == pytest.approx(0.1)
     assert rows["svd_whitened", "nats lost"]["standing"] == "within noise"
