@@ -183,3 +183,18 @@ def test_few_tokens_at_a_time_pass_between_the_cores(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(store.contract(x, 0), whole)
     assert passed == [4, 4, 4, 4, 2]
     torch.testing.assert_close(whole, x @ store.dense(0).mT, atol=1e-5, rtol=1e-4)
+
+
+def test_few_rows_at_a_time_take_their_parts_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fit(torch.randn(PRIME, HIDDEN), rank=5, order=3).store
+    ids, looked_up = torch.arange(PRIME), []
+    whole, rows = store.rows(ids, 0), TTMatrix._rows
+    monkeypatch.setattr(tt_matrix, "STATE_VALUES", 40 * store._widest_row())
+    monkeypatch.setattr(
+        TTMatrix,
+        "_rows",
+        lambda self, ids, cores: looked_up.append(len(ids)) or rows(self, ids, cores),
+    )
+    torch.testing.assert_close(store.rows(ids, 0), whole)
+    assert sum(looked_up) == PRIME
+    assert set(looked_up[:-1]) == {40}

@@ -68,9 +68,23 @@ class TTMatrix(Format):
         return self._rows_at_once(rows) * rows * self.in_features
 
     def rows(self, ids: Tensor, index: int) -> Tensor:
+        cores = self.cores(index)
+        parts = ids.split(max(1, STATE_VALUES // self._widest_row()))
+        return torch.cat([self._rows(part, cores) for part in parts])
+
+    def _widest_row(self) -> int:
+        """Values of one row on the way: the part of a core that it takes, and what it makes."""
+        ranks, done, widest = self.settings["ranks"], 1, 1
+        for k in reversed(range(len(self.in_modes))):
+            n, m = self._modes()[k]
+            taken = ranks[k] * n * ranks[k + 1] if m > 1 else 0
+            done *= n
+            widest = max(widest, taken, ranks[k] * done)
+        return widest
+
+    def _rows(self, ids: Tensor, cores: Sequence[Tensor]) -> Tensor:
         # state: (n, rank, inputs made); each core gives the digit of the row that is its own. From
         # the last, so that a train whose outputs come behind its inputs makes inputs at the end
-        cores = self.cores(index)
         state, place = cores[0].new_ones(1, 1, 1).expand(len(ids), 1, 1), 1
         for core, m in zip(reversed(cores), reversed(self.out_modes), strict=True):
             if m == 1:  # the same for every row
