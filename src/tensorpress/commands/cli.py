@@ -205,6 +205,27 @@ def _doctor(options: argparse.Namespace) -> None:
         raise TensorpressError(f"doctor: not enough: {', '.join(wrong)}; see above")
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from tensorpress.commands import compare
+
+    found = compare.compare(options.first, options.second)
+    if options.json:
+        print(strict_json(found))
+        return
+    if found.settings is not None:
+        print_table("settings", compare.SETTINGS, compare.setting_rows(found.settings))
+    if found.numbers is not None:
+        rows = compare.number_rows(found.numbers.of_both)
+        print_table("numbers", compare.NUMBERS, rows)
+        print(
+            f"{len(found.numbers.of_both) - len(rows)} numbers are the same in both, "
+            f"{len(found.numbers.only_first)} are in {options.first} alone, "
+            f"{len(found.numbers.only_second)} in {options.second} alone"
+        )
+    for line in found.missing:
+        print(line, file=sys.stderr)
+
+
 def _densify(options: argparse.Namespace) -> None:
     from tensorpress.commands.densify import densify
 
@@ -247,6 +268,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "run": _run,
     "status": _status,
     "query": _query,
+    "compare": _compare,
     "densify": _densify,
     "export": _export,
     "prune": _prune,

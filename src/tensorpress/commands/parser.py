@@ -86,6 +86,13 @@ def _from_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, help="a new folder")
 
 
+def _compare(parser: argparse.ArgumentParser) -> None:
+    what = "a params file, a table of results or its folder, or a revision of git"
+    parser.add_argument("first", help=what)
+    parser.add_argument("second", help="the same")
+    _json(parser)
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help=JSON)
 
@@ -103,6 +110,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("run", "run the workflow here; options are those of snakemake", _run),
         Command("status", "what is done, running, failed and left, and the time it takes", _json),
         Command("query", "print the result of queries/NAME.sql", _query),
+        Command("compare", "what two studies, tables or revisions differ in", _compare),
         Command("densify", "write a compressed checkpoint as a plain dense one", _from_to),
         Command(
             "export", "write rounded weights in compressed-tensors, for vLLM and others", _from_to

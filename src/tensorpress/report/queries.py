@@ -105,7 +105,8 @@ def run_query(
     """Result of ``<queries>/<name>.sql`` over Parquet files, each visible under its table name.
 
     A query may read others by their names, and call what ``connect`` defines. ``hint``: what to do
-    where a file is missing. ``TensorpressError`` for an unknown name or a missing file.
+    where a file is missing. ``TensorpressError`` for an unknown name, a missing file, or tables
+    without a column that the query reads.
     """
     known = sorted(p.stem for p in queries.glob("*.sql"))
     if name not in known:
@@ -128,7 +129,13 @@ def _relation(
         if other not in defined and (queries / f"{other}.sql").is_file():
             defined.add(other)
             _relation(connection, other, queries, defined).create_view(other)
-    return connection.sql(text)
+    try:
+        return connection.sql(text)
+    except duckdb.BinderException as error:
+        said = str(error).splitlines()[0]
+        raise TensorpressError(
+            f"query: {name} does not fit these tables: {said}; allowed: tables of this version"
+        ) from error
 
 
 def render(notebook: Path, parameters: Mapping[str, str], target: Path) -> None:
