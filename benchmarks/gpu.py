@@ -1,6 +1,6 @@
 """A whole model on one GPU: seconds of every method beside the published ones, and tokens a second.
 
-    python benchmarks/gpu.py [--size llama-2-7b|small] [--layers N] [--device cuda|cpu]
+    python benchmarks/gpu.py [--size llama-2-7b|small] [--layers N] [--device cuda|cpu] [--json F]
 
 Prints two Markdown tables. The first: seconds of each method for a layer (mean over all layers)
 and for the whole model, and of the published algorithm, on the first layer only: tntorch for
@@ -18,6 +18,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorly
@@ -82,6 +83,7 @@ def main() -> None:
     here = [method for method in METHODS if not reason_against(method)]
     options.add_argument("--methods", nargs="+", choices=here, default=here)
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--json", type=Path, help="the same in a file")
     chosen = options.parse_args()
     if chosen.device == "cuda" and not torch.cuda.is_available():
         options.error("--device: cuda is not allowed; allowed: cpu, for no GPU is visible")
@@ -99,16 +101,25 @@ def main() -> None:
     print(f"float32; without {left_out}\n\n{HEADER}", flush=True)
     batch, tokens, new_tokens = asked = SIZES[chosen.size]
     speeds = [("dense", *speed(config, device, [], *asked))]
+    found: list[dict[str, Any]] = []
     for method in chosen.methods:
         for settings in settings_of(method):
             runs = list(decompose(config, method, settings, device))
             for run in runs:
                 print(seconds_row(run), flush=True)
+                found.append(
+                    {"label": run.spec.label, "group": run.group, "seconds": run.seconds,
+                     "error": run.error, "peer": run.peer}
+                )  # fmt: skip
             speeds.append((runs[0].spec.label, *speed(config, device, runs, *asked)))
             del runs
     print(f"\nbfloat16, batch {batch}, prompt {tokens}, {new_tokens} new tokens\n\n{SPEED_HEADER}")
     for row in speeds:
         print(speed_row(row, speeds[0]))
+    if chosen.json:
+        told = {"machine": machine(device), "torch": torch.__version__, "size": chosen.size}
+        whole = {**told, "methods": found, "tokens_per_second": speeds}
+        chosen.json.write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
 
 def reason_against(method: str) -> str | None:

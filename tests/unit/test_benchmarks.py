@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.methods import ALONE
-from support.workspace import ROOT
+from support.workspace import ROOT, save_tiny, tiny_llama
 
 from tensorpress.running.records import Record
 
@@ -37,9 +39,24 @@ def test_decompose_reaches_the_peers_errors() -> None:
         assert float(row[6]) <= 1 + 1e-6, row  # our error over theirs
 
 
-def test_gpu_runs_every_method_and_reaches_the_peers_errors() -> None:
-    done = run("benchmarks/gpu.py", "--size=small", "--layers=1", "--device=cpu")
-    tables = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the kit for GPUs finds on the CPU, at the smallest sizes."""
+    folder = tmp_path_factory.mktemp("kit")
+    checkpoint, out = save_tiny(tiny_llama(), folder / "tiny"), folder / "out"
+    # its python3 is this one
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["benchmarks/device.sh", out, "--checkpoint", checkpoint, "--device", "cpu"],
+        cwd=ROOT, env={**os.environ, "PATH": search}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_gpu_runs_every_method_and_reaches_the_peers_errors(kit: Path) -> None:
+    printed = (kit / "methods.txt").read_text()
+    tables = [line for line in printed.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables]
     decomposed = {(row[0], row[1]): row for row in rows if row[1:2] in (["attention"], ["ffn"])}
     linear = {s.label for s in ALONE.values() if {"attention", "ffn"} & {*s.groups}}
@@ -60,6 +77,29 @@ def test_gpu_refuses_where_there_is_none() -> None:
     done = run("benchmarks/gpu.py", check=False)
     assert done.returncode == 2
     assert "--device: cuda is not allowed; allowed: cpu" in done.stderr
+
+
+def test_device_kit_runs_on_a_cpu(kit: Path) -> None:
+    logits, matrices = (kit / "agreement.txt").read_text().splitlines()
+    assert logits.endswith("differ by 0.0e+00")
+    assert matrices.endswith("differ by 0.0e+00")
+    served = json.loads((kit / "served.json").read_text())["rows"]
+    assert {row["layer"] for row in served} == {"ffn", "experts"}
+    assert all(row["error"] < 0.02 for row in served)
+    assert {row["compiled"] for row in served} == {False, True}
+    methods = json.loads((kit / "methods.json").read_text())
+    assert {row["label"] for row in methods["methods"]} >= {"svd", "tt", "tucker_qkvo"}
+    table = (kit / "table.md").read_text()
+    assert all(f"## {part}\n" in table for part in ("device", "agreement", "served", "methods"))
+
+
+def test_device_kit_names_what_it_does_not_know(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["benchmarks/device.sh", tmp_path, "--gpu", "0"], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 64
+    assert "--gpu is not allowed; allowed: --wheels" in done.stderr
 
 
 def test_forward_computes_the_same_product() -> None:

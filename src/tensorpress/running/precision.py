@@ -51,11 +51,18 @@ def fast_dtype(device: torch.device) -> tuple[torch.dtype, str]:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """CPU seconds of a product: those of other processes do not count."""
-    matrix = torch.ones(SIDE, SIDE, dtype=dtype)
+    """CPU seconds of a product: those of other processes do not count.
+
+    Of one thread: several that wait for each other on a busy machine count their waiting.
+    """
+    matrix, threads = torch.ones(SIDE, SIDE, dtype=dtype), torch.get_num_threads()
     taken = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        matrix @ matrix
-        taken.append(time.process_time() - start)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            matrix @ matrix
+            taken.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return min(taken)
