@@ -4,7 +4,7 @@
 -- of the two best alone); beside them what its weights say, means over stacks and budgets of these
 -- tasks, where the study has them: sharing penalty and that of noise, overlap of leading subspaces over
 -- that of random ones, error of the best tensor format over SVD's, and over its own on scrambled
--- matrices. `parameters` are the model's values, `training_tokens` those of embedded models.
+-- matrices. `parameters` are the fetched model's values, `training_tokens` those of embedded models.
 WITH models AS (
     SELECT DISTINCT
         model, task, protocol, objective, trained_as, hidden_size,

@@ -4,7 +4,8 @@
 WITH runs AS (
     SELECT
         model, recipe, layer_set, array_to_string(layers, ',') AS layers,
-        task, kind, metric, statistic, state, version, protocol,
+        task, kind, metric, statistic, state, protocol,
+        any_value(version) AS version, -- which may say that memory ran out
         avg(value) AS mean_value,
         half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*)) AS spread,
         max(samples) AS samples

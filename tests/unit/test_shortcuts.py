@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.stages import compress, logits_without_us
 from support.transforms import logits, sliced, tiny
+from support.workspace import ROOT
 from transformers import AutoModelForCausalLM
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.meta_model import MetaModel
+from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
+from tensorpress.keying import fingerprints
+from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.transforms import fold_norms, slicegpt
@@ -86,3 +92,16 @@ def test_what_passes_by_turned_is_not_turned_again(transform: type, tmp_path: Pa
     again = transform(transform=transform.__module__.rpartition(".")[2], **settings)
     with pytest.raises(TensorpressError, match="what passes its blocks by is turned"):
         again.planned(planned(source), "models.m")
+
+
+def test_the_class_that_it_brings_is_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parse(yaml.safe_load((ROOT / "studies/all-methods.yaml").read_text()))
+    before = set(Plan(study).transformed)
+    package = shutil.copytree(ROOT / "src/tensorpress", tmp_path / "tensorpress")
+    monkeypatch.setattr(fingerprints, "PACKAGE", package)
+    edited = package / "formats/shortcuts.py"
+    edited.write_text(edited.read_text().replace("more = residual", "more = 2 * residual"))
+    stale = before - set(Plan(study).transformed)
+    assert {name.rpartition("-")[0] for name in stale} == {"dense-half-blocks", "moe-half-blocks"}

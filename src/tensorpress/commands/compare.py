@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tensorpress.config import params
 from tensorpress.errors import TensorpressError
-from tensorpress.files import paths
+from tensorpress.files import paths, yamlfile
 from tensorpress.planning.plan import Plan
 from tensorpress.report.comparison import Number, Numbers, Setting, numbers, settings
 from tensorpress.report.tables import spans
@@ -69,7 +68,7 @@ def _side(name: str) -> Iterator[_Side]:
         plan = Plan(params.load(path))
         made = paths.results_table(plan.table_id)
         lacks = "" if made.is_file() else f"numbers: {made} of {name} is missing; run snakemake"
-        yield _Side(_sections(path.read_text(encoding="utf-8")), None if lacks else made, lacks)
+        yield _Side(yamlfile.read(path).values, None if lacks else made, lacks)
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield _of_revision(name, Path(folder))
@@ -77,7 +76,7 @@ def _side(name: str) -> Iterator[_Side]:
 
 def _of_revision(name: str, folder: Path) -> _Side:
     """``params.yaml`` of a commit, and its table where DVC has it."""
-    command = ["git", "show", f"{name}:./{paths.PARAMS}"]
+    command = ["git", "show", "--end-of-options", f"{name}:./{paths.PARAMS}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     if shown.returncode:
         raise TensorpressError(
@@ -86,7 +85,9 @@ def _of_revision(name: str, folder: Path) -> _Side:
         )
     table = _table_of(name, folder / "results.parquet")
     lacks = "" if table else f"numbers: DVC has no table of {name}; run tensorpress record there"
-    return _Side(_sections(shown.stdout), table, lacks)
+    written = folder / paths.PARAMS.name
+    written.write_text(shown.stdout, encoding="utf-8")
+    return _Side(yamlfile.read(written).values, table, lacks)
 
 
 def _table_of(revision: str, target: Path) -> Path | None:
@@ -96,17 +97,14 @@ def _table_of(revision: str, target: Path) -> Path | None:
 
     try:
         tracked = DVCFileSystem(rev=revision)
-        live = yaml.safe_load(tracked.read_text(str(paths.plan_file("aggregate"))))
-        (table,) = [each for each in live if Path(each).name == target.name]
+        live = json.loads(tracked.read_text(str(paths.plan_file("aggregate"))))
+        table = next((each for each in live if Path(each).name == target.name), None)
+        if table is None:
+            return None
         tracked.get_file(table, str(target))
-    except (DvcException, OSError):
+    except (DvcException, OSError, ValueError):
         return None
     return target
-
-
-def _sections(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
 
 
 def setting_rows(found: Sequence[Setting]) -> list[tuple[object, ...]]:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
+from tensorpress.files.atomic import replacing
 
 COPIED = ("params.yaml", "profiles", "studies")
 """Parts of the workflow that are taken from the working directory, so that a copy can be edited."""
@@ -32,7 +33,7 @@ def run(params: Path, options: Sequence[str]) -> NoReturn:
             raise TensorpressError(
                 f"--params: {params} beside --configfile is not allowed; allowed: one of the two"
             )
-        options = ["--configfile", str(params), *options]
+        options = [f"--configfile={params}", *options]  # which takes what follows for more of them
     os.execv(sys.executable, snakemake(*options))
 
 
@@ -43,5 +44,9 @@ def copy(part: str) -> Path:
         raise TensorpressError(
             f"copy: {target}, which exists, is not allowed; allowed: a folder without it"
         )
-    shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    with replacing(target) as temporary:
+        if source.is_dir():
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, temporary)
     return target

@@ -33,6 +33,7 @@ from tensorpress.planning.artifacts import (
     StreamArtifact,
     TransformedArtifact,
 )
+from tensorpress.sources.embedded.specs import spec_of
 from tensorpress.sources.inputs import EmbeddedModel
 from tensorpress.transforms.slicegpt import KEPT
 
@@ -94,7 +95,13 @@ def fetch(model: ModelArtifact) -> Footprint:
     Of codes also the shard that is being written, and a block of values in the making.
     """
     if isinstance(model.spec, EmbeddedModel):
-        return Footprint(TRAINING, 3600)
+        spec = spec_of(f"models.{model.name}", model.spec.name, model.spec.width)
+        seen, values = (
+            spec.steps(model.spec.progress) * spec.batch_tokens,
+            values_of(model.architecture),
+        )
+        # weights, gradients, two means, and a step in the making
+        return Footprint(TRAINING + 5 * FLOAT * values, WAIT + 3 * seen * values / MACS)
     stored, values = value_bytes(model.architecture.config), values_of(model.architecture)
     peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
     if model.is_quantised:

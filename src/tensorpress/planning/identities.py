@@ -11,6 +11,7 @@ from typing import Any
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.shortcuts import SHORTCUTS
 from tensorpress.config.base_task import BaseTask
 from tensorpress.config.params import BASELINE, Calibration, Recipe
 from tensorpress.config.recovery import Recovery
@@ -54,6 +55,8 @@ from tensorpress.sources.quantised import quantisation
 from tensorpress.transforms.base import Transform
 from tensorpress.transforms.registry import TRANSFORMS
 
+_SHORTCUTS = "tensorpress.formats.shortcuts"
+"""Code that travels in a checkpoint whose stream is turned at every norm."""
 _BUNDLED = ("tensorpress.formats.model", "tensorpress.formats.modules")
 """Code that travels in a checkpoint and builds its model."""
 _ROUNDING = "tensorpress.methods.rounding:Rounding"
@@ -112,6 +115,7 @@ def transformed(
 ) -> TransformedArtifact:
     """A model made of a model: that model, the transform, and the moments if it reads them."""
     architecture = transform.planned(of.architecture, f"models.{name}.transform")
+    brought = [_SHORTCUTS] if SHORTCUTS in architecture.config else []
     content = key(
         stage="transform",
         model=of.key,
@@ -121,6 +125,7 @@ def transformed(
             _run("transform"),
             f"{TRANSFORMS[transform.transform]}:Spec",
             _family(of.architecture),
+            *brought,
         ),
     )
     return TransformedArtifact(
@@ -311,7 +316,7 @@ def site(
     content = key(
         stage="site",
         table=table_id,
-        reports=[each.key for each in reports],
+        reports=[each.id for each in reports],
         recipes={name: each.model_dump(mode="json") for name, each in recipes.items()},
         methods={name: each.model_dump(mode="json") for name, each in methods.items()},
         queries=queries,

@@ -116,7 +116,11 @@ def run_query(
             raise TensorpressError(f"query: {file} is missing; {hint}")
     connection = connect()
     for table, file in tables.items():
-        connection.read_parquet(str(file)).create_view(table)
+        try:
+            connection.read_parquet(str(file)).create_view(table)
+        except duckdb.Error as error:
+            said = str(error).splitlines()[0]
+            raise TensorpressError(f"query: {file} cannot be read: {said}") from error
     return _relation(connection, name, queries, {*tables, name})
 
 

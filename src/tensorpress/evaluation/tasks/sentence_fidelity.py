@@ -25,13 +25,14 @@ from tensorpress.evaluation.sentences import sentence_pairs
 from tensorpress.evaluation.spread import standard_error
 from tensorpress.keying.keys import key
 from tensorpress.objectives.encoding import embeddings
-from tensorpress.objectives.frame import EDGES, framed
+from tensorpress.objectives.frame import EDGES, NEEDED, check_tokenizer, framed
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     """``cosine`` of all sentences, ``recall_at_1`` of the pairs, and what of the dense is lost."""
     pairs = sentence_pairs(job.text("text"), spec.pairs, spec.least_words)
     tokenizer = load_tokenizer(job.run_directory)
+    check_tokenizer(tokenizer, NEEDED, "task sentence_fidelity", "encoders")
     sentences = [first for first, _ in pairs] + [second for _, second in pairs]
     given = tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
     ids = [framed(tokenizer, torch.tensor(each[: spec.window - EDGES])) for each in given]

@@ -155,7 +155,8 @@ class RunPages:
         kept = of[
             (of["model"] == first["model"])
             & of["method_name"].isin(named)
-            & of["layer"].isin(layers)
+            # the embedding belongs to no layer that is listed
+            & (of["layer"].isin(layers) | (of["group"] == "embedding"))
         ]
         words = (
             "The checkpoint with its ranks is gone; this is what the tables keep of the methods "
@@ -195,7 +196,7 @@ def _shown(value: Any) -> str:
 
 
 def _settings(setting: BaseModel) -> str:
-    """Settings as written in ``params.yaml``, without those left out there."""
+    """Settings as in ``params.yaml``, those left out there with what they are then."""
     given = setting.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"method"})
     return ", ".join(f"{name}: {_plain(value)}" for name, value in given.items())
 

@@ -41,6 +41,7 @@ class RouterSpec:
 
     groups: int = 2
     balance: float = 0.01
+    """Of what is, where loads are even, the number of experts of a token in every layer."""
     z: float = 0.001
     intra: float = 0.1
     inter: float = 0.05
