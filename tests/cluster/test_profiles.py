@@ -65,5 +65,5 @@ def test_many_layers_are_few_submissions(workspace: Workspace) -> None:
     shown = (done.stdout + done.stderr).split("Job stats:")[1]
     jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", shown, re.MULTILINE))
     alone = jobs["fetch_model"] + jobs["calibrate"]
-    assert jobs.total() - jobs["all"] == 2 * 32 + 3 + 3 + alone + 3
+    assert jobs.total() - jobs["all"] == 2 * 32 + 3 + 3 + alone + 4
     assert alone + shown.count(" Group job ") == 10

@@ -146,8 +146,9 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 def copied(folder: Path) -> Path:
     """The package and what lies beside it that keys depend on."""
-    for name in ("queries", "notebooks"):
+    for name in ("queries", "notebooks", "rules"):
         shutil.copytree(ROOT / name, folder / name)
+    shutil.copyfile(ROOT / "Snakefile", folder / "Snakefile")
     ignored = shutil.ignore_patterns("__pycache__")
     return shutil.copytree(ROOT / "src/tensorpress", folder / "tensorpress", ignore=ignored)
 

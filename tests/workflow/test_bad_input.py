@@ -108,7 +108,7 @@ def test_query_says_what_is_missing_and_what_exists(shared_workspace: Workspace)
     text = said(shared_workspace.run("tensorpress", "query", "pareto", check=False))
     assert "run snakemake or dvc pull first" in text
     text = said(shared_workspace.run("tensorpress", "query", "nope", check=False))
-    assert "query: 'nope' is not allowed; allowed: ahead, baseline" in text
+    assert "query: 'nope' is not allowed; allowed: ahead, allocation, baseline" in text
 
 
 def test_record_before_a_run_is_refused(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_another_working_directory(project: Workspace, tmp_path: Path) -> None:
     assert code
     assert "results.parquet is missing; run snakemake or dvc pull first" in text
     code, text = ran(project, "tensorpress", "query", "nope", folder=tmp_path)
-    assert "query: 'nope' is not allowed; allowed: ahead, baseline, best_per_budget" in text
+    assert "query: 'nope' is not allowed; allowed: ahead, allocation, baseline" in text
     (tmp_path / "inputs/text.txt").write_text("Too short a text.")
     code, text = ran(project, "tensorpress", "advise", "tiny", "--saved", "0.2", folder=tmp_path)
     assert "tensorpress: calibrate tiny-" in text, text[-2000:]  # so the rules were found

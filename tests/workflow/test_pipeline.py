@@ -310,8 +310,13 @@ def test_checkpoints_say_what_was_done_to_them(finished: Workspace) -> None:
             assert (entry["stack_bits"] == 0) == (entry["method"] == "drop")
             if entry["method"] != "advised":  # whatever was chosen
                 ranked = OF_METHODS[entry["method"]] in ("tensor format", "low rank", "hybrid")
-                # the width of what stands of each head is in the settings of the format
-                assert bool(entry["ranks"]) == (ranked and entry["method"] != "heads")
+                # what stands of each head, and a core of a format of its own, are in the settings
+                ranked = ranked and entry["method"] not in ("heads", "sparse_tucker")
+                assert bool(entry["ranks"]) == ranked
+
+
+OF_OTHER_STUDIES = ("allocation", "sentences", "specialisation")
+"""Queries that have nothing to say of this one: tests/unit has rows for them."""
 
 
 @pytest.mark.parametrize(
@@ -319,6 +324,8 @@ def test_checkpoints_say_what_was_done_to_them(finished: Workspace) -> None:
 )
 def test_queries_answer(finished: Workspace, name: str) -> None:
     records = json.loads(finished.run("tensorpress", "query", name, "--json").stdout)
+    if name in OF_OTHER_STUDIES:
+        return
     assert records
     assert {"tiny", "moe"} & {record["model"] for record in records}
 
@@ -353,7 +360,8 @@ def test_the_site_has_a_page_for_every_run(finished: Workspace) -> None:
     made = {page.stem for page in site.glob("runs/*.html")}
     rows = json.loads(finished.run("tensorpress", "query", "every_run", "--json").stdout)
     assert made == {row["run"].rpartition("/")[2] for row in rows}
-    assert len(list(site.glob("runs/*.json"))) == len([n for n in made if "-baseline-" not in n])
+    plans = {plan.stem for plan in site.glob("runs/*.json")}
+    assert {name for name in made if "-baseline-" not in name} <= plans <= made
     for page in site.rglob("*.html"):
         for where in re.findall(r'(?:href|src)="(?!data:|#)([^"]*)"', page.read_text()):
             assert (page.parent / unquote(where)).is_file(), (page, where)

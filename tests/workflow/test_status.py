@@ -80,7 +80,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
 
 def test_before_a_run_all_is_left(watched: Watched) -> None:
-    assert counts(watched.before) == (0, 0, 0, 13)
+    assert counts(watched.before) == (0, 0, 0, 14)
     assert watched.before["total"]["expected_seconds"] is None
 
 
@@ -97,7 +97,7 @@ def test_a_run_is_seen_at_work(watched: Watched) -> None:
 
 def test_failures_are_listed_and_the_rest_is_left(watched: Watched) -> None:
     assert counts(watched.failed, "assemble") == (0, 0, 3, 0)
-    assert counts(watched.failed) == (5, 0, 3, 5)
+    assert counts(watched.failed) == (5, 0, 3, 6)
     assert {record["error"] for record in watched.failed["failed"]} == {
         "planted: this is not allowed; allowed: that"
     }
@@ -109,7 +109,7 @@ def test_failures_are_listed_and_the_rest_is_left(watched: Watched) -> None:
 
 
 def test_afterwards_all_is_done(watched: Watched) -> None:
-    assert counts(watched.after) == (13, 0, 0, 0)
+    assert counts(watched.after) == (14, 0, 0, 0)
     assert watched.after["total"]["expected_seconds"] == 0
     assert watched.after["total"]["used_seconds"] > watched.failed["total"]["used_seconds"]
     assert not watched.after["running"] + watched.after["failed"]
@@ -148,8 +148,8 @@ def test_measurements_are_no_part_of_the_study(watched: Watched) -> None:
         return sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.*"))
 
     logs = names(results / "logs")
-    assert len(logs) == 13
+    assert len(logs) == 14
     assert names(results / "records") == logs
     shutil.rmtree(results / "records")
     assert watched.workspace.nothing_to_do()
-    assert counts(status(watched.workspace)) == (13, 0, 0, 0)
+    assert counts(status(watched.workspace)) == (14, 0, 0, 0)
