@@ -58,7 +58,9 @@ class RunPages:
         checkpoints: Mapping[str, Path],
     ) -> RunPages:
         """Pages of runs whose checkpoints may lie where ``checkpoints`` says."""
-        found = {run: folder / MANIFEST for run, folder in checkpoints.items()}
+        # of several seeds one has a page
+        shown = set(rows["every_run"]["run"]) & checkpoints.keys()
+        found = {run: checkpoints[run] / MANIFEST for run in sorted(shown)}
         there = {run: manifest for run, manifest in found.items() if manifest.is_file()}
         return cls(study, rows, decompositions, there)
 
