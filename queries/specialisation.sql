@@ -1,9 +1,11 @@
--- What it changes that routers learn otherwise: every two kinds of embedded mixtures (`trained_as`) of one
--- width and as long a training, whose use of experts was measured, seed by seed. `change` is the mean over the seeds that both have of the second less the first, with half its 95 %
--- interval, paired. Of the uncompressed model: nats per token, and means over layers of what its router
--- does (as in `expert_use`) and of what its experts have in common (as in `sharing`). Of each recipe: nats
--- per token lost, and how many of them beyond the best whitened SVD on the same modules and layers
--- that saves at least as much, a point less at most.
+-- What it changes that routers learn otherwise: every two kinds of embedded mixtures (`trained_as`)
+-- of one width and as long a training, whose use of experts was measured, seed by seed. `change` is
+-- the mean over the seeds that both have of the second less the first, with half its 95 % interval,
+-- paired; `standing` says of each change by itself whether it is beyond that.
+-- Of the uncompressed model: nats per token, and means over layers of what its router does (as in
+-- `expert_use`) and of what its experts have in common (as in `sharing`). Of each recipe: nats per token
+-- lost, and how many of them beyond the best whitened SVD on the same modules and layers that saves
+-- at least as much, a point less at most.
 WITH trained AS (
     SELECT DISTINCT model, trained_as, training_seed, hidden_size, training_progress
     FROM results
@@ -86,7 +88,8 @@ paired AS (
 )
 
 SELECT
-    task, protocol, hidden_size, training_progress, first_kind, second_kind, subject, layer_set, measure, bits_saved_percent, seeds,
+    task, protocol, hidden_size, training_progress, first_kind, second_kind,
+    subject, layer_set, measure, bits_saved_percent, seeds,
     first_value, second_value, second_value - first_value AS change,
     found.half_width AS change_half_width,
     CASE
@@ -96,4 +99,5 @@ SELECT
         ELSE 'within noise'
     END AS standing
 FROM paired
-ORDER BY first_kind, second_kind, hidden_size, training_progress, task, protocol, subject, layer_set, measure
+ORDER BY
+    first_kind, second_kind, hidden_size, training_progress, task, protocol, subject, layer_set, measure

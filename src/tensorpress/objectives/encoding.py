@@ -11,42 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.objectives import frame
-from tensorpress.objectives.base import Objective
+from tensorpress.objectives.frame import Framed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-class Encoding(Objective):
+class Encoding(Framed):
     """A text's embedding. Rows are windows of ids, which begin with CLS and end with SEP."""
 
     auto_class: ClassVar[str] = "AutoModel"
     known_classes: ClassVar[str] = "MODEL_MAPPING_NAMES"
     described: ClassVar[str] = "an encoder of transformers without a head"
-
-    def check_window(self, where: str, window: int, bos: bool = False) -> None:
-        frame.check_window(where, window, bos, 1, self.described)
-
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-        frame.check_tokenizer(tokenizer, frame.NEEDED, where, self.described)
-
-    def rows(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        text: str,
-        window: int,
-        max_windows: int | None = None,
-        bos: bool = False,
-    ) -> Int[Tensor, "windows window"]:
-        from tensorpress.objectives.windows import token_windows
-
-        self.check_window("window", window, bos)
-        self.check_tokenizer(tokenizer, "encoding")
-        ids = token_windows(tokenizer, text, window - frame.EDGES, max_windows)
-        return frame.framed(tokenizer, ids)
 
     def ids(self, rows: Int[Tensor, "windows window"]) -> Int[Tensor, "windows window"]:
         return rows

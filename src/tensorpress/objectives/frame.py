@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tensorpress.errors import TensorpressError
+from tensorpress.objectives.base import Objective
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -17,18 +18,49 @@ EDGES = 2
 NEEDED = ("cls_token", "sep_token")
 
 
-def check_window(where: str, window: int, bos: bool, tokens: int, described: str) -> None:
-    """Refuse a BOS, and windows with fewer than ``tokens`` of text; ``where`` begins the error."""
-    if bos:
-        raise TensorpressError(
-            f"{where}: a BOS before each window is not allowed; allowed: bos: false, for "
-            f"{described} windows begin with CLS"
-        )
-    if window < tokens + EDGES:
-        raise TensorpressError(
-            f"{where}: {window} is not allowed; allowed: from {tokens + EDGES}, for CLS, SEP and "
-            f"{tokens} {'tokens' if tokens > 1 else 'token'} between them"
-        )
+class Framed(Objective):
+    """Objectives whose windows begin with CLS and end with SEP."""
+
+    needed: ClassVar[Sequence[str]] = NEEDED
+    """Tokens that a tokenizer must have."""
+    least: ClassVar[int] = 1
+    """Tokens of text that a window must hold."""
+
+    def check_window(self, where: str, window: int, bos: bool = False) -> None:
+        if bos:
+            raise TensorpressError(
+                f"{where}: a BOS before each window is not allowed; allowed: bos: false, for "
+                f"{self.described} windows begin with CLS"
+            )
+        if window < self.least + EDGES:
+            raise TensorpressError(
+                f"{where}: {window} is not allowed; allowed: from {self.least + EDGES}, for CLS, "
+                f"SEP and {self.least} {'tokens' if self.least > 1 else 'token'} between them"
+            )
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+        check_tokenizer(tokenizer, self.needed, where, self.described)
+
+    def rows(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        window: int,
+        max_windows: int | None = None,
+        bos: bool = False,
+    ) -> Int[Tensor, "windows ..."]:
+        from tensorpress.objectives.windows import token_windows
+
+        self.check_window("window", window, bos)
+        self.check_tokenizer(tokenizer, "tokenizer")
+        ids = token_windows(tokenizer, text, window - EDGES, max_windows)
+        return framed(tokenizer, self.asked(tokenizer, ids))
+
+    def asked(
+        self, tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "windows text"]
+    ) -> Int[Tensor, "windows ... text"]:
+        """What rows hold of windows of text between their edges: the text, if nothing else."""
+        return ids
 
 
 def check_tokenizer(

@@ -8,10 +8,11 @@ with, nothing is left to chance, and each token is predicted once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.objectives import frame
 from tensorpress.objectives.base import Predicting
+from tensorpress.objectives.frame import NEEDED, Framed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 STRIDE = 7
 """Tokens from one mask to the next, and passes over a window."""
-NEEDED = ("mask_token", *frame.NEEDED)
 
 
-class MaskedLM(Predicting):
+class MaskedLM(Framed, Predicting):
     """Masked tokens. Rows ``(2, window)`` hold a window's ids, and under them the masked ones.
 
     A window begins with CLS and ends with SEP, as in training. Of the text between them so many
@@ -41,30 +41,15 @@ class MaskedLM(Predicting):
         f"between CLS and SEP, every {STRIDE}th token masked, in {STRIDE} passes"
     )
     passes: ClassVar[int] = STRIDE
+    needed: ClassVar[Sequence[str]] = ("mask_token", *NEEDED)
+    least: ClassVar[int] = STRIDE
 
-    def check_window(self, where: str, window: int, bos: bool = False) -> None:
-        frame.check_window(where, window, bos, STRIDE, self.described)
-
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-        frame.check_tokenizer(tokenizer, NEEDED, where, self.described)
-
-    def rows(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        text: str,
-        window: int,
-        max_windows: int | None = None,
-        bos: bool = False,
-    ) -> Int[Tensor, "windows 2 window"]:
+    def asked(
+        self, tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "windows text"]
+    ) -> Int[Tensor, "windows 2 text"]:
         import torch
 
-        from tensorpress.objectives.windows import token_windows
-
-        self.check_window("window", window, bos)
-        self.check_tokenizer(tokenizer, "masked_lm")
-        ids = token_windows(tokenizer, text, window - frame.EDGES, max_windows)
-        masked = torch.full_like(ids, tokenizer.mask_token_id)
-        return frame.framed(tokenizer, torch.stack([ids, masked], dim=1))
+        return torch.stack([ids, torch.full_like(ids, tokenizer.mask_token_id)], dim=1)
 
     def ids(self, rows: Int[Tensor, "windows 2 window"]) -> Int[Tensor, "windows window"]:
         return rows[:, 0]

@@ -151,7 +151,7 @@ class RunPages:
             where = f'<a href="{quoted(run)}.json"><code>plan.json</code></a>'
             words = f"As {where} beside the checkpoint says; errors are relative, of the weights."
             return _page(title, f"<p>{words}</p>") + table_html(_entries(plan["modules"]))
-        layers = [int(layer) for layer in first["layers"].split(",")]
+        layers = [int(layer) for layer in first["layers"].split(",") if layer]
         named = {step.method for step in self.study.recipes[first["recipe"]].steps}
         of = self.decompositions
         kept = of[
