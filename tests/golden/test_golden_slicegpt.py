@@ -18,7 +18,7 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.linalg.rotation import leading_directions
-from tensorpress.planning.footprint import values_of
+from tensorpress.planning.sizes import values_of
 from tensorpress.running.oom import CPU
 from tensorpress.stages.transformation import write_transformed
 from tensorpress.transforms.slicegpt import Spec

@@ -25,7 +25,7 @@ from tensorpress.commands.meta_model import MetaModel
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
 from tensorpress.methods.base import MethodSpec, slices_of
 from tensorpress.planning.artifacts import FactorPlacement
-from tensorpress.planning.footprint import values_of
+from tensorpress.planning.sizes import values_of
 from tensorpress.running.oom import CPU
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.calibration import calibrate

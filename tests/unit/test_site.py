@@ -20,7 +20,7 @@ from support.workspace import ROOT
 
 from tensorpress.config.params import Recipe
 from tensorpress.config.reports import Report
-from tensorpress.planning.artifacts import ReportArtifact, SiteArtifact
+from tensorpress.planning.pages import ReportArtifact, SiteArtifact
 from tensorpress.report import frontier
 from tensorpress.report.pages import chart_html, charts_script, page_style
 from tensorpress.report.site.shared import with_assets

@@ -11,7 +11,7 @@ from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import GROUPS
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.registry import spec_class
-from tensorpress.planning import footprint
+from tensorpress.planning import sizes
 from tensorpress.planning.checks import check_method
 
 Settings = Mapping[str, Any]
@@ -164,13 +164,7 @@ def _share(
 ) -> float:
     """Share of the groups' values, on all layers, that is so much of the model's."""
     values = _values(architecture, [group for group in groups if group != "embedding"])
-    return percent / 100 * _model_values(architecture) / values
-
-
-def _model_values(architecture: Architecture) -> int:
-    """All but vectors; a tied head is no second matrix."""
-    head = architecture.shape(architecture.outer).modules["embedding"].numel
-    return footprint.values_of(architecture) - (head if architecture.tied else 0)
+    return percent / 100 * sizes.held_values(architecture) / values
 
 
 def _values(architecture: Architecture, groups: Sequence[str]) -> int:

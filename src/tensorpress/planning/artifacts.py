@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import ModuleShape
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import Calibration, Recipe
+from tensorpress.config.params import Calibration
 from tensorpress.config.recovery import Recovery
-from tensorpress.config.reports import Report
 from tensorpress.files import paths
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
@@ -330,31 +328,3 @@ class RecipeRun:
     seed: int | None
     """Where chance enters: in recovery."""
     evaluations: tuple[EvaluationArtifact, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ReportArtifact:
-    """One rendered notebook."""
-
-    name: str
-    spec: Report
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.key}"
-
-
-@dataclass(frozen=True)
-class SiteArtifact:
-    """All pages of a study and one for every run, as one folder."""
-
-    reports: tuple[ReportArtifact, ...]
-    recipes: Mapping[str, Recipe] = field(repr=False)
-    methods: Mapping[str, MethodSpec] = field(repr=False)
-    """Settings of what the recipes' steps name."""
-    key: str
-
-    @property
-    def id(self) -> str:
-        return f"study-{self.key}"

@@ -7,20 +7,20 @@ what jobs took. Bytes of tensors are counted; the constants are measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from tensorpress.architectures import shortcuts
 from tensorpress.architectures.architecture import Architecture
-from tensorpress.architectures.layers import GROUPS, LayerShape, ModuleShape, expand_modules
+from tensorpress.architectures.layers import GROUPS, LayerShape, expand_modules
 from tensorpress.architectures.sites import moment_values, passes
 from tensorpress.config.recovery import Adapters
 from tensorpress.files import logits
 from tensorpress.files.storage import RUNNING_BITS, SHARD_BYTES, VALUE_BITS
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import most
+from tensorpress.planning import sizes
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     CalibrationArtifact,
@@ -98,12 +98,13 @@ def fetch(model: ModelArtifact) -> Footprint:
         spec = spec_of(f"models.{model.name}", model.spec.name, model.spec.width)
         seen, values = (
             spec.steps(model.spec.progress) * spec.batch_tokens,
-            values_of(model.architecture),
+            sizes.values_of(model.architecture),
         )
         # weights, gradients, two means, and a step in the making
         return Footprint(TRAINING + 5 * FLOAT * values, WAIT + 3 * seen * values / MACS)
-    stored, values = value_bytes(model.architecture.config), values_of(model.architecture)
-    peak = PROCESS + SUMS + stored * _largest_tensor(model.architecture)
+    stored = sizes.value_bytes(model.architecture.config)
+    values = sizes.values_of(model.architecture)
+    peak = PROCESS + SUMS + stored * sizes.largest_tensor(model.architecture)
     if model.is_quantised:
         peak += min(SHARD_BYTES, stored * values) + DEQUANTISED
     return Footprint(peak, (8 if model.is_quantised else 4) * stored * values / READ)
@@ -115,14 +116,14 @@ def transform(made: TransformedArtifact) -> Footprint:
     Where the stream is turned, also that product, and the sum of its moments with its vectors.
     """
     architecture = made.source.architecture
-    stored = value_bytes(architecture.config)
-    size, tensor = stored * values_of(architecture), _largest_tensor(architecture)
+    stored = sizes.value_bytes(architecture.config)
+    size, tensor = stored * sizes.values_of(architecture), sizes.largest_tensor(architecture)
     peak = PROCESS + SUMS + min(SHARD_BYTES, size) + (stored + 2 * FLOAT) * tensor
     if made.stream is None:
         return Footprint(peak, 4 * size / READ)
     side = architecture.shape(0).hidden_size
-    values, width = values_of(architecture), made.architecture.shape(0).hidden_size
-    read = 4 * size + FLOAT * stream_values(architecture)
+    values, width = sizes.values_of(architecture), made.architecture.shape(0).hidden_size
+    read = 4 * size + FLOAT * sizes.stream_values(architecture)
     norms, kept = 1, 0
     if shortcuts.values(made.architecture):
         norms, kept = len(architecture.family.norms) * architecture.layers + 1, KEPT
@@ -134,8 +135,8 @@ def transform(made: TransformedArtifact) -> Footprint:
 def stream(made: StreamArtifact) -> Footprint:
     """Model, batch, and the moments of all norms in float64, then in float32 too."""
     settings, architecture = made.settings, made.model.architecture
-    values = values_of(architecture)
-    moments = stream_values(architecture)
+    values = sizes.values_of(architecture)
+    moments = sizes.stream_values(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
     batch = _activations(architecture, settings.batch * settings.window, kept=False)
     macs = settings.tokens * architecture.objective.passes * (values + moments)
@@ -146,7 +147,7 @@ def stream(made: StreamArtifact) -> Footprint:
 def calibrate(made: CalibrationArtifact) -> Footprint:
     """Model, batch, moments of a pass in float64, of a layer and the widest inputs in float32."""
     settings, architecture = made.settings, made.model.architecture
-    values, shapes = values_of(architecture), architecture.shapes
+    values, shapes = sizes.values_of(architecture), architecture.shapes
     moments = [moment_values(shape) for shape in shapes]
     parts = passes(shapes)
     widest = max(each.in_features for shape in shapes for each in shape.modules.values())
@@ -185,7 +186,7 @@ def decompose(made: DecompositionArtifact, layer: int) -> Footprint:
 def _of_alike(made: DecompositionArtifact, layer: int) -> Footprint:
     architecture = made.model.architecture
     return group_footprint(
-        made.spec, architecture.shape(layer), made.group, value_bytes(architecture.config)
+        made.spec, architecture.shape(layer), made.group, sizes.value_bytes(architecture.config)
     )
 
 
@@ -226,7 +227,7 @@ def step_footprints(
     """The decompositions that a step of a recipe needs on some layers."""
     wanted, stored = (
         set(expand_modules(modules, architecture.modules)),
-        value_bytes(architecture.config),
+        sizes.value_bytes(architecture.config),
     )
     for shape in map(architecture.shape, (*layers, architecture.outer)):
         for group in GROUPS:
@@ -250,15 +251,15 @@ def assembly_footprint(
 
     That is a factor set (of ``factors`` values), a copied tensor, or experts to be fused.
     """
-    stored, value = value_bytes(architecture.config), VALUE_BITS[dtype] // 8
-    size = values_of(architecture) * (stored + value)
+    stored, value = sizes.value_bytes(architecture.config), VALUE_BITS[dtype] // 8
+    size = sizes.values_of(architecture) * (stored + value)
     one = max(
         factors * (FLOAT + value),
         factors * FLOAT * 6 * rounded,  # codes are made from several copies
         # then a matrix is rebuilt from the factors before and after
-        (2 * FLOAT * (factors + _largest_matrix(architecture)) + SUMS) * rounded,
-        _largest_tensor(architecture) * (stored + value),
-        max(2 * _gate_and_up(shape) * stored for shape in architecture.shapes),
+        (2 * FLOAT * (factors + sizes.largest_matrix(architecture)) + SUMS) * rounded,
+        sizes.largest_tensor(architecture) * (stored + value),
+        max(2 * sizes.gate_and_up(shape) * stored for shape in architecture.shapes),
     )
     return Footprint(PROCESS + min(SHARD_BYTES, size) + one, 2 * size / READ)
 
@@ -270,7 +271,7 @@ def recover(made: RecoveryArtifact) -> Footprint:
     """
     architecture, spec = made.model.architecture, made.spec
     modules = [module for shape in architecture.shapes for module in shape.modules.values()]
-    tokens, values = spec.batch * spec.window, values_of(architecture)
+    tokens, values = spec.batch * spec.window, sizes.values_of(architecture)
     weights = values * RUNNING_BITS[made.dtype] // 8
     teacher = weights if spec.distil else 0
     if isinstance(spec, Adapters):
@@ -289,68 +290,22 @@ def recover(made: RecoveryArtifact) -> Footprint:
 def evaluate(made: EvaluationArtifact) -> Footprint:
     """The checkpoint, the dense one if the task compares, moments of a layer, and a batch."""
     architecture = made.run.model.architecture
-    values = values_of(architecture) * (2 if made.dense else 1)
+    values = sizes.values_of(architecture) * (2 if made.dense else 1)
     weights = values * RUNNING_BITS[made.dtype] // 8
     tokens = getattr(made.spec, "batch", 16) * getattr(made.spec, "window", 2048)
     moments = FLOAT * max(map(moment_values, architecture.shapes)) if made.moments else 0
     peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
-        peak += 2 * FLOAT * tokens * _embedding(architecture).out_features
+        peak += 2 * FLOAT * tokens * sizes.embedding(architecture).out_features
     macs = TOKENS * values * (architecture.objective.passes if made.spec.follows_objective else 1)
     return Footprint(peak, WAIT + weights / READ + macs / MODEL_MACS)
-
-
-@cache
-def values_of(architecture: Architecture) -> int:
-    """Values of a whole model, all but its vectors if nobody counted, an untied head assumed."""
-    if (counted := architecture.family.values()) is not None:
-        return counted
-    shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
-    routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
-    matrices = sum(module.numel for module in shapes) + _embedding(architecture).numel
-    return matrices + routers + shortcuts.values(architecture)
-
-
-def value_bytes(config: Mapping[str, Any]) -> int:
-    """Bytes of a value in a checkpoint, as far as its config says so."""
-    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
-
-
-def _embedding(architecture: Architecture) -> ModuleShape:
-    return architecture.shape(architecture.outer).modules["embedding"]
-
-
-def _largest_matrix(architecture: Architecture) -> int:
-    modules = [module for shape in architecture.shapes for module in shape.modules.values()]
-    return max(each.out_features * each.in_features for each in modules)
-
-
-def stream_values(architecture: Architecture) -> int:
-    """Values of the second moments of all norms that read the stream, the last one too."""
-    norms = len(architecture.family.norms) * architecture.layers + 1
-    return norms * architecture.shape(0).hidden_size ** 2
-
-
-@cache
-def _largest_tensor(architecture: Architecture) -> int:
-    """Values of the embedding, or of attention's matrices where they are one tensor."""
-    modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
-    matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
-    return max(_embedding(architecture).numel, matrix, *map(_gate_and_up, architecture.shapes))
-
-
-def _gate_and_up(shape: LayerShape) -> int:
-    """Values of the experts' fused matrices."""
-    experts = shape.modules.get("experts.up")
-    return 2 * experts.numel if experts else 0
 
 
 def _activations(architecture: Architecture, tokens: int, kept: bool) -> int:
     """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
     layers = _widths(architecture)
     values = tokens * 2 * (sum(layers) if kept else max(layers))
-    return FLOAT * values + logits.bytes_of(tokens, _embedding(architecture).out_features)
+    return FLOAT * values + logits.bytes_of(tokens, sizes.embedding(architecture).out_features)
 
 
 @cache

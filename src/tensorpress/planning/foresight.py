@@ -18,7 +18,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import VALUE_BITS
 from tensorpress.methods.advised import Spec as AdvisedSpec
 from tensorpress.methods.registry import spec_class
-from tensorpress.planning import footprint
+from tensorpress.planning import footprint, sizes
 from tensorpress.planning.artifacts import (
     CalibrationArtifact,
     EvaluationArtifact,
@@ -142,29 +142,22 @@ def disk(plan: Plan) -> dict[str, int]:
     """
     found: Counter[str] = Counter()
     for model in plan.fetched.values():
-        found["fetch_model"] += footprint.value_bytes(model.architecture.config) * _held(model)
+        found["fetch_model"] += sizes.held_bytes(model.architecture)
     for moments in plan.streams.values():
-        found["stream"] += footprint.FLOAT * footprint.stream_values(moments.model.architecture)
+        found["stream"] += footprint.FLOAT * sizes.stream_values(moments.model.architecture)
     for model in plan.transformed.values():
-        found["transform"] += footprint.value_bytes(model.architecture.config) * _held(model)
+        found["transform"] += sizes.held_bytes(model.architecture)
     for made in _calibrations(plan):
         shapes = made.model.architecture.shapes
         found["calibrate"] += footprint.FLOAT * sum(map(moment_values, shapes))
     for placed in plan.used_decompositions:
         found["decompose"] += footprint.decompose(placed.decomposition, placed.layer).factor_bytes
     for run in plan.runs.values():
-        found["assemble"] += VALUE_BITS[run.dtype] // 8 * _held(run.model)
+        found["assemble"] += VALUE_BITS[run.dtype] // 8 * sizes.held_values(run.model.architecture)
     for recovered in plan.recoveries.values():
         run = recovered.assembled
-        found["recover"] += VALUE_BITS[run.dtype] // 8 * _held(run.model)
+        found["recover"] += VALUE_BITS[run.dtype] // 8 * sizes.held_values(run.model.architecture)
     return {rule: size for rule, size in found.items() if size}
-
-
-def _held(model: ModelArtifact) -> int:
-    """Values of a checkpoint, a tied head once."""
-    architecture = model.architecture
-    outer = architecture.shape(architecture.outer).modules["embedding"]
-    return footprint.values_of(architecture) - (outer.numel if architecture.tied else 0)
 
 
 def evaluation_seconds(architecture: Architecture, window: int, machine: Machine) -> float:
@@ -228,7 +221,7 @@ def _stream(made: StreamArtifact, machine: Machine) -> float:
     windows = -(-settings.tokens // settings.window)
     once = evaluation_seconds(architecture, settings.window, machine) * windows
     asked = settings.tokens * architecture.objective.passes
-    moments = asked * footprint.stream_values(architecture) / machine.macs_per_second
+    moments = asked * sizes.stream_values(architecture) / machine.macs_per_second
     return _load(architecture) + once + moments
 
 
@@ -237,7 +230,7 @@ def _transform(made: TransformedArtifact, machine: Machine) -> float:
     macs = 0
     if made.stream is not None:
         width = made.architecture.shape(0).hidden_size
-        macs = footprint.values_of(made.source.architecture) * width
+        macs = sizes.values_of(made.source.architecture) * width
     return 4 * _bytes(made.source.architecture) / READ + macs / machine.macs_per_second
 
 
@@ -316,4 +309,4 @@ def _load(architecture: Architecture) -> float:
 
 
 def _bytes(architecture: Architecture) -> int:
-    return footprint.value_bytes(architecture.config) * footprint.values_of(architecture)
+    return sizes.value_bytes(architecture.config) * sizes.values_of(architecture)

@@ -5,7 +5,7 @@ The code that counts is what ``stages.<rule>.run`` reaches, and with it what tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tensorpress.architectures.architecture import Architecture
@@ -13,12 +13,10 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.shortcuts import SHORTCUTS
 from tensorpress.config.base_task import BaseTask
-from tensorpress.config.params import BASELINE, Calibration, Recipe
+from tensorpress.config.params import BASELINE, Calibration
 from tensorpress.config.recovery import Recovery
-from tensorpress.config.reports import Report
-from tensorpress.files import paths
 from tensorpress.keying.fingerprints import all_modules, code_fingerprint
-from tensorpress.keying.keys import file_fingerprint, key
+from tensorpress.keying.keys import key
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.registry import METHODS
 from tensorpress.methods.rounding import Rounding
@@ -35,9 +33,7 @@ from tensorpress.planning.artifacts import (
     ModelArtifact,
     OptionsArtifact,
     RecoveryArtifact,
-    ReportArtifact,
     Scope,
-    SiteArtifact,
     StreamArtifact,
     TransformedArtifact,
 )
@@ -65,7 +61,7 @@ _ROUNDING = "tensorpress.methods.rounding:Rounding"
 
 def corpus(name: str, spec: Corpus) -> CorpusArtifact:
     """A text: its source, and the code that makes or cuts it."""
-    code = code_fingerprint(_run("fetch_corpus"), READERS[spec.source])
+    code = code_fingerprint(job_code("fetch_corpus"), READERS[spec.source])
     content = key(stage="corpus", source=corpus_source(name, spec), code=code)
     return CorpusArtifact(name, spec, content)
 
@@ -77,7 +73,7 @@ def model(name: str, spec: Model, dtype: str) -> ModelArtifact:
     that runs it. Quantised weights are stored in ``dtype``, others as they are.
     """
     architecture = architecture_of(fetched_config(name, spec, dtype), f"models.{name}")
-    entries = [_run("fetch_model")]
+    entries = [job_code("fetch_model")]
     source = model_source(name, spec)
     if not isinstance(spec, ConfigModel):
         entries.append(FETCHERS[spec.source])
@@ -104,7 +100,7 @@ def stream(
         settings=settings.model_dump(exclude={"corpus", "gradients"}),
         **_precision(dtype),
         code=code_fingerprint(
-            _run("stream"), _family(of.architecture), _objective(of.architecture)
+            job_code("stream"), _family(of.architecture), _objective(of.architecture)
         ),
     )
     return StreamArtifact(of, text, settings, dtype, content)
@@ -122,7 +118,7 @@ def transformed(
         transform=transform.model_dump(),
         moments=moments.key if moments else None,
         code=code_fingerprint(
-            _run("transform"),
+            job_code("transform"),
             f"{TRANSFORMS[transform.transform]}:Spec",
             _family(of.architecture),
             *brought,
@@ -144,7 +140,7 @@ def calibration(
         settings=settings.model_dump(exclude={"corpus"}),
         **_precision(dtype),
         code=code_fingerprint(
-            _run("calibrate"), _family(of.architecture), _objective(of.architecture)
+            job_code("calibrate"), _family(of.architecture), _objective(of.architecture)
         ),
     )
     return CalibrationArtifact(of, text, settings, dtype, content)
@@ -158,7 +154,7 @@ def options(moments: CalibrationArtifact, spec: MethodSpec, dtype: str) -> Optio
         asked=spec.asked,
         dtype=dtype,
         code=code_fingerprint(
-            _run("options"),
+            job_code("options"),
             *(entry for name in spec.tried for entry in _method(name)),
             *all_modules("tensorpress.formats"),
             _family(moments.model.architecture),
@@ -174,7 +170,7 @@ def advice(of: OptionsArtifact, spec: MethodSpec, scope: Scope) -> AdviceArtifac
         options=of.key,
         spec=spec.model_dump(),
         scope=[scope.modules, scope.layers],
-        code=code_fingerprint(_run("advise"), _family(of.calibration.model.architecture)),
+        code=code_fingerprint(job_code("advise"), _family(of.calibration.model.architecture)),
     )
     return AdviceArtifact(of, spec, scope, content)
 
@@ -199,7 +195,7 @@ def decomposition(
         moments=moments.key if moments else None,
         advice=advised.key if advised else None,
         code=code_fingerprint(
-            _run("decompose"),
+            job_code("decompose"),
             *_method(spec.method),
             _family(of.architecture),
             *(f"tensorpress.formats.{name}" for name in sorted(formats)),
@@ -222,7 +218,7 @@ def checkpoint(
         dtype=dtype,
         rounding=rounding.model_dump() if rounding else None,
         code=code_fingerprint(
-            _run("assemble"),
+            job_code("assemble"),
             *_BUNDLED,
             _family(of.architecture),
             *[_ROUNDING] * bool(rounding),
@@ -248,7 +244,7 @@ def recovery(
         seed=seed,
         **_precision(dtype),
         code=code_fingerprint(
-            _run("recover"),
+            job_code("recover"),
             *[_ROUNDING] * bool(spec.rounding),
             _objective(of.model.architecture),
         ),
@@ -278,7 +274,7 @@ def evaluation(
         files=dict(files),
         **_precision(dtype),
         code=code_fingerprint(
-            _run("evaluate"),
+            job_code("evaluate"),
             f"{spec.entry}:evaluate",
             *[_objective(of.model.architecture)] * spec.follows_objective,
         ),
@@ -288,41 +284,8 @@ def evaluation(
 
 def table(rows: list[Any], factors: list[Any]) -> str:
     """Identity of the results tables: rows of all runs, factors of all decompositions."""
-    code = code_fingerprint(_run("aggregate"))
+    code = code_fingerprint(job_code("aggregate"))
     return f"table-{key(stage='aggregate', rows=rows, factors=factors, code=code)}"
-
-
-def report(name: str, spec: Report, table_id: str, queries: str) -> ReportArtifact:
-    """A page: tables, notebook, and the content of all queries."""
-    notebook = paths.notebooks() / f"{spec.notebook}.ipynb"
-    content = key(
-        stage="reports",
-        table=table_id,
-        spec=spec.model_dump(),
-        files=[queries, file_fingerprint(notebook)],
-        code=code_fingerprint(_run("report"), *all_modules("tensorpress.report")),
-    )
-    return ReportArtifact(name, spec, content)
-
-
-def site(
-    reports: Sequence[ReportArtifact],
-    recipes: Mapping[str, Recipe],
-    methods: Mapping[str, MethodSpec],
-    table_id: str,
-    queries: str,
-) -> SiteArtifact:
-    """All pages as one folder: tables, pages, queries, and the settings that it shows."""
-    content = key(
-        stage="site",
-        table=table_id,
-        reports=[each.id for each in reports],
-        recipes={name: each.model_dump(mode="json") for name, each in recipes.items()},
-        methods={name: each.model_dump(mode="json") for name, each in methods.items()},
-        queries=queries,
-        code=code_fingerprint(_run("site")),
-    )
-    return SiteArtifact(tuple(reports), recipes, methods, content)
 
 
 def _precision(dtype: str) -> dict[str, str]:
@@ -330,8 +293,8 @@ def _precision(dtype: str) -> dict[str, str]:
     return {} if dtype == "float32" else {"compute": dtype}
 
 
-def _run(rule: str) -> str:
-    """What a rule's job does."""
+def job_code(rule: str) -> str:
+    """The function that does a rule's job, as fingerprints know it."""
     return f"tensorpress.stages.{rule}:run"
 
 

@@ -15,16 +15,14 @@ from tensorpress.config.params import BASELINE, NO_LAYERS, Params, Recipe
 from tensorpress.config.recovery import Recovery
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
-from tensorpress.keying.keys import file_fingerprint
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.rounding import Rounding
-from tensorpress.planning import identities, nesting
+from tensorpress.planning import identities, nesting, pages
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     AnyCheckpoint,
     CalibrationArtifact,
     CheckpointArtifact,
-    CorpusArtifact,
     DecompositionArtifact,
     EvaluationArtifact,
     FactorPlacement,
@@ -32,9 +30,7 @@ from tensorpress.planning.artifacts import (
     OptionsArtifact,
     RecipeRun,
     RecoveryArtifact,
-    ReportArtifact,
     Scope,
-    SiteArtifact,
     StreamArtifact,
     TransformedArtifact,
 )
@@ -52,20 +48,16 @@ from tensorpress.planning.checks import (
     layer_sets,
 )
 from tensorpress.planning.compression import compression_of
-from tensorpress.sources.contents import file_content
+from tensorpress.planning.inputs import Inputs, is_wanted
+from tensorpress.planning.pages import ReportArtifact, SiteArtifact
 from tensorpress.sources.hub_datasets import require
-from tensorpress.sources.inputs import HubCorpus
 
 
-class Plan:
+class Plan(Inputs):
     """Every live artifact of a params file, checked against the models' shapes."""
 
     def __init__(self, params: Params) -> None:
-        self.params = params
-        self.corpora = {name: self._corpus(name) for name in params.corpora}
-        self.task_files = {name: self._task_files(name) for name in params.tasks}
-        self.models = {name: self._model(name) for name in params.models}
-        self.calibrations = {m.name: self._calibration(m) for m in self.models.values()}
+        super().__init__(params)
         self.decompositions: dict[str, DecompositionArtifact] = {}
         self._decomposed: dict[tuple[str, str, str, int, Scope | None], DecompositionArtifact] = {}
         self.options: dict[str, OptionsArtifact] = {}
@@ -162,66 +154,12 @@ class Plan:
     @cached_property
     def reports(self) -> dict[str, ReportArtifact]:
         """Reports by id."""
-        reports = self.params.reports.items()
-        if not reports:
-            return {}
-        made = [
-            identities.report(name, spec, self.table_id, self._queries) for name, spec in reports
-        ]
-        return {report.id: report for report in made}
+        return {each.id: each for each in pages.reports(self.params, self.table_id)}
 
     @cached_property
     def site(self) -> SiteArtifact | None:
         """The reports as one folder, if there are any."""
-        if not self.reports:
-            return None
-        params = self.params
-        named = {step.method for recipe in params.recipes.values() for step in recipe.steps}
-        methods = {name: spec for name, spec in params.methods.items() if name in named}
-        reports = list(self.reports.values())
-        return identities.site(reports, params.recipes, methods, self.table_id, self._queries)
-
-    @cached_property
-    def _queries(self) -> str:
-        return file_fingerprint(*sorted(paths.queries().glob("*.sql")))
-
-    def _corpus(self, name: str) -> CorpusArtifact:
-        spec = self.params.corpora[name]
-        artifact = identities.corpus(name, spec)
-        if isinstance(spec, HubCorpus) and not spec.path and _is_wanted(paths.corpus(artifact.id)):
-            require(spec.dataset, f"corpora.{name}")
-        return artifact
-
-    def _task_files(self, name: str) -> dict[str, str]:
-        """Field -> content hash of each local file that a task reads."""
-        spec = self.params.tasks[name]
-        at = f"tasks.{name}"
-        content = {field: file_content(path, f"{at}.{field}") for field, path in spec.files.items()}
-        spec.check_files(at)
-        return content
-
-    def _model(self, name: str) -> ModelArtifact:
-        fetched, source = self.params.source_of(name)
-        artifact = identities.model(fetched, source, self.params.storage.dtype)
-        own = self.params.models[name].transform
-        for index, transform in enumerate(every := self.params.transforms_of(name)):
-            holder = name if index >= len(every) - len(own) else fetched
-            stream = self._stream(artifact) if transform.reads_stream else None
-            artifact = identities.transformed(holder, artifact, transform, stream)
-        artifact.architecture.shape(0)  # the config has every size
-        return artifact
-
-    def _stream(self, model: ModelArtifact) -> StreamArtifact:
-        """What a transform of a model goes by."""
-        settings = self.params.calibration
-        check_window("calibration.window", settings.window, settings.bos, model)
-        corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
-        return identities.stream(model, corpus, settings, dtype)
-
-    def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:
-        settings = self.params.calibration
-        corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
-        return identities.calibration(model, corpus, settings, dtype)
+        return pages.site(self.params, list(self.reports.values()), self.table_id)
 
     def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
         """The calibration of a model for something that reads it."""
@@ -285,7 +223,7 @@ class Plan:
         files = self.task_files[task]
         compute = self.params.compute.dtype
         artifact = identities.evaluation(run, dense, task, spec, corpora, files, moments, compute)
-        if spec.dataset and _is_wanted(paths.evaluation_rows(artifact.id)):
+        if spec.dataset and is_wanted(paths.evaluation_rows(artifact.id)):
             require(spec.dataset, f"tasks.{task}")
         return artifact
 
@@ -368,9 +306,3 @@ class Plan:
                             )
                     placements.append(decomposition.placed(layer, chosen))
         return tuple(sorted(placements, key=lambda p: (p.layer, p.modules)))
-
-
-def _is_wanted(artifact: Path) -> bool:
-    """Whether a job will make it: it is neither there nor in the attic."""
-    kept = paths.ATTIC / artifact.relative_to(paths.RESULTS)
-    return not artifact.exists() and not kept.exists()

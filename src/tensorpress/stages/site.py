@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tensorpress.planning.artifacts import SiteArtifact
+from tensorpress.planning.pages import SiteArtifact
 from tensorpress.report.site.folder import write_site
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tensorpress.files.atomic import replacing
-from tensorpress.planning.artifacts import SiteArtifact
+from tensorpress.planning.pages import SiteArtifact
 from tensorpress.report.queries import run_query
 from tensorpress.report.site import index, runs
 from tensorpress.report.site.frame import INDEX, RUNS, Frame, file_of, page_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tensorpress.config.reports import NOTEBOOKS
-from tensorpress.planning.artifacts import ReportArtifact
+from tensorpress.planning.pages import ReportArtifact
 from tensorpress.report.pages import page_style
 
 STYLE = Path(__file__).with_name("site.css")

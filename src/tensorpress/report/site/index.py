@@ -9,7 +9,7 @@ import pandas as pd
 
 from tensorpress.config.params import BASELINE
 from tensorpress.config.reports import NOTEBOOKS
-from tensorpress.planning.artifacts import ReportArtifact
+from tensorpress.planning.pages import ReportArtifact
 from tensorpress.report import frontier
 from tensorpress.report.pages import chart_html, charts_script
 from tensorpress.report.site.frame import RUNS, Frame, page_of, quoted

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from tensorpress.checkpoints.manifest import MANIFEST
 from tensorpress.config.params import BASELINE
-from tensorpress.planning.artifacts import SiteArtifact
+from tensorpress.planning.pages import SiteArtifact
 from tensorpress.report.site.frame import quoted
 from tensorpress.report.tables import spans, table_html
 from tensorpress.report.wording import nats_per_token
