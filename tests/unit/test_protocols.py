@@ -219,7 +219,7 @@ def test_a_hub_out_of_reach_stops_planning_until_the_text_is_there(
     with pytest.raises(TensorpressError, match=r"corpora\.text: dataset nobody/nothing"):
         fetch_corpus("text", parse(params).corpora["text"], inputs / "out.txt")
     with monkeypatch.context() as connected:
-        connected.setattr("tensorpress.planning.plan.require", lambda *_: None)
+        connected.setattr("tensorpress.planning.inputs.require", lambda *_: None)
         plan = Plan(parse(params))
     made = Path(next(path for path in live_paths(plan)["fetch"] if path.endswith(".txt")))
     made.parent.mkdir(parents=True)

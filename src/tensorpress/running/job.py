@@ -75,7 +75,8 @@ def job(request: Request) -> Iterator[dict[str, Any]]:
         _append(log, redacted(traceback.format_exc()))
         if not isinstance(error, Exception):
             raise
-        print(f"tensorpress: {request.rule} {log.stem}: {message}", file=sys.stderr)
+        # in one write, for unbuffered streams too: jobs that fail together share no line
+        sys.stderr.write(f"tensorpress: {request.rule} {log.stem}: {message}\n")
         sys.exit(1)
 
 
