@@ -7,7 +7,9 @@ and for the whole model, and of the published algorithm, on the first layer only
 tensor trains and tensorly for Tucker with the study's settings, ``torch.linalg.svd``, SVD-LLM's
 Cholesky factor for the whitened SVD. Errors are of the first layer's group, over its norm. The
 second: tokens a second in bfloat16 of the model made of these factors, over those of the same model
-dense. Weights (``make_checkpoint.values``) are made layer by layer on the device.
+dense. Weights (``make_checkpoint.values``) are made layer by layer on the device. Methods that have
+a peer come first. One that fails is told of, and the others go on; after ``--within`` none begins.
+The exit status is the number of those that failed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import statistics
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +88,10 @@ def main() -> None:
     here = [method for method in METHODS if not reason_against(method)]
     options.add_argument("--methods", nargs="+", choices=here, default=here)
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--within", type=float, default=math.inf, help="seconds")
     options.add_argument("--json", type=Path, help="the same in a file")
     chosen = options.parse_args()
+    began = now()
     if chosen.device == "cuda" and not torch.cuda.is_available():
         options.error("--device: cuda is not allowed; allowed: cpu, for no GPU is visible")
     torch.set_num_threads(chosen.threads)
@@ -101,25 +108,54 @@ def main() -> None:
     print(f"float32; without {left_out}\n\n{HEADER}", flush=True)
     batch, tokens, new_tokens = asked = SIZES[chosen.size]
     speeds = [("dense", *speed(config, device, [], *asked))]
+    told = {"machine": machine(device), "torch": torch.__version__, "size": chosen.size}
     found: list[dict[str, Any]] = []
-    for method in chosen.methods:
-        for settings in settings_of(method):
-            runs = list(decompose(config, method, settings, device))
-            for run in runs:
+    failed = 0
+    asked_for = [(method, each) for method in chosen.methods for each in settings_of(method)]
+    labels = {load(method).Spec(method=method, **each).label: (method, each)
+              for method, each in asked_for}  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the tables are of what there was
+    warm_up(device)
+    for label in sorted(labels, key=lambda label: label not in PEERS):
+        if now() - began > chosen.within:
+            print(f"| {label} | | not begun: {chosen.within:.0f} s are over |", flush=True)
+            continue
+        try:
+            runs = []
+            for run in decompose(config, *labels[label], device):
+                runs.append(run)
                 print(seconds_row(run), flush=True)
                 found.append(
-                    {"label": run.spec.label, "group": run.group, "seconds": run.seconds,
+                    {"label": label, "group": run.group, "seconds": run.seconds,
                      "error": run.error, "peer": run.peer}
                 )  # fmt: skip
-            speeds.append((runs[0].spec.label, *speed(config, device, runs, *asked)))
-            del runs
+            speeds.append((label, *speed(config, device, runs, *asked)))
+        except (RuntimeError, ValueError, TypeError) as error:  # what a device cannot, and bugs
+            failed += 1
+            print(f"| {label} | | failed: {str(error).splitlines()[0][:200]} |", flush=True)
+            traceback.print_exc()
+        except SystemExit:
+            failed += 1
+            print(f"| {label} | | stopped |", flush=True)
+            break
+        if chosen.json:
+            whole = {**told, "methods": found, "tokens_per_second": speeds}
+            chosen.json.write_text(json.dumps(whole, indent=1), encoding="utf-8")
     print(f"\nbfloat16, batch {batch}, prompt {tokens}, {new_tokens} new tokens\n\n{SPEED_HEADER}")
     for row in speeds:
         print(speed_row(row, speeds[0]))
-    if chosen.json:
-        told = {"machine": machine(device), "torch": torch.__version__, "size": chosen.size}
-        whole = {**told, "methods": found, "tokens_per_second": speeds}
-        chosen.json.write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    raise SystemExit(failed)
+
+
+def warm_up(device: torch.device) -> None:
+    """Load the libraries of products and factorisations, which the first method would pay for."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(64, 64, device=device, dtype=dtype)
+        gram = x @ x.mT + torch.eye(64, device=device, dtype=dtype)
+        root = torch.linalg.cholesky(gram)
+        torch.linalg.solve_triangular(root, x, upper=False)
+        for factorise in (torch.linalg.eigh, torch.linalg.svd, torch.linalg.qr):
+            factorise(gram)
 
 
 def reason_against(method: str) -> str | None:
@@ -186,8 +222,11 @@ def decompose(
                 run.error = our_error(factors, weights)
                 if spec.label in PEERS:
                     name, peer = PEERS[spec.label]
-                    theirs, error = peer(weights, moments, factors)
-                    run.peer = name, theirs, math.sqrt(error)
+                    try:
+                        theirs, error = peer(weights, moments, factors)
+                        run.peer = name, theirs, math.sqrt(error)
+                    except RuntimeError as error:  # theirs, which the others need not suffer
+                        run.peer = f"{name}: {str(error).splitlines()[0][:80]}", math.nan, math.nan
             for each in factors:
                 each.store.to(torch.bfloat16)  # all layers stay on the device
             run.factors.append(factors)

@@ -1,19 +1,21 @@
-"""Layers as a model runs them: factored over dense, in bfloat16, plain and compiled.
+"""Layers as a model runs them: factored over dense, in bfloat16, by itself, compiled, in a graph.
 
     python benchmarks/served.py [--size llama-2-7b|small] [--device cuda|cpu] [--json FILE]
 
 One matrix of the FFN and a stack of experts, from a quarter of their values (SVD, Tucker) or as the
-study's train, for 1, 16 and 256 tokens. Prints the machine's own speed of a large product and of a
-copy, and a Markdown table: the median of several calls, by events where there is a GPU; ``over
-dense`` is seconds over those of the dense layer in the same column; ``of products`` and ``of
-copies`` are shares of the machine's speeds that a call reaches, by the fewest multiply-accumulates
-and bytes that it needs; ``MiB`` is the most that a call allocates beside factors and input, and
-``error`` that of the product against one in float64.
+study's train, for 1, 16 and 256 tokens. ``graph`` replays calls captured in a CUDA graph, of as
+many layers as no cache holds: what a GPU takes, without the host's share of a call. Prints the
+machine's own speed of a large product and of a copy, and a Markdown table: the median of several
+calls, by events where there is a GPU; ``over dense`` is seconds over those of the dense layer in
+the same rows; ``of products`` and ``of copies`` are shares of the machine's speeds that a call
+reaches, by the fewest multiply-accumulates and bytes that it needs; ``MiB`` is the most that a call
+allocates beside factors and input, and ``error`` that of the product against one in float64.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -40,6 +42,9 @@ SIZES: dict[str, dict[str, Sizes]] = {
 }
 """Of Llama-2-7B, and of a mixture of many experts."""
 TOKENS = (1, 16, 256)
+HOW = {"cuda": ("alone", "compiled", "graph"), "cpu": ("alone", "compiled")}
+BEYOND = 4 * 60 * 2**20
+"""Bytes of layers that no cache holds between two calls: the H200's is of 60 MiB."""
 SPEED_SIDE = {"cuda": 8192, "cpu": 512}
 REPEATS, WARM = 21, 3
 ORDER, RANK = 12, 64
@@ -52,7 +57,7 @@ class Row:
     layer: str
     format: str
     tokens: int
-    compiled: bool
+    how: str
     seconds: float
     over_dense: float
     of_products: float
@@ -79,8 +84,8 @@ def main() -> None:
         rows = []
         for layer, sizes in SIZES[chosen.size].items():
             for tokens in TOKENS:
-                for compiled in (False, True):
-                    for row in measured(layer, sizes, tokens, compiled, device, products, copies):
+                for how in HOW[device.type]:
+                    for row in measured(layer, sizes, tokens, how, device, products, copies):
                         rows.append(row)
                         print(line(row), flush=True)
     if chosen.json:
@@ -92,14 +97,14 @@ def main() -> None:
 
 
 HEADER = """\
-| layer | format | tokens | compiled | microseconds | over dense | of products | of copies | MiB | error |
+| layer | format | tokens | how | microseconds | over dense | of products | of copies | MiB | error |
 | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""  # noqa: E501
 
 
 def line(row: Row) -> str:
     """One line of the table."""
     cells = [
-        row.layer, row.format, str(row.tokens), "yes" * row.compiled, f"{1e6 * row.seconds:.1f}",
+        row.layer, row.format, str(row.tokens), row.how, f"{1e6 * row.seconds:.1f}",
         f"{row.over_dense:.2f}", f"{row.of_products:.1%}", f"{row.of_copies:.1%}",
         f"{row.mebibytes:.1f}", f"{row.error:.1e}",
     ]  # fmt: skip
@@ -120,7 +125,7 @@ def measured(
     layer: str,
     sizes: Sizes,
     tokens: int,
-    compiled: bool,
+    how: str,
     device: torch.device,
     products: float,
     copies: float,
@@ -133,13 +138,13 @@ def measured(
     ends = torch.tensor(shares, device=device, dtype=torch.int32)
     dense = 0.0
     for name, store in formats(sizes, device).items():
-        call = applied(store, x, ends, compiled)
-        taken = seconds(call, device)
+        call = applied(store, x, ends, how)
+        taken = replayed(store, x, ends) if how == "graph" else seconds(call, device)
         dense = dense or taken
         peak = extra_bytes(call, device)
         values = sum(factor.nbytes for factor in store.parameters()) * met // slices
         yield Row(
-            layer, name, tokens, compiled, taken, taken / dense,
+            layer, name, tokens, how, taken, taken / dense,
             of_products=least_macs(store, tokens) / products / taken,
             of_copies=(values + x.nbytes) / copies / taken,
             mebibytes=peak / 2**20,
@@ -147,16 +152,30 @@ def measured(
         )  # fmt: skip
 
 
-def applied(store: Format, x: Tensor, ends: Tensor, compiled: bool) -> Callable[[], Tensor]:
+def applied(store: Format, x: Tensor, ends: Tensor, how: str) -> Callable[[], Tensor]:
     """The layer on its tokens: those of a slice together where there are several."""
 
     def call() -> Tensor:
         return store.project(x, 0) if store.slices == 1 else store.project_grouped(x, ends)
 
-    if compiled:
+    if how == "compiled":
         torch.compiler.reset()  # which counts what it compiles, and gives up
         return torch.compile(call, dynamic=False)
     return call
+
+
+def replayed(store: Format, x: Tensor, ends: Tensor) -> float:
+    """Seconds of a layer among others like it, all of them captured in one graph."""
+    size = sum(factor.nbytes for factor in store.parameters())
+    calls = [applied(copy.deepcopy(store), x, ends, "alone") for _ in range(1 + BEYOND // size)]
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return seconds(graph.replay, x.device) / len(calls)
 
 
 def least_macs(store: Format, tokens: int) -> int:

@@ -18,6 +18,7 @@ from tensorpress.config.tasks.perplexity import Spec as Perplexity
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.tasks import perplexity
 from tensorpress.files import paths
+from tensorpress.formats.grouped import grouped_linear
 from tensorpress.formats.two_four import TwoFour
 from tensorpress.linalg.pruning import Pattern, by_magnitude
 from tensorpress.methods.registry import load
@@ -164,6 +165,19 @@ def test_a_gpu_without_any_room_leaves_it_to_the_cpu(llama_directory: Path, tmp_
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("CPU" in note for note in made.job.notes)
+
+
+@pytest.mark.parametrize("sizes", [(16, 24), (12, 24), (16, 20), (3, 9)])
+def test_grouped_products_of_any_size(sizes: tuple[int, int]) -> None:
+    ends = torch.tensor([3, 3, 20], dtype=torch.int32, device=CUDA)
+    x = torch.randn(20, sizes[1], device=CUDA, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(3, *sizes, device=CUDA, dtype=torch.bfloat16, requires_grad=True)
+    expected = torch.cat([x[:3] @ weight[0].mT, x[3:] @ weight[2].mT])
+    wanted = torch.autograd.grad(expected.sum(), [x, weight])
+    y = grouped_linear(x, weight, ends)
+    torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-1)
+    found = torch.autograd.grad(y.sum(), [x, weight])
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-1)
 
 
 def test_two_of_four_run_on_the_sparse_tensor_cores() -> None:

@@ -64,12 +64,18 @@ JOBS = Counter(
 """Jobs of ``every_stage`` from nothing, by rule."""
 
 
-def make_reference(folder: Path) -> None:
-    """A project and its undisturbed run."""
+def project_of_every_stage(folder: Path) -> Workspace:
+    """A project with that study and its inputs."""
     workspace = Workspace.create(folder, every_stage())
     save_tiny(tiny_llama(layers=1), folder / "inputs/tiny")
     lines = (f"In year {i} they told each other many long stories about that" for i in range(100))
     (folder / "inputs/train.txt").write_text("\n".join(lines), encoding="utf-8")
+    return workspace
+
+
+def make_reference(folder: Path) -> None:
+    """A project and its undisturbed run."""
+    workspace = project_of_every_stage(folder)
     workspace.snakemake("--cores", "1")
     assert finished(workspace) == JOBS
 

@@ -226,10 +226,11 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name != RUN}
+        searched = (str(self.folder / "src"), os.environ.get("PYTHONPATH", ""))
         return {
             **inherited,  # without the name of a run, which a test may have taken here
             "PATH": f"{BIN}:{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder / "src"),
+            "PYTHONPATH": os.pathsep.join(filter(None, searched)),
             "DVC_NO_ANALYTICS": "1",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
