@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from tensorpress.planning.jobs import Job, live_jobs, live_paths
 from tensorpress.planning.plan import Plan
 from tensorpress.report import wording
 from tensorpress.report.queries import run_query
-from tensorpress.running.job import job
+from tensorpress.running.job import job, perform
 from tensorpress.running.precision import fast_dtype
 from tensorpress.running.records import RUN, Record, read, read_all, run_line
 from tensorpress.running.request import Request
@@ -286,3 +287,16 @@ def test_the_line_of_a_run() -> None:
         "this run: 2 jobs done, 0 failed, 45 s of jobs in 40 s, peak memory 500 MB (calibrate)"
     )
     assert run_line(ended, "tomorrow") == "this run: no jobs"
+
+
+def test_a_device_that_a_profile_names_for_all_rules_does_not_reach_those_without_use_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(target: str) -> None:
+        Path(target).write_text("made")
+
+    monkeypatch.setitem(sys.modules, "tensorpress.stages.fetch_corpus", SimpleNamespace(run=run))
+    log = paths.LOGS / "fetch_corpus/text.log"
+    asked = Request("fetch_corpus", log, (), 0, 1, arguments={"target": "text.txt"})
+    assert perform(asked) == 0
+    assert Path("text.txt").read_text() == "made"

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ def perform(request: Request) -> int:
     try:
         with job(request) as granted:
             stage = import_module(f"tensorpress.stages.{request.rule}")
-            stage.run(**request.unpacked(), **granted)
+            # a profile's default resources may grant a device to rules that have no use for one
+            taken = {*granted} & {*signature(stage.run).parameters}
+            stage.run(**request.unpacked(), **{name: granted[name] for name in taken})
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

@@ -34,9 +34,10 @@ class Request:
     """A rule's job: what Snakemake grants it, and the arguments of ``stages.<rule>.run``.
 
     ``gpus``: how many it asks for; ``None`` for a rule that runs on the CPU in any case and is
-    given no device. ``dtype``: in which it runs models, ``auto`` for what its device does fast;
-    ``None`` where none runs. ``began``: when its script did, in seconds of the epoch, by the CPU
-    time that it took so far (the start of a process is known to a second only).
+    given no device, unless a profile's default resources name one. ``dtype``: in which it runs
+    models, ``auto`` for what its device does fast; ``None`` where none runs. ``began``: when its
+    script did, in seconds of the epoch, by the CPU time that it took so far (the start of a process
+    is known to a second only).
     """
 
     rule: str
