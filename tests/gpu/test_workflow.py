@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,20 +30,23 @@ def values(workspace: Workspace) -> dict[tuple[str, str], float]:
     }
 
 
+def run(workspace: Workspace) -> None:
+    """The study of every stage, to the last of its evaluations."""
+    # two jobs at a time, of which one waits for the only device or takes the second
+    workspace.snakemake("--resources", "gpu=2", "--", "stage_evaluate")
+
+
 def test_a_study_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = []
-    for name, hidden in (("gpu", {}), ("cpu", {"CUDA_VISIBLE_DEVICES": ""})):
-        workspace = project_of_every_stage(tmp_path / name)
-        workspace.variables.update(hidden)
-        # two jobs at a time, of which one waits for the only device or takes the second
-        workspace.snakemake("--resources", "gpu=2", "--", "stage_evaluate")
-        runs.append(workspace)
-    ours, expected = map(values, runs)
+    on_gpu, on_cpu = (project_of_every_stage(tmp_path / name) for name in ("gpu", "cpu"))
+    on_cpu.variables["CUDA_VISIBLE_DEVICES"] = ""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(run, (on_gpu, on_cpu)))
+    ours, expected = values(on_gpu), values(on_cpu)
     assert ours.keys() == expected.keys()
     assert ours
     for key, value in expected.items():
         assert ours[key] == pytest.approx(value, rel=5e-3), key
-    monkeypatch.chdir(runs[0].folder)
+    monkeypatch.chdir(on_gpu.folder)
     records = [each for each in read_all() if each.rule in ON_GPU]
     assert {each.rule for each in records} == ON_GPU
     for each in records:
