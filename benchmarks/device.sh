@@ -14,7 +14,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?OUT, a folder for what is found, is missing}
 shift
-wheels="" checkpoint="" device=cuda size=llama-2-7b parts="tests agreement served methods workflow"
+wheels="" checkpoint="" device=cuda size=llama-2-7b layers=2 parts="tests agreement served methods workflow"
 while [ $# -gt 0 ]; do
   case $1 in
     --wheels) wheels=$2 ;;
@@ -28,7 +28,7 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 patience=1
-if [ "$device" = cpu ]; then size=small patience=6; fi  # a CPU may be slow, and busy
+if [ "$device" = cpu ]; then size=small layers=1 patience=6; fi  # a CPU may be slow, and busy
 mkdir -p "$out"
 out=$(realpath "$out")
 
@@ -64,7 +64,7 @@ if [ -n "$checkpoint" ]; then
   part agreement 40 "$python" benchmarks/agreement.py "$checkpoint" --device "$device"
 fi
 part served 120 "$python" benchmarks/served.py --size "$size" --device "$device" --json "$out/served.json"
-part methods 190 "$python" benchmarks/gpu.py --size "$size" --layers 2 --within 140 \
+part methods 190 "$python" benchmarks/gpu.py --size "$size" --layers "$layers" --within 140 \
   --device "$device" --json "$out/methods.json"
 part workflow 100 "${gpu_tests[@]}" tests/gpu/test_workflow.py # jobs take seconds each to start
 state | tee -a "$out/device.txt"
