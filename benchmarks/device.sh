@@ -64,7 +64,7 @@ if [ -n "$checkpoint" ]; then
   part agreement 40 "$python" benchmarks/agreement.py "$checkpoint" --device "$device"
 fi
 part served 120 "$python" benchmarks/served.py --size "$size" --device "$device" --json "$out/served.json"
-part methods 190 "$python" benchmarks/gpu.py --size "$size" --layers "$layers" --within 140 \
+part methods 190 "$python" benchmarks/gpu.py --size "$size" --layers "$layers" --within $((patience * 140)) \
   --device "$device" --json "$out/methods.json"
 part workflow 100 "${gpu_tests[@]}" tests/gpu/test_workflow.py # jobs take seconds each to start
 state | tee -a "$out/device.txt"
