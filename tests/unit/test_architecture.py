@@ -61,6 +61,13 @@ def test_a_tie_is_known_where_the_config_is_silent() -> None:
     assert not tied(model_type="gpt2", tie_word_embeddings=False)
 
 
+@pytest.mark.parametrize("value", [-1, 0, "64", 1.5])
+def test_a_size_that_is_none_is_named(value: object) -> None:
+    message = rf"^test: config\.json: num_attention_heads: {value!r} is not allowed"
+    with pytest.raises(TensorpressError, match=message):
+        architecture_of({**MIXED, "num_attention_heads": value}, "test")
+
+
 def test_a_size_that_is_missing_is_named() -> None:
     config = {name: value for name, value in MIXED.items() if name != "hidden_size"}
     with pytest.raises(TensorpressError, match=r"config\.json: hidden_size is missing"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from support.workspace import ROOT, tiny_params, tiny_text
 
 from tensorpress.architectures.layers import LayerShape
@@ -181,6 +182,7 @@ def test_the_study_s_grid_decomposes_every_module_once(inputs: Path) -> None:
     config = (ROOT / "studies/configs/llama-2-7b.json").read_text(encoding="utf-8")
     (folder / "config.json").write_text(config, encoding="utf-8")
     (folder / "tokenizer.model").touch()
+    save_file({}, folder / "model.safetensors")
     study["models"] = {"llama2": {"source": "local", "path": str(folder)}}
     study["corpora"]["wikitext2"] = {"source": "file", "path": "inputs/text.txt"}
     study["corpora"]["recovery"] = {"source": "file", "path": "inputs/other.txt"}

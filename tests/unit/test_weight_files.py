@@ -75,6 +75,15 @@ def test_an_index_may_not_lead_out(copy: Path, tmp_path: Path, shard: str) -> No
         Checkpoint.open(copy)
 
 
+def test_weights_that_are_missing_or_cut_stop_the_planning(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert refusal(local(copy)).endswith("damaged (its length is not what its header says)")
+    weights.unlink()
+    assert "models.m.path: " in refusal(local(copy))
+    assert "has neither model.safetensors nor" in refusal(local(copy))
+
+
 def test_adapters_are_refused(copy: Path) -> None:
     (copy / "adapter_config.json").write_text("{}")
     assert "adapter_config.json is not allowed" in refusal(local(copy))

@@ -26,9 +26,10 @@ _SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
 
 def check_weights(directory: Path, where: str) -> None:
-    """Refuse a folder whose weights are pickles or another folder's, or that holds two sets.
+    """Refuse a folder whose weights are missing, pickles or another folder's, or are two sets.
 
-    Of safetensors the headers are read, of other files nothing.
+    Of safetensors the headers are read, so that a file that was cut is a ``DamagedFile``; of other
+    files nothing.
     """
     if (directory / ADAPTER).is_file():
         raise TensorpressError(
@@ -38,11 +39,11 @@ def check_weights(directory: Path, where: str) -> None:
     if (directory / INDEX).is_file():
         files = indexed_shards(directory / INDEX, where)
         check_one_set(files, (directory / SINGLE).is_file(), where)
-        check_index(directory / INDEX, [directory / file for file in files], where)
     elif not (directory / SINGLE).is_file():
         pickled = sorted({path.name for pattern in _PICKLED for path in directory.glob(pattern)})
         if pickled:
             raise pickles_refused(pickled, str(directory), directory.name, where)
+    held_tensors(directory, where)
 
 
 def has_weights(directory: Path) -> bool:
@@ -51,7 +52,7 @@ def has_weights(directory: Path) -> bool:
 
 
 def held_tensors(directory: Path, where: str) -> dict[str, Stored]:
-    """The tensors of a folder's one set of weights, which ``check_weights`` let pass.
+    """The tensors of a folder's one set of weights.
 
     ``TensorpressError`` if the folder has no weights in safetensors.
     """

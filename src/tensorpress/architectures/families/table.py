@@ -8,6 +8,8 @@ from tensorpress.architectures.architecture import COMPRESSED, COMPRESSED_CLASS,
 from tensorpress.architectures.families.base import Family
 from tensorpress.architectures.families.found import family_of
 from tensorpress.architectures.shortcuts import SLICED
+from tensorpress.errors import TensorpressError
+from tensorpress.errors.refusals import line
 
 UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
 
@@ -32,6 +34,8 @@ NAMES = (
     "roberta",
 )
 """Of the families' files, which are named like their ``model_type``."""
+COUNTED = ("hidden", "layers", "heads", "kv_heads", "inner")
+"""Sizes that every layer's shapes are made of: where a config says them, they are at least 1."""
 
 FAMILIES: dict[str, Family] = {
     name: import_module(f"tensorpress.architectures.families.{name}").FAMILY for name in NAMES
@@ -50,11 +54,17 @@ def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     """The architecture in a ``config.json``; ``where`` names the model in the error.
 
-    A ``model_type`` without a file of its own is looked at (``found.family_of``), and what is not
-    understood raises ``TensorpressError``.
+    A ``model_type`` without a file of its own is looked at (``found.family_of``). What is not
+    understood, and a size that is none, raises ``TensorpressError``.
     """
     written = FAMILIES.get(str(config.get("model_type")))
     if written is None:
         return Architecture(family_of(config, where), config)
     named = str(next(iter(config.get("architectures") or ()), None))
-    return Architecture(written.classes.get(named.removeprefix(COMPRESSED_CLASS), written), config)
+    family = written.classes.get(named.removeprefix(COMPRESSED_CLASS), written)
+    for key in map(family.key, COUNTED):
+        size = config.get(key)
+        if size is not None and not (isinstance(size, int) and size > 0):
+            at = f"{where}: config.json: {key}"
+            raise TensorpressError(line(at, size, "a whole number, 1 or more"))
+    return Architecture(family, config)
