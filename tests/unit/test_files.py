@@ -32,6 +32,7 @@ from tensorpress.checkpoints.rows import (
 from tensorpress.errors import DamagedFile, TensorpressError
 from tensorpress.methods.svd import Spec, decompose
 from tensorpress.running.oom import CPU
+from tensorpress.sources.contents import corpus_source
 from tensorpress.sources.corpora import fetch_corpus
 from tensorpress.sources.inputs import FileCorpus, LocalModel
 from tensorpress.stages.fetching import fetch_model
@@ -168,6 +169,23 @@ def test_corpus_files(tmp_path: Path) -> None:
         fetch_corpus(
             "c", FileCorpus(source="file", path=str(tmp_path / "empty.txt")), tmp_path / "o"
         )
+
+
+def test_a_file_that_is_no_text_stops_the_planning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = FileCorpus(source="file", path="text.txt")
+    file = Path(corpus.path)
+    for content, message in (
+        (b"caf\xe9", "is not UTF-8"),
+        (b"\xef\xbb\xbf \n", "is empty; allowed"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(TensorpressError, match=rf"^corpora\.c\.path: text\.txt {message}"):
+            corpus_source("c", corpus)
+    file.write_text("A text.")
+    assert corpus_source("c", corpus)["source"] == "file"
     assert not (tmp_path / "o").exists()
 
 

@@ -59,6 +59,8 @@ READERS: dict[str, str] = {
 }
 """Source of a corpus -> the function that reads its text."""
 
+_BLOCK = 2**24
+"""Characters of a text that are read at a time."""
 _FINGERPRINTS = paths.RESULTS / ".fingerprints.json"
 
 
@@ -137,10 +139,27 @@ def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
     """What identifies the content of a corpus."""
     if isinstance(corpus, EmbeddedCorpus) or corpus.path is None:
         return corpus.model_dump()
-    content = file_content(corpus.path, f"corpora.{name}.path")
+    where = f"corpora.{name}.path"
+    content = file_content(corpus.path, where)
+    if isinstance(corpus, FileCorpus):
+        _remembered(Path(corpus.path), "text", lambda path: _check_text(path, where))
     # of a text that papers measure the file is the split
     part = {"split": corpus.split} if isinstance(corpus, FileCorpus) and corpus.split else {}
     return {"source": corpus.source, "content": content, **part}
+
+
+def _check_text(path: Path, where: str) -> str:
+    """Refuse a file that is not UTF-8 or in which nothing stands; nothing else is to be known."""
+    blank = True
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while block := file.read(_BLOCK):
+                blank = blank and not block.strip()
+    except UnicodeDecodeError as error:
+        raise TensorpressError(f"{where}: {path} is not UTF-8") from error
+    if blank:
+        raise TensorpressError(f"{where}: {path} is empty; allowed: a file of text")
+    return ""
 
 
 def existing_file(path: str, where: str) -> Path:
