@@ -51,6 +51,17 @@ def test_schema_is_in_step() -> None:
             ["models.tiny.progress: 1.5 is not allowed; allowed: 1.0 or less"],
         ),
         ("models.tiny", {"source": "embedded", "name": "big"}, ["models.tiny.name: 'big'", "bert"]),
+        (
+            "recipes.svd.layers",
+            ["one", "one"],
+            ["recipes.svd.layers: ['one', 'one'] is not allowed; allowed: each of them once"],
+        ),
+        (
+            "recipes.svd.recover",
+            {"train": "factors", "seeds": [0, 1, 0]},
+            ["recipes.svd.recover.seeds: [0, 1, 0] is not allowed; allowed: each of them once"],
+        ),
+        ("recipes.svd.tasks", [], ["recipes.svd.tasks: [] is not allowed; allowed: 1 or more ent"]),
         ("recipes.svd.models", ["big"], ["recipes.svd.models: 'big'", "models: tiny"]),
         ("recipes.svd.steps.0.method", "tt", ["recipes.svd.steps.0.method: 'tt'", "svd, drop"]),
         ("recipes.svd.steps.0.modules", ["mlp"], ["recipes.svd.steps.0.modules: 'mlp'", "ffn.up"]),

@@ -6,7 +6,7 @@ Torch-free. What needs a model's shapes (ranks, layers, missing modules) is chec
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
@@ -195,6 +195,14 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _once(self) -> Self:
+        """What stands twice would count as two runs that agree, and as certain."""
+        for path, entries in self._lists():
+            if len(set(entries)) < len(entries):
+                raise TensorpressError(line(path, list(entries), "each of them once"))
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> Self:
         for path, name, section in self._names():
             known = getattr(self, section)
@@ -261,6 +269,16 @@ class Params(Section):
         for name, task in self.tasks.items():
             found += [(f"tasks.{name}.{field}", path) for field, path in task.files.items()]
         return found
+
+    def _lists(self) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Every list that runs are made of, with its place."""
+        for name, model in self.models.items():
+            yield f"models.{name}.baseline_tasks", model.baseline_tasks
+        for name, recipe in self.recipes.items():
+            for field in ("models", "layers", "tasks"):
+                yield f"recipes.{name}.{field}", getattr(recipe, field)
+            if recipe.recover is not None:
+                yield f"recipes.{name}.recover.seeds", recipe.recover.seeds
 
     def _names(self) -> list[tuple[str, str, str]]:
         """Every reference by name: (path, name, section that must hold it)."""

@@ -39,6 +39,7 @@ ALLOWED = {
     "tuple_type": "a list",
     "model_type": "names with values",
     "model_attributes_type": "names with values",
+    "too_short": "{min_length} or more entries",
 }
 """What is, by the type of pydantic's error."""
 
@@ -73,7 +74,7 @@ def explain(
         text = f"{path}: {_cut(value)} is not allowed; allowed: "
         text += ALLOWED[first["type"]].format(**context)
     else:
-        text = f"{path}: {_cut(value)} is not allowed: {first['msg']}"
+        text = f"{path}: {_cut(value)} is not allowed: {first['msg'].removeprefix('Value error, ')}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 
