@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.workspace import ROOT
 
 from tensorpress.commands import cli
 from tensorpress.commands.parser import GROUPS
+from tensorpress.commands.workflow import configfiles
 
 
 def test_every_command_is_in_a_group_and_runs_something(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +64,26 @@ def test_who_reads_may_stop_early() -> None:
         command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+@pytest.mark.usefixtures("inputs")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "-n", "--configfile", "no.yaml"],
+        ["run", "--configfile=there.yaml", "no.yaml", "--cores", "1"],
+        ["--params", "no.yaml", "run", "-n"],
+    ],
+)
+def test_params_that_are_missing_are_named_before_snakemake_starts(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("Snakemake starts"))
+    Path("there.yaml").touch()
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == "tensorpress: no.yaml: no such params file\n"
+
+
+def test_options_behind_configfiles_are_snakemake_s() -> None:
+    options = ["--cores", "2", "--configfile", "a.yaml", "b.yaml", "-n", "report", "--configfile=c"]
+    assert configfiles(options) == ["a.yaml", "b.yaml", "c"]

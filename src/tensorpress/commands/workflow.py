@@ -26,7 +26,8 @@ def snakemake(*options: str) -> list[str]:
 def run(params: Path, options: Sequence[str]) -> NoReturn:
     """Become Snakemake, with its own options, exit status and signals.
 
-    ``TensorpressError`` where both ``params`` and a ``--configfile`` are named.
+    ``TensorpressError`` where both ``params`` and a ``--configfile`` are named, and where one of
+    these is missing, for which Snakemake shows its own code.
     """
     if params != paths.PARAMS:
         if any(each.startswith("--configfile") for each in options):
@@ -34,7 +35,24 @@ def run(params: Path, options: Sequence[str]) -> NoReturn:
                 f"--params: {params} beside --configfile is not allowed; allowed: one of the two"
             )
         options = [f"--configfile={params}", *options]  # which takes what follows for more of them
+    for file in configfiles(options):
+        if not Path(file).is_file():
+            raise TensorpressError(f"{file}: no such params file")
     os.execv(sys.executable, snakemake(*options))
+
+
+def configfiles(options: Sequence[str]) -> list[str]:
+    """The files that Snakemake would take for configs: all that follow, up to the next option."""
+    named: list[str] = []
+    taken = False
+    for each in options:
+        option, _, first = each.partition("=")
+        if each.startswith("-"):
+            taken = option in ("--configfile", "--configfiles")
+            named += [first] * (taken and bool(first))
+        elif taken:
+            named.append(each)
+    return named
 
 
 def copy(part: str) -> Path:
