@@ -17,6 +17,7 @@ from tensorpress.architectures.sites import gradient_of
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.checkpoints.moments import load_moments, save_moments, tokens_of
+from tensorpress.commands.advise import _study
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.files.paths import moments
@@ -273,3 +274,17 @@ def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:
     params["methods"]["best"]["methods"] = ["drop"]
     with pytest.raises(TensorpressError, match=r"methods\.best\.methods.*'drop' takes no budget"):
         parse(params)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_the_command_finds_the_advice_of_a_study(inputs: Path, dtype: str) -> None:
+    study = tiny_params() | {"compute": {"dtype": dtype}}
+    study["methods"]["best"] = {"method": "advised", "saved": 0.2}
+    study["recipes"]["best"] = study["recipes"]["svd"] | {
+        "steps": [{"modules": ["all"], "method": "best"}],
+        "layers": ["all"],
+    }
+    study["layer_sets"]["all"] = "all"
+    params = parse(study)
+    asked = Plan(_study("tiny", params, saved=0.2, quantise=True))
+    assert set(asked.advices) == set(Plan(params).advices)

@@ -22,9 +22,9 @@ from tensorpress.planning.plan import Plan
 def advise(model: str, params: Params, saved: float, quantise: bool) -> Advice:
     """Fetch, calibrate and advise, as far as that is not done; nothing is evaluated.
 
-    ``model``: a name of ``params.models``, the folder of a checkpoint, or a GGUF file. Corpora and
-    calibration are those of ``params``. An ``advised`` method of equal settings finds the same
-    artifact. ``TensorpressError`` if a job fails.
+    ``model``: a name of ``params.models``, the folder of a checkpoint, or a GGUF file. Corpora,
+    calibration and precision are those of ``params``. An ``advised`` method of equal settings
+    finds the same artifact. ``TensorpressError`` if a job fails.
     """
     study = _study(model, params, saved, quantise)
     plan = Plan(study)
@@ -67,6 +67,7 @@ def _study(model: str, params: Params, saved: float, quantise: bool) -> Params:
     return parse(
         {
             "storage": params.storage.model_dump(),
+            "compute": params.compute.model_dump(),
             "external": external,
             "models": {n: spec.model_dump(exclude={"baseline_tasks"}) for n, spec in given.items()},
             "corpora": {key: corpus.model_dump() for key, corpus in params.corpora.items()},
