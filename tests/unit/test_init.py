@@ -93,16 +93,17 @@ def test_names_say_the_bits_that_are_saved(
     params = study(init(str(folder), TEXT, 60))
     (name,) = params.models
     config = json.loads((folder / "config.json").read_text())
-    saved = {
-        (size.recipe, len(size.layers)): size.saved.with_embeddings_percent
-        for size in sizes(MetaModel(name, config), params)
-    }
+    found = list(sizes(MetaModel(name, config), params))
+    saved = {(each.recipe, len(each.layers)): each.saved.with_embeddings_percent for each in found}
     layers = config["num_hidden_layers"]
     for recipe in ("tt", "tucker", "svd-whitened"):
         everywhere = saved[f"{recipe}-{percent}", layers]
         # ranks are whole numbers, of matrices of 32 columns
         assert percent - 0.1 <= everywhere <= percent + 6, recipe
         assert everywhere / 4 < saved[f"{recipe}-{percent}", layers // 2] < everywhere
+    (advised,) = (each.as_dict() for each in found if each.recipe == f"advised-{percent}")
+    assert advised["advised_saved"] == percent / 100
+    assert advised["bits_saved_percent"] is advised["stored_values"] is None
     formats = {spec.method for spec in params.methods.values()}
     assert ("td_moe" in formats) == (kind == "moe")
     assert ("tucker_ffn" in formats) == (kind == "llama")

@@ -10,14 +10,14 @@ from tensorpress.commands.meta_model import MetaModel
 from tensorpress.commands.sizing import Size, fitting_sizes, sizes
 from tensorpress.config.params import Params
 from tensorpress.errors import TensorpressError
-from tensorpress.files.numbers import spans
+from tensorpress.files.numbers import significant, spans
 from tensorpress.sources.contents import model_config, read_config
 from tensorpress.sources.inputs import ConfigModel, LocalModel
 from tensorpress.transforms import registry as transforms
 
 COLUMNS = (
     "model", "recipe", "layers", "stored values", "bits saved %", "of modules %", "of blocks %",
-    "without embeddings %", "flops/token", "peak GiB", "decompose GB", "assemble GB",
+    "without embeddings %", "flops/token", "running GB", "decompose GB", "assemble GB",
 )  # fmt: skip
 
 
@@ -66,17 +66,25 @@ def rows(found: list[Size]) -> list[tuple[str, ...]]:
             size.model,
             size.recipe,
             spans(size.layers),
-            f"{size.stored_values:,}",
-            *(f"{v:.2f}" for v in (
-                size.saved.with_embeddings_percent,
-                size.saved.modules_percent,
-                size.saved.blocks_percent,
-                size.saved.without_embeddings_percent,
-            )),
-            f"{size.flops_per_token:.3g}",
-            f"{size.peak_bytes / 2**30:.2f}",
+            *_stored(size),
             f"{size.decompose_peak_bytes / 1e9:.2f}",
             f"{size.assemble_peak_bytes / 1e9:.2f}",
         )
         for size in found
-    ]  # fmt: skip
+    ]
+
+
+def _stored(size: Size) -> tuple[str, ...]:
+    """What follows from what is stored, as far as it is known before there is advice."""
+    if size.advised_saved is not None:
+        return ("", f"{100 * size.advised_saved:.2f} or more", "", "", "", "", "")
+    saved = size.saved
+    return (
+        f"{size.stored_values:,}",
+        f"{saved.with_embeddings_percent:.2f}",
+        f"{saved.modules_percent:.2f}",
+        f"{saved.blocks_percent:.2f}",
+        f"{saved.without_embeddings_percent:.2f}",
+        f"{size.flops_per_token:.3g}",
+        significant(size.peak_bytes / 1e9),
+    )

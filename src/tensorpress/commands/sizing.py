@@ -25,6 +25,7 @@ from tensorpress.files.storage import (
 )
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
+from tensorpress.methods import advised
 from tensorpress.methods.base import slices_of
 from tensorpress.methods.layout import Layout
 from tensorpress.planning.checks import layer_sets
@@ -40,7 +41,9 @@ class Size:
     ``peak_bytes``: weights as stored and the largest matrix that a factored layer rebuilds for
     one product. ``decompose_peak_bytes`` and ``assemble_peak_bytes``: what the jobs that make it
     ask for at most (``footprint``). ``flops_per_token``: two per MAC of every matrix product but
-    attention's own, whose number depends on the context.
+    attention's own, whose number depends on the context. ``advised_saved``: the share of all bits
+    that advice is to save at least, where it is to choose; what it will choose is not known, so
+    that of the sizes only those of the jobs are, and the model's own.
     """
 
     model: str
@@ -55,30 +58,42 @@ class Size:
     peak_bytes: int
     decompose_peak_bytes: int
     assemble_peak_bytes: int
+    advised_saved: float | None
+
+    @property
+    def known_saved(self) -> BitsSaved | None:
+        """Bits saved, unless advice is to decide them."""
+        return self.saved if self.advised_saved is None else None
+
+    def known(self, value: int) -> int | None:
+        """A size that follows from what is stored, unless advice is to decide that."""
+        return value if self.advised_saved is None else None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
-        saved = self.saved
+        saved, known = self.saved, self.known_saved
         return {
             "model": self.model,
             "recipe": self.recipe,
             "layers": list(self.layers),
             "settings": self.settings,
             "dense_values": self.dense_values,
-            "stored_values": self.stored_values,
+            "stored_values": self.known(self.stored_values),
             "dense_bits": saved.dense_bits,
-            "stored_bits": saved.stored_bits,
+            "stored_bits": self.known(saved.stored_bits),
             "modules_dense_bits": saved.modules_dense_bits,
-            "modules_stored_bits": saved.modules_stored_bits,
-            "bits_saved_percent": {
-                "modules": saved.modules_percent,
-                "blocks": saved.blocks_percent,
-                "without_embeddings": saved.without_embeddings_percent,
-                "with_embeddings": saved.with_embeddings_percent,
+            "modules_stored_bits": self.known(saved.modules_stored_bits),
+            "bits_saved_percent": known
+            and {
+                "modules": known.modules_percent,
+                "blocks": known.blocks_percent,
+                "without_embeddings": known.without_embeddings_percent,
+                "with_embeddings": known.with_embeddings_percent,
             },
+            "advised_saved": self.advised_saved,
             "dense_flops_per_token": self.dense_flops_per_token,
-            "flops_per_token": self.flops_per_token,
-            "peak_bytes": self.peak_bytes,
+            "flops_per_token": self.known(self.flops_per_token),
+            "peak_bytes": self.known(self.peak_bytes),
             "decompose_peak_bytes": self.decompose_peak_bytes,
             "assemble_peak_bytes": self.assemble_peak_bytes,
         }
@@ -173,7 +188,8 @@ def _size(
         dense = model.original.architecture.all_replaced(model.original.tensors)
         stored = [replace(entry, replaced=True) for entry in stored]
     saved = bits_saved(dense, stored, value_bits)
-    steps = ((params.methods[step.method], step.modules) for step in recipe.steps)
+    steps = [(params.methods[step.method], step.modules) for step in recipe.steps]
+    asked = (spec.saved for spec, _ in steps if isinstance(spec, advised.Spec))
     jobs = [job for step in steps for job in step_footprints(architecture, *step, layers)]
     largest_set = max((job.largest_set for job in jobs), default=0)
     assembly = assembly_footprint(
@@ -192,6 +208,7 @@ def _size(
         peak_bytes=saved.stored_bits // 8 + rebuilt * value_bits // 8,
         decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
         assemble_peak_bytes=assembly.peak_bytes,
+        advised_saved=next(asked, None),
     )
 
 
