@@ -55,7 +55,7 @@ def test_another_working_directory(project: Workspace, tmp_path: Path) -> None:
     assert "report" in text
     code, text = ran(project, "tensorpress", "query", "perplexities", folder=tmp_path)
     assert code
-    assert "results.parquet is missing; run snakemake or dvc pull first" in text
+    assert "results.parquet is missing; run tensorpress run or dvc pull first" in text
     code, text = ran(project, "tensorpress", "query", "nope", folder=tmp_path)
     assert "query: 'nope' is not allowed; allowed: ahead, allocation, baseline" in text
     (tmp_path / "inputs/text.txt").write_text("Too short a text.")

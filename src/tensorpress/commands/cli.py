@@ -40,7 +40,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         print(strict_json(counts))
     else:
-        print(f"{options.params}: valid; artifacts: {counts}")
+        needed = ", ".join(f"{stage} {count}" for stage, count in counts.items() if count)
+        print(f"{options.params}: valid; artifacts: {needed}")
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -66,8 +67,7 @@ def _query(options: argparse.Namespace) -> None:
         "decompositions": paths.decompositions_table(plan.table_id),
         "jobs": paths.jobs_table(plan.table_id),
     }
-    given = "" if options.params == paths.PARAMS else f" --configfile {options.params}"
-    hint = f"run snakemake{given} or dvc pull first"
+    hint = f"run {workflow.typed(options.params)} or dvc pull first"
     result = run_query(options.name, tables, paths.queries(), hint)
     rows = result.fetchall()
     if options.json:
@@ -152,7 +152,8 @@ def _record(options: argparse.Namespace) -> None:
     missing = [p for artifacts in live.values() for p in artifacts if not Path(p).exists()]
     if missing:
         raise TensorpressError(
-            f"record: {len(missing)} artifacts are missing, first {missing[0]}; run snakemake first"
+            f"record: {len(missing)} artifacts are missing, first {missing[0]}; "
+            f"run {workflow.typed(options.params)} first"
         )
     tracking.write_plan(plan)
     for stage, artifacts in live.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tensorpress.commands.workflow import typed
 from tensorpress.config import params
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths, yamlfile
@@ -67,7 +68,8 @@ def _side(name: str) -> Iterator[_Side]:
     elif path.is_file():
         plan = Plan(params.load(path))
         made = paths.results_table(plan.table_id)
-        lacks = "" if made.is_file() else f"numbers: {made} of {name} is missing; run snakemake"
+        hint = f"numbers: {made} of {name} is missing; run {typed(path)} first"
+        lacks = "" if made.is_file() else hint
         yield _Side(yamlfile.read(path).values, None if lacks else made, lacks)
     else:
         with tempfile.TemporaryDirectory() as folder:

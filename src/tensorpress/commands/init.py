@@ -16,6 +16,7 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.commands.checkpoints import local_model, name_of
 from tensorpress.commands.forecast import machine_of
 from tensorpress.commands.recipes import Grid, recipes
+from tensorpress.commands.workflow import typed
 from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.objectives.base import predicting
@@ -216,7 +217,7 @@ class _Study:
         }
         lines = [
             f"# A study of {self.name}, written by tensorpress init. It runs with",
-            "#     snakemake --configfile FILE",
+            f"#     {typed(Path('FILE'))}",
             "# and its answer is read with",
             "#     tensorpress --params FILE query verdict",
             "# What everything means: docs/params.md.",

@@ -18,7 +18,7 @@ examples:
   tensorpress --params study.yaml doctor                              will this machine do?
   tensorpress run --configfile study.yaml                             run it
   tensorpress --params study.yaml query verdict                       what it found
-  tensorpress advise mine --saved 0.2                                 what to use for each module
+  tensorpress --params study.yaml advise mine --saved 0.2             what to use for each module
   tensorpress export results/assemble/... served                      for servers of such models
   eval "$(tensorpress --print-completion bash)"                       names complete by tab
 
@@ -26,6 +26,7 @@ exit status: 0, done; 1, one line on stderr says what to mend; 2, the command wa
 """
 
 JSON = "JSON instead of words and tables"
+PARAMS = f"params file (default: {paths.PARAMS})"
 
 Options = Callable[[argparse.ArgumentParser], None]
 
@@ -145,14 +146,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=_Grouped,
     )
-    whole.add_argument("--params", type=Path, default=paths.PARAMS, help="params file")
+    whole.add_argument("--params", type=Path, default=paths.PARAMS, help=PARAMS)
     whole.set_defaults(hands_on=False)
     shtab.add_argument_to(whole, "--print-completion", help="a shell's completion, to be sourced")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for group in GROUPS.values():
         for command in group:
             own = commands.add_parser(command.name, help=command.text, description=command.text)
-            own.add_argument("--params", type=Path, default=argparse.SUPPRESS, help="params file")
+            own.add_argument("--params", type=Path, default=argparse.SUPPRESS, help=PARAMS)
             command.add(own)
             for action in own._actions:
                 if action.type is Path:

@@ -23,6 +23,12 @@ def snakemake(*options: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--snakefile", snakefile, *options]
 
 
+def typed(params: Path) -> str:
+    """What a user types here to run a study, in a checkout or beside an installed package."""
+    command = "snakemake" if Path("Snakefile").is_file() else "tensorpress run"
+    return command if params == paths.PARAMS else f"{command} --configfile {params}"
+
+
 def run(params: Path, options: Sequence[str]) -> NoReturn:
     """Become Snakemake, with its own options, exit status and signals.
 

@@ -35,7 +35,10 @@ class Written:
 def read(path: Path) -> Written:
     """A YAML file; ``TensorpressError`` names the place of what would be misunderstood."""
     if not path.is_file():
-        raise TensorpressError(f"{path}: no such params file")
+        raise TensorpressError(
+            f"{path}: no such params file; allowed: --params FILE, as tensorpress init writes one, "
+            "or params.yaml, which tensorpress copy params.yaml copies"
+        )
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
