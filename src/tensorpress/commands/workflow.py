@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tensorpress.errors import TensorpressError
-from tensorpress.files import paths
+from tensorpress.files import paths, yamlfile
 from tensorpress.files.atomic import replacing
 
 COPIED = ("params.yaml", "profiles", "studies")
@@ -42,8 +42,7 @@ def run(params: Path, options: Sequence[str]) -> NoReturn:
             )
         options = [f"--configfile={params}", *options]  # which takes what follows for more of them
     for file in configfiles(options):
-        if not Path(file).is_file():
-            raise TensorpressError(f"{file}: no such params file")
+        yamlfile.require(Path(file))
     os.execv(sys.executable, snakemake(*options))
 
 

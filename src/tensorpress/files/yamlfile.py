@@ -32,13 +32,18 @@ class Written:
     texts: dict[Place, str] = field(default_factory=dict)
 
 
-def read(path: Path) -> Written:
-    """A YAML file; ``TensorpressError`` names the place of what would be misunderstood."""
+def require(path: Path) -> None:
+    """``TensorpressError`` where no params file is."""
     if not path.is_file():
         raise TensorpressError(
             f"{path}: no such params file; allowed: --params FILE, as tensorpress init writes one, "
             "or params.yaml, which tensorpress copy params.yaml copies"
         )
+
+
+def read(path: Path) -> Written:
+    """A YAML file; ``TensorpressError`` names the place of what would be misunderstood."""
+    require(path)
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
