@@ -53,7 +53,7 @@ def compare(first: str, second: str) -> Comparison:
         found = None
         if one.table is not None and other.table is not None:
             found = numbers(one.table, other.table, paths.queries())
-        missing = [each.lacks for each in (one, other) if each.lacks]
+        missing = list(dict.fromkeys(each.lacks for each in (one, other) if each.lacks))
     return Comparison(named, found, missing)
 
 
