@@ -9,7 +9,7 @@
 # requirements.lock that the machine lacks (import errors name them). FOLDER of the checkpoint: a
 # small dense one. OUT gets the output of every part, JSON, and all tables in table.md. The exit
 # status is the number of parts that failed; one that takes too long is stopped and counts.
-# --device cpu: the same at the smallest sizes, to try it. --size small: on a GPU too, in two minutes.
+# --device cpu: the same at the smallest sizes, to try it. --size small: those on a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?OUT, a folder for what is found, is missing}

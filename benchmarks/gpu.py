@@ -121,14 +121,8 @@ def main() -> None:
             print(f"| {label} | | not begun: {chosen.within:.0f} s are over |", flush=True)
             continue
         try:
-            runs = []
-            for run in decompose(config, *labels[label], device):
-                runs.append(run)
-                print(seconds_row(run), flush=True)
-                found.append(
-                    {"label": label, "group": run.group, "seconds": run.seconds,
-                     "error": run.error, "peer": run.peer}
-                )  # fmt: skip
+            runs = shown(decompose(config, *labels[label], device))
+            found += [entry(run) for run in runs]
             speeds.append((label, *speed(config, device, runs, *asked)))
         except (RuntimeError, ValueError, TypeError) as error:  # what a device cannot, and bugs
             failed += 1
@@ -145,6 +139,21 @@ def main() -> None:
     for row in speeds:
         print(speed_row(row, speeds[0]))
     raise SystemExit(failed)
+
+
+def shown(runs: Iterator[Run]) -> list[Run]:
+    """The runs, each printed when it is done."""
+    done = []
+    for run in runs:
+        print(seconds_row(run), flush=True)
+        done.append(run)
+    return done
+
+
+def entry(run: Run) -> dict[str, Any]:
+    """What the JSON holds of a run: all but its factors."""
+    kept = ("group", "seconds", "error", "peer")
+    return {"label": run.spec.label, **{name: getattr(run, name) for name in kept}}
 
 
 def warm_up(device: torch.device) -> None:
