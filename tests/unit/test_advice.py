@@ -225,6 +225,7 @@ def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
 
 @pytest.mark.parametrize("method", ["tt", "tucker_ffn", "tucker_qkvo"])
 def test_what_sizes_share_changes_none_of_them(method: str, llama_directory: Path) -> None:
+    """Trains are the same; Tucker, which is swept less, takes as much and loses as much."""
     checkpoint = Checkpoint.open(llama_directory)
     torch.manual_seed(0)
     for attempt in attempts(checkpoint.architecture.shape(0), (method,)):
@@ -239,9 +240,13 @@ def test_what_sizes_share_changes_none_of_them(method: str, llama_directory: Pat
             expected = load(method).decompose(own, attempt.shape, spec, given)
             for each, alone in zip(made, expected, strict=True):
                 assert each.store.settings == alone.store.settings
-                torch.testing.assert_close(
-                    each.store.stacked(), alone.store.stacked(), rtol=1e-3, atol=1e-4
-                )
+                found, wanted = each.store.stacked(), alone.store.stacked()
+                if method == "tt":
+                    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+                    continue
+                weights = torch.stack([own[module] for module in each.modules])
+                off = [float((w.view_as(weights) - weights).norm()) for w in (found, wanted)]
+                assert off[0] == pytest.approx(off[1], rel=0.01)
 
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ SWEEPS = 20
 """Most sweeps of HOOI."""
 TOLERANCE = 1e-5
 """Share of the energy by which a sweep must raise what is captured, or it is the last one."""
+ROUGHLY = 1e-4
+"""``TOLERANCE`` where errors of many sizes are compared and none is kept."""
 REFINED_FROM = 0.01
 """Share of the energy that the start must capture for sweeps to be worth their time."""
 
@@ -132,49 +135,80 @@ def _reflected(tensor: Tensor, mode: int, left_out: Tensor) -> tuple[Tensor, Ten
     return core, basis
 
 
+@dataclass(frozen=True)
+class Leading:
+    """What HOSVDs of several ranks begin with: the smallest mode, of the largest rank."""
+
+    basis: Tensor
+    """``(n, rank)``"""
+    squares: Tensor
+    """The mode's squared spectrum ``(n,)``."""
+    core: Tensor
+    """The tensor times the basis."""
+
+    @classmethod
+    def of(cls, tensor: Tensor, ranks: Mapping[int, int]) -> Leading:
+        mode = smallest(tensor, ranks)
+        basis, squares = leading_right(row_blocks(tensor, mode), ranks[mode], tall=True)
+        return cls(basis, squares, multi_mode_dot(tensor, {mode: basis}))
+
+    def cut(self, mode: int, rank: int) -> tuple[Tensor, Tensor]:
+        """Core and basis of a smaller rank."""
+        return self.core.narrow(mode, 0, rank), self.basis[:, :rank]
+
+
+def smallest(tensor: Tensor, ranks: Mapping[int, int]) -> int:
+    """The mode that a sequential HOSVD of these ranks begins with."""
+    return min(ranks, key=lambda mode: tensor.shape[mode])
+
+
 def sequential_hosvd(
-    tensor: Tensor, ranks: Mapping[int, int], first: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, dict[int, Tensor], float]:
-    """Core, bases and squared error of the sequentially truncated HOSVD.
+    tensor: Tensor, ranks: Mapping[int, int], first: Leading | None = None
+) -> tuple[Tensor, dict[int, Tensor], dict[int, float]]:
+    """Core, bases and the squared error that each mode adds, of the sequentially truncated HOSVD.
 
     Small modes first: each basis is of what the ones before have left, so the largest mode
-    meets a small tensor; the error keeps the HOSVD's bound (Vannieuwenhoven et al. 2012).
-    ``first``: vectors of the first mode, at least as many as its rank, and its squared spectrum.
+    meets a small tensor; the error keeps the HOSVD's bound (Vannieuwenhoven et al. 2012). That of
+    the first truncated mode is its unfolding's tail, which no tensor of these ranks falls below.
+    ``first``: of the same tensor, of ranks as large.
     """
     bases: dict[int, Tensor] = {}
-    error = 0.0
+    tails: dict[int, float] = {}
     for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
         rank = ranks[mode]
         if first is not None and not bases:
-            bases[mode], squares = first[0][:, :rank], first[1]
+            squares = first.squares
+            tensor, bases[mode] = first.cut(mode, rank)
         else:
             bases[mode], squares = leading_right(row_blocks(tensor, mode), rank, tall=True)
-        error += float(squares[rank:].sum())
-        tensor = multi_mode_dot(tensor, {mode: bases[mode]})
-    return tensor, bases, error
+            tensor = multi_mode_dot(tensor, {mode: bases[mode]})
+        tails[mode] = float(squares[rank:].sum())
+    return tensor, bases, tails
 
 
 def partial_tucker(
     tensor: Tensor,
     ranks: Mapping[int, int],
     sweeps: int = SWEEPS,
-    first: tuple[Tensor, Tensor] | None = None,
+    first: Leading | None = None,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Core and bases ``(n, rank)`` of a partial Tucker decomposition, in the tensor's dtype.
 
     Starts from the sequentially truncated HOSVD and sweeps over the modes (HOOI) until the
-    captured energy grows by less than ``TOLERANCE`` of the total; noise is not worth a sweep.
-    ``first`` as in ``sequential_hosvd``.
+    captured energy grows by less than ``tolerance`` of the total; noise is not worth a sweep, nor
+    is what no tensor of these ranks could capture. ``first`` as in ``sequential_hosvd``.
     """
-    core, bases, error = sequential_hosvd(tensor, ranks, first)
-    truncated = [mode for mode, rank in ranks.items() if rank < tensor.shape[mode]]
-    energy = _energy(core)
+    core, bases, tails = sequential_hosvd(tensor, ranks, first)
+    truncated = [mode for mode in tails if ranks[mode] < tensor.shape[mode]]
+    energy, error = _energy(core), sum(tails.values())
     total = energy + error
-    refine = len(truncated) > 1 and energy > REFINED_FROM * total
+    to_gain = error - tails[truncated[0]] if truncated else 0.0
+    refine = to_gain > tolerance * total and energy > REFINED_FROM * total
     for _ in range(sweeps if refine else 0):
         bases, core = _sweep(tensor, ranks, bases, truncated)
         before, energy = energy, _energy(core)
-        if energy - before <= TOLERANCE * total:
+        if energy - before <= tolerance * total:
             break
     return core, bases
 
@@ -191,14 +225,15 @@ def weighted_tuckers(
 ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
     """``weighted_tucker`` of several sizes, the largest first.
 
-    They share the weighed tensor and the vectors of the mode that each begins with.
+    They share the weighed tensor and what each begins with, and where there are several are swept
+    until a sweep is worth less than ``ROUGHLY``.
     """
     for mode, root in roots.items():
         tensor = root.whiten(tensor, mode)
-    least = min(sizes[0], key=lambda m: tensor.shape[m])
-    first = leading_right(row_blocks(tensor, least), sizes[0][least], tall=True)
+    first = Leading.of(tensor, sizes[0]) if len(sizes) > 1 else None
+    tolerance = TOLERANCE if first is None else ROUGHLY
     for ranks in sizes:
-        core, bases = partial_tucker(tensor, ranks, first=first)
+        core, bases = partial_tucker(tensor, ranks, first=first, tolerance=tolerance)
         yield core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
 
 

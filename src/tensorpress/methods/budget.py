@@ -84,20 +84,30 @@ class Budget(BaseModel):
         values: Callable[[Mapping[str, int]], int],
         dense: int,
         where: str,
+        whole: int = 1,
     ) -> dict[str, int]:
         """Ranks that fit: all the same share of their limits, then filled up one by one.
 
-        The widest mode is filled up first. ``values(ranks)`` must grow with every rank.
+        No mode's rank is above the product of all others' and of ``whole``, the sizes of modes
+        that are not truncated (De Lathauwer et al. 2000): more would store zeros. The widest mode
+        is filled up first. ``values(ranks)`` must grow with every rank.
         """
         widest = max(limits.values())
 
+        def useful(ranks: dict[str, int], name: str) -> int:
+            others = (rank for other, rank in ranks.items() if other != name)
+            return min(limits[name], whole * math.prod(others))
+
         def shared(step: int) -> dict[str, int]:
-            return {name: max(1, limit * step // widest) for name, limit in limits.items()}
+            ranks = {name: max(1, limit * step // widest) for name, limit in limits.items()}
+            for name in sorted(limits, key=lambda n: -limits[n]):
+                ranks[name] = min(ranks[name], useful(ranks, name))
+            return ranks
 
         step = self.largest(widest, lambda s: values(shared(s)), dense, where)
         ranks, allowed = shared(step), self.allowed(dense)
         for name in sorted(limits, key=lambda n: -limits[n]):
-            while ranks[name] < limits[name]:
+            while ranks[name] < useful(ranks, name):
                 more = {**ranks, name: ranks[name] + 1}
                 if values(more) > allowed:
                     break

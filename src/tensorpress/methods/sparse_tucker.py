@@ -112,7 +112,7 @@ class Spec(MethodSpec):
         else:
             assert self.budget is not None
             dense = slices * first.out_features * first.in_features
-            ranks = self.budget.proportional(limits, values, dense, where)
+            ranks = self.budget.proportional(limits, values, dense, where, whole=rows)
         core = {"out_features": stack.heads * ranks["own"], "in_features": ranks["stream"]}
         kept = self.kept(slices * math.prod(core.values()))
         if not kept:

@@ -71,6 +71,7 @@ class Spec(WhitenedSpec):
                 ),
                 slices * shape.numel,
                 where,
+                whole=slices,
             )
         sizes = {**sizes_of(shape), "slices": slices}
         settings = {**sizes, "out_rank": ranks["out"], "in_rank": ranks["in"]}

@@ -109,7 +109,8 @@ class Spec(MethodSpec):
             assert self.budget is not None
             # a few projections, and one less is a large part of them: that mode stays whole
             dense = whole * first.numel
-            ranks = {**self.budget.proportional(limits, values, dense, where), "stack": whole}
+            found = self.budget.proportional(limits, values, dense, where, whole=whole * heads)
+            ranks = {**found, "stack": whole}
         return Layout(
             modules,
             "tucker_heads",
