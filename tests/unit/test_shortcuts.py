@@ -104,4 +104,6 @@ def test_the_class_that_it_brings_is_in_its_key(
     edited = package / "formats/shortcuts.py"
     edited.write_text(edited.read_text().replace("more = residual", "more = 2 * residual"))
     stale = before - set(Plan(study).transformed)
-    assert {name.rpartition("-")[0] for name in stale} == {"dense-half-blocks", "moe-half-blocks"}
+    sizes = ("half", "quarter")
+    expected = {f"{model}-{size}-blocks" for model in ("dense", "moe") for size in sizes}
+    assert {name.rpartition("-")[0] for name in stale} == expected
