@@ -67,9 +67,10 @@ class Architecture:
 
     def all_replaced(self, shapes: Mapping[str, tuple[int, ...]]) -> list[StoredTensor]:
         """Tensors of a whole model, by their names and shapes, that another stands in place of."""
-        table = f"{self.family.embedding}.weight"
         return [
-            StoredTensor(shape, self.family.layer_of(name), name == table, replaced=True)
+            StoredTensor(
+                shape, self.family.layer_of(name), name == self.family.table, replaced=True
+            )
             for name, shape in shapes.items()
         ]
 

@@ -28,9 +28,10 @@ from tensorpress.formats.base import STORES
 from tensorpress.formats.model import disagreement, factored_class
 from tensorpress.formats.modules import FactoredExperts, FactoredLinear
 from tensorpress.objectives.base import Objective
+from tensorpress.objectives.images import Scaling
 from tensorpress.running.placement import place
 from tensorpress.sources.companions import check_rows
-from tensorpress.sources.contents import vocabulary_size
+from tensorpress.sources.contents import image_settings, vocabulary_size
 from tensorpress.sources.custom_code import REFERENCES, SEAL, sealed_files
 
 
@@ -106,6 +107,17 @@ def _read_config(directory: Path, at: str, own_code: bool) -> PretrainedConfig:
             f"{at}: config.json is not allowed ({said}); allowed: values that transformers reads"
         ) from error
     return read
+
+
+def load_reader(directory: Path, where: str | None = None) -> Any:
+    """What makes rows of a corpus (``Objective.rows``) for the model in ``directory``.
+
+    Of texts the tokenizer, of images their ``Scaling``; ``where`` as in ``load_tokenizer``.
+    """
+    if objective_of(directory).reads == "text":
+        return load_tokenizer(directory, where)
+    at = where or str(directory)
+    return Scaling.of(_config(directory), image_settings(directory, at), at)
 
 
 def load_tokenizer(directory: Path, where: str | None = None) -> PreTrainedTokenizerBase:

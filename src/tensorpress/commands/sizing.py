@@ -177,7 +177,7 @@ def _size(
         entry = StoredTensor(
             (values,),
             architecture.family.layer_of(tensor),
-            embedding=tensor == f"{architecture.family.embedding}.weight",
+            embedding=tensor == architecture.family.table,
             replaced=belongs,
         )
         dense.append(entry)
@@ -303,8 +303,8 @@ class _Macs:
         # fused experts, of which a token meets a few
         self.dense += sum(self.top_k * math.prod(s[1:]) for s in inside if len(s) == 3)
         # the output layer is as large as the embedding, tied or not
-        if family.head is not None:
-            self.dense += math.prod(model.tensors[f"{family.embedding}.weight"])
+        if family.head is not None and family.table is not None:
+            self.dense += math.prod(model.tensors[family.table])
         self.stored = self.dense
 
     def replace(self, layer: int, module: str, store: Format) -> None:

@@ -57,7 +57,7 @@ BASELINE = "baseline"
 """Recipe name of the uncompressed model; every model has it."""
 NO_LAYERS = "none"
 """Layer set of the uncompressed model."""
-_CORPUS_FIELD = {"text": "corpus"}
+CORPUS_FIELD = {"text": "corpus"}
 """Role of a task's corpus -> the field that names it, where they are not called the same."""
 
 
@@ -295,7 +295,7 @@ class Params(Section):
             for index, step in enumerate(recipe.steps):
                 found.append((f"{at}.steps.{index}.method", step.method, "methods"))
         for name, task in self.tasks.items():
-            fields = ((_CORPUS_FIELD.get(role, role), c) for role, c in task.corpora.items())
+            fields = ((CORPUS_FIELD.get(role, role), c) for role, c in task.corpora.items())
             found += [(f"tasks.{name}.{field}", c, "corpora") for field, c in fields]
         for name, model in self.models.items():
             found += [(f"models.{name}.baseline_tasks", t, "tasks") for t in model.baseline_tasks]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Num
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -24,8 +24,8 @@ class PerplexityResult:
     """Mean token NLL of each window, in the order of the text."""
     predicted: int
     """Tokens of each window."""
-    bytes: int
-    """Of the text that all of them stand for."""
+    bytes: int | None
+    """Of the text that all of them stand for; what is no text has none."""
 
     @property
     def tokens(self) -> int:
@@ -49,8 +49,10 @@ class PerplexityResult:
         return None if error is None else self.perplexity * error
 
     @property
-    def bits_per_byte(self) -> float:
+    def bits_per_byte(self) -> float | None:
         """Bits per UTF-8 byte of the text that is predicted, comparable between tokenizers."""
+        if self.bytes is None:
+            return None
         return self.nats * self.tokens / math.log(2) / self.bytes
 
 
@@ -58,14 +60,14 @@ class PerplexityResult:
 def perplexity(
     model: PreTrainedModel,
     objective: Predicting,
-    rows: Int[Tensor, "windows ..."],
+    rows: Num[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
-    predicted_bytes: int,
+    predicted_bytes: int | None,
 ) -> PerplexityResult:
-    """Score every token that the rows of a text (``Objective.rows``) ask for.
+    """Score every answer that the rows of a corpus (``Objective.rows``) ask for.
 
-    ``predicted_bytes``: of the text that these tokens stand for. A window whose loss is not finite
+    ``predicted_bytes``: of the text that these stand for, if it is one. A window whose loss is not finite
     raises ``TensorpressError``; none is ever skipped.
     """
     means: list[float] = []

@@ -6,9 +6,10 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tensorpress.checkpoints.loading import objective_of
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.keying.keys import file_fingerprint, key
-from tensorpress.sources.companions import files_of, vocabulary
+from tensorpress.sources.companions import PREPROCESSOR, files_of, vocabulary
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def text_protocol(
 
 
 def tokenizer_sha256(directory: Path) -> str:
-    """Hash of the tokenizer saved in a model folder."""
-    names = vocabulary(files_of(directory), str(directory))
+    """Hash of the tokenizer saved in a model folder, or of what scales its images."""
+    if objective_of(directory).reads == "images":
+        names = [PREPROCESSOR]
+    else:
+        names = vocabulary(files_of(directory), str(directory))
     return file_fingerprint(*(directory / name for name in names))

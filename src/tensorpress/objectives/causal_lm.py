@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.objectives.base import Predicting
+from tensorpress.objectives.base import PredictingTokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tensorpress.objectives.token_losses import Teacher
 
 
-class CausalLM(Predicting):
+class CausalLM(PredictingTokens):
     """The next token. Rows are windows of ids."""
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
@@ -26,12 +26,12 @@ class CausalLM(Predicting):
     def check_window(self, where: str, window: int, bos: bool = False) -> None:
         """Any will do."""
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    def check_reader(self, reader: PreTrainedTokenizerBase, where: str) -> None:
         """Any will do."""
 
     def rows(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: PreTrainedTokenizerBase,
         text: str,
         window: int,
         max_windows: int | None = None,
@@ -39,7 +39,7 @@ class CausalLM(Predicting):
     ) -> Int[Tensor, "windows window"]:
         from tensorpress.objectives.windows import token_windows
 
-        return token_windows(tokenizer, text, window, max_windows, bos)
+        return token_windows(reader, text, window, max_windows, bos)
 
     def ids(self, rows: Int[Tensor, "windows window"]) -> Int[Tensor, "windows window"]:
         return rows

@@ -25,9 +25,6 @@ class Encoding(Framed):
     known_classes: ClassVar[str] = "MODEL_MAPPING_NAMES"
     described: ClassVar[str] = "an encoder of transformers without a head"
 
-    def ids(self, rows: Int[Tensor, "windows window"]) -> Int[Tensor, "windows window"]:
-        return rows
-
     def run(self, model: Any, rows: Int[Tensor, "windows window"]) -> None:
         model.base_model(input_ids=rows)
 

@@ -38,12 +38,12 @@ class Framed(Objective):
                 f"SEP and {self.least} {'tokens' if self.least > 1 else 'token'} between them"
             )
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-        check_tokenizer(tokenizer, self.needed, where, self.described)
+    def check_reader(self, reader: PreTrainedTokenizerBase, where: str) -> None:
+        check_tokenizer(reader, self.needed, where, self.described)
 
     def rows(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: PreTrainedTokenizerBase,
         text: str,
         window: int,
         max_windows: int | None = None,
@@ -52,9 +52,9 @@ class Framed(Objective):
         from tensorpress.objectives.windows import token_windows
 
         self.check_window("window", window, bos)
-        self.check_tokenizer(tokenizer, "tokenizer")
-        ids = token_windows(tokenizer, text, window - EDGES, max_windows)
-        return framed(tokenizer, self.asked(tokenizer, ids))
+        self.check_reader(reader, "tokenizer")
+        ids = token_windows(reader, text, window - EDGES, max_windows)
+        return framed(reader, self.asked(reader, ids))
 
     def asked(
         self, tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "windows text"]

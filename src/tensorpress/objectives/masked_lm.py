@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tensorpress.objectives.base import Predicting
+from tensorpress.objectives.base import PredictingTokens
 from tensorpress.objectives.frame import NEEDED, Framed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ STRIDE = 7
 """Tokens from one mask to the next, and passes over a window."""
 
 
-class MaskedLM(Framed, Predicting):
+class MaskedLM(Framed, PredictingTokens):
     """Masked tokens. Rows ``(2, window)`` hold a window's ids, and under them the masked ones.
 
     A window begins with CLS and ends with SEP, as in training. Of the text between them so many

@@ -12,6 +12,7 @@ OBJECTIVES: dict[str, str] = {
     "causal_lm": "tensorpress.objectives.causal_lm",
     "masked_lm": "tensorpress.objectives.masked_lm",
     "encoding": "tensorpress.objectives.encoding",
+    "image_classification": "tensorpress.objectives.image_classification",
 }
 
 
@@ -27,4 +28,4 @@ def quality_metrics() -> tuple[str, ...]:
 
 
 PREDICTING = tuple(name for name in OBJECTIVES if isinstance(load(name), Predicting))
-"""Those that predict tokens."""
+"""Those that predict tokens, or labels."""

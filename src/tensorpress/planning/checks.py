@@ -11,6 +11,7 @@ from tensorpress.config.tasks.registry import kinds_for
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
 from tensorpress.objectives.base import predicting
+from tensorpress.objectives.images import by, classes_of, shape_of
 from tensorpress.planning.artifacts import (
     AdviceArtifact,
     CorpusArtifact,
@@ -18,6 +19,7 @@ from tensorpress.planning.artifacts import (
     ModelArtifact,
 )
 from tensorpress.planning.leakage import shared_text
+from tensorpress.sources.inputs import DigitsCorpus
 
 
 def layer_sets(spec: LayerSet, layers: int, name: str) -> list[tuple[int, ...]]:
@@ -49,13 +51,40 @@ def _check_limit(at: str, value: int, limit: int) -> None:
 
 
 def check_positions(at: str, tokens: int, model: ModelArtifact) -> None:
-    """Refuse sequences longer than the model's positions; some families have no limit."""
+    """Refuse sequences longer than the model's positions; some families have no limit.
+
+    Images have so many tokens and no others.
+    """
     limit = model.architecture.size("positions")
+    if model.architecture.objective.reads == "images" and tokens != limit:
+        raise TensorpressError(
+            f"{at}: {tokens} is not allowed for model {model.name!r}; allowed: {limit}, the "
+            "patches of an image and the class token"
+        )
     if limit and tokens > limit:
         raise TensorpressError(
             f"{at}: {tokens} is not allowed; allowed: up to {limit}, "
             f"{model.architecture.family.key('positions')} of model {model.name!r}"
         )
+
+
+def check_corpus(at: str, corpus: CorpusArtifact, model: ModelArtifact) -> None:
+    """Refuse texts for models of images, images for models of texts, and images of other sizes."""
+    spec, reads = corpus.spec, model.architecture.objective.reads
+    if spec.holds != reads:
+        raise TensorpressError(
+            f"{at}: {corpus.name!r} holds {spec.holds}, which is not allowed for model "
+            f"{model.name!r}, {model.architecture.objective.described}; allowed: a corpus of {reads}"
+        )
+    if isinstance(spec, DigitsCorpus):
+        config = model.architecture.config
+        shape, classes = shape_of(config), classes_of(config)
+        if shape != spec.shape or classes < spec.classes:
+            raise TensorpressError(
+                f"{at}: {corpus.name!r} is not allowed for model {model.name!r}, of {by(shape)} "
+                f"and {classes} classes; allowed: models of {by(spec.shape)} and {spec.classes} "
+                "classes"
+            )
 
 
 def check_window(at: str, window: int, bos: bool, model: ModelArtifact) -> None:

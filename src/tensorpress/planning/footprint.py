@@ -296,7 +296,7 @@ def evaluate(made: EvaluationArtifact) -> Footprint:
     moments = FLOAT * max(map(moment_values, architecture.shapes)) if made.moments else 0
     peak = RUNNING + weights + moments + _activations(architecture, tokens, kept=False)
     if made.spec.keeps_logits:  # and their log-probabilities
-        peak += 2 * FLOAT * tokens * sizes.embedding(architecture).out_features
+        peak += 2 * FLOAT * tokens * sizes.answers(architecture)
     macs = TOKENS * values * (architecture.objective.passes if made.spec.follows_objective else 1)
     return Footprint(peak, WAIT + weights / READ + macs / MODEL_MACS)
 
@@ -305,7 +305,7 @@ def _activations(architecture: Architecture, tokens: int, kept: bool) -> int:
     """Bytes of losses and of inputs and outputs of matrices: of one layer, or of all if kept."""
     layers = _widths(architecture)
     values = tokens * 2 * (sum(layers) if kept else max(layers))
-    return FLOAT * values + logits.bytes_of(tokens, sizes.embedding(architecture).out_features)
+    return FLOAT * values + logits.bytes_of(tokens, sizes.answers(architecture))
 
 
 @cache

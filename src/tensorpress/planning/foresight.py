@@ -162,11 +162,10 @@ def disk(plan: Plan) -> dict[str, int]:
 
 def evaluation_seconds(architecture: Architecture, window: int, machine: Machine) -> float:
     """Of one window of so many tokens: a forward pass and its losses."""
-    outer = architecture.shape(architecture.outer).modules["embedding"]
     layers = architecture.shapes[: architecture.layers]
     top_k = architecture.size("top_k") or 1
-    macs = outer.numel + sum(_macs(shape, top_k, window) for shape in layers)
-    token = AROUND * macs / machine.macs_per_second + LOGIT * outer.out_features
+    macs = sizes.table_values(architecture) + sum(_macs(shape, top_k, window) for shape in layers)
+    token = AROUND * macs / machine.macs_per_second + LOGIT * sizes.answers(architecture)
     token += sum(SCORE * shape.heads * window + ELEMENT * shape.hidden_size for shape in layers)
     return window * architecture.objective.passes * token
 

@@ -13,7 +13,7 @@ from tensorpress.planning.artifacts import (
     ModelArtifact,
     StreamArtifact,
 )
-from tensorpress.planning.checks import check_window
+from tensorpress.planning.checks import check_corpus, check_window
 from tensorpress.sources.contents import file_content
 from tensorpress.sources.hub_datasets import require
 from tensorpress.sources.inputs import HubCorpus
@@ -58,8 +58,9 @@ class Inputs:
     def _stream(self, model: ModelArtifact) -> StreamArtifact:
         """What a transform of a model goes by."""
         settings = self.params.calibration
-        check_window("calibration.window", settings.window, settings.bos, model)
         corpus, dtype = self.corpora[settings.corpus], self.params.compute.dtype
+        check_corpus("calibration.corpus", corpus, model)
+        check_window("calibration.window", settings.window, settings.bos, model)
         return identities.stream(model, corpus, settings, dtype)
 
     def _calibration(self, model: ModelArtifact) -> CalibrationArtifact:

@@ -46,11 +46,13 @@ def shared_text(evaluated: CorpusArtifact, trained: CorpusArtifact) -> str | Non
     """Where the evaluated text first stands in the other; ``None`` if hardly any of it does.
 
     ``None`` too where a text is known by its name alone (from the hub, without a path), and for
-    the embedded ones, which share no paragraph. What was found is remembered by content.
+    the embedded ones, which share no paragraph, and for images, of which no split shares one. What
+    was found is remembered by content.
     """
     specs = (evaluated.spec, trained.spec)
     unread = any(isinstance(spec, HubCorpus) and spec.path is None for spec in specs)
-    if unread or all(isinstance(spec, EmbeddedCorpus) for spec in specs):
+    images = any(spec.holds == "images" for spec in specs)
+    if unread or images or all(isinstance(spec, EmbeddedCorpus) for spec in specs):
         return None
     pair = key(texts=[evaluated.key, trained.key], code=code_fingerprint(__name__))
     known: dict[str, str | None] = {}

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tensorpress.architectures.layers import GROUPS, LayerShape, expand_modules
-from tensorpress.config.params import BASELINE, NO_LAYERS, Params, Recipe
+from tensorpress.config.params import BASELINE, CORPUS_FIELD, NO_LAYERS, Params, Recipe
 from tensorpress.config.recovery import Recovery
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
@@ -36,6 +36,7 @@ from tensorpress.planning.artifacts import (
 )
 from tensorpress.planning.checks import (
     check_apart,
+    check_corpus,
     check_floor,
     check_gradients,
     check_group,
@@ -164,6 +165,7 @@ class Plan(Inputs):
     def _moments(self, model: ModelArtifact) -> CalibrationArtifact:
         """The calibration of a model for something that reads it."""
         settings = self.params.calibration
+        check_corpus("calibration.corpus", self.corpora[settings.corpus], model)
         check_window("calibration.window", settings.window, settings.bos, model)
         return self.calibrations[model.name]
 
@@ -208,6 +210,7 @@ class Plan(Inputs):
         self, recipe_name: str, recipe: Recipe, spec: Recovery, run: CheckpointArtifact, seed: int
     ) -> RecoveryArtifact:
         corpus = self.corpora[spec.corpus or self.params.calibration.corpus]
+        check_corpus(f"recipes.{recipe_name}.recover.corpus", corpus, run.model)
         check_trained(f"recipes.{recipe_name}.recover", spec.window, spec.bos, run.model)
         tasks = {task: self.params.tasks[task].corpora.values() for task in recipe.tasks}
         evaluated = [(task, self.corpora[name]) for task, names in tasks.items() for name in names]
@@ -218,6 +221,8 @@ class Plan(Inputs):
         spec, model = self.params.tasks[task], run.model
         corpora = {role: self.corpora[name] for role, name in spec.corpora.items()}
         check_task(task, spec, model)
+        for role, corpus in corpora.items():
+            check_corpus(f"tasks.{task}.{CORPUS_FIELD.get(role, role)}", corpus, model)
         dense = self._run(model, ()) if spec.needs_dense else None
         moments = self._moments(model) if spec.needs_moments else None
         files = self.task_files[task]

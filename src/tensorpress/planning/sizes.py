@@ -19,13 +19,13 @@ def values_of(architecture: Architecture) -> int:
         return counted
     shapes = [module for shape in architecture.shapes for module in shape.modules.values()]
     routers = sum(shape.hidden_size * shape.experts for shape in architecture.shapes)
-    matrices = sum(module.numel for module in shapes) + embedding(architecture).numel
+    matrices = sum(module.numel for module in shapes) + table_values(architecture)
     return matrices + routers + shortcuts.values(architecture)
 
 
 def held_values(architecture: Architecture) -> int:
     """Values that a checkpoint holds: a tied head is no second matrix."""
-    return values_of(architecture) - (embedding(architecture).numel if architecture.tied else 0)
+    return values_of(architecture) - (table_values(architecture) if architecture.tied else 0)
 
 
 def held_bytes(architecture: Architecture) -> int:
@@ -39,9 +39,21 @@ def value_bytes(config: Mapping[str, Any]) -> int:
     return VALUE_BITS.get(name.removeprefix("torch."), 32) // 8
 
 
-def embedding(architecture: Architecture) -> ModuleShape:
-    """The table of tokens."""
-    return architecture.shape(architecture.outer).modules["embedding"]
+def embedding(architecture: Architecture) -> ModuleShape | None:
+    """The table of tokens, if there is one."""
+    return architecture.shape(architecture.outer).modules.get("embedding")
+
+
+def table_values(architecture: Architecture) -> int:
+    """Values of the table of tokens, 0 if there is none."""
+    table = embedding(architecture)
+    return table.numel if table else 0
+
+
+def answers(architecture: Architecture) -> int:
+    """Logits of a token, as many as the table has rows; those of an image are next to none."""
+    table = embedding(architecture)
+    return table.out_features if table else 0
 
 
 def largest_matrix(architecture: Architecture) -> int:
@@ -61,7 +73,7 @@ def largest_tensor(architecture: Architecture) -> int:
     """Values of the embedding, or of attention's matrices where they are one tensor."""
     modules = [module for shape in architecture.shapes[:-1] for module in shape.modules.values()]
     matrix = max(3 * each.out_features * each.in_features for each in modules if each.slices == 1)
-    return max(embedding(architecture).numel, matrix, *map(gate_and_up, architecture.shapes))
+    return max(table_values(architecture), matrix, *map(gate_and_up, architecture.shapes))
 
 
 def gate_and_up(shape: LayerShape) -> int:

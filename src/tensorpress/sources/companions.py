@@ -16,11 +16,12 @@ from tensorpress.errors import TensorpressError
 from tensorpress.sources.custom_code import SEAL
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 TEMPLATES = "additional_chat_templates"
 """Folder of the templates beside the default one; transformers reads no other folder."""
 CONFIGS = (
     TOKENIZER_CONFIG,
-    "preprocessor_config.json",
+    PREPROCESSOR,
     "processor_config.json",
     "video_preprocessor_config.json",
     "audio_tokenizer_config.json",

@@ -12,11 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tensorpress.architectures.families.table import reads_images
 from tensorpress.errors import TensorpressError
 from tensorpress.files import paths
 from tensorpress.files.atomic import replacing
 from tensorpress.keying.keys import file_fingerprint
+from tensorpress.objectives.images import Scaling
 from tensorpress.sources.companions import (
+    PREPROCESSOR,
     TOKENIZER_CONFIG,
     check_rows,
     check_tokenizer,
@@ -33,6 +36,7 @@ from tensorpress.sources.hub_models import CONFIG, hub_file, hub_names
 from tensorpress.sources.inputs import (
     ConfigModel,
     Corpus,
+    DigitsCorpus,
     EmbeddedCorpus,
     EmbeddedModel,
     FileCorpus,
@@ -53,6 +57,7 @@ FETCHERS: dict[str, str] = {
 """Source of a model -> the function that brings what it is made of."""
 READERS: dict[str, str] = {
     "embedded": "tensorpress.sources.corpora:prose",
+    "digits": "tensorpress.sources.corpora:images",
     "file": "tensorpress.sources.corpora:file",
     "wikitext2": "tensorpress.sources.corpora:wikitext2",
     "c4": "tensorpress.sources.corpora:c4",
@@ -137,7 +142,7 @@ def model_source(name: str, model: Model) -> dict[str, Any]:
 
 def corpus_source(name: str, corpus: Corpus) -> dict[str, Any]:
     """What identifies the content of a corpus."""
-    if isinstance(corpus, EmbeddedCorpus) or corpus.path is None:
+    if isinstance(corpus, EmbeddedCorpus | DigitsCorpus) or corpus.path is None:
         return corpus.model_dump()
     where = f"corpora.{name}.path"
     content = file_content(corpus.path, where)
@@ -195,7 +200,7 @@ def local_files(name: str, model: LocalModel) -> tuple[Path, list[str]]:
 
 def check_local(name: str, model: LocalModel) -> None:
     """Refuse weights that cannot be read, code that params do not trust or that is not there, and a
-    tokenizer that is not there or too large for the embedding.
+    tokenizer that is not there or too large for the embedding; of images, what scales them.
     """
     where = f"models.{name}.path"
     if (file := gguf_of(name, model)) is not None:
@@ -214,7 +219,9 @@ def check_local(name: str, model: LocalModel) -> None:
                 "allowed: a folder with the code that its configs name"
             )
         check_names((path.name for path in directory.glob("*.py")), where)
-    if not (model.trust_remote_code and own_tokenizer(configs[1])):
+    if reads_images(configs[0]):
+        Scaling.of(configs[0], image_settings(directory, where), where)
+    elif not (model.trust_remote_code and own_tokenizer(configs[1])):
         rows = vocabulary_size(configs[0], where)
         check_tokenizer(directory, rows, f"{where}: {directory}", _largest_id)
 
@@ -260,6 +267,11 @@ def tokenizer_config(directory: Path, where: str) -> dict[str, Any]:
     return read_config(path, where) if path.is_file() else {}
 
 
+def image_settings(directory: Path, where: str) -> dict[str, Any]:
+    """The ``preprocessor_config.json`` of a folder, which a model of images must have."""
+    return read_config(directory / PREPROCESSOR, where)
+
+
 def _directory(name: str, model: LocalModel) -> Path:
     directory = Path(model.path)
     if not directory.is_dir():
@@ -276,7 +288,7 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     ``TensorpressError`` if it is missing or no JSON object.
     """
     if not path.is_file():
-        raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with config.json")
+        raise TensorpressError(f"{where}: {path} is missing; allowed: a directory with {path.name}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from tensorpress.errors import TensorpressError
 from tensorpress.files.atomic import replacing
+from tensorpress.objectives.images import written
 from tensorpress.running.forkserver import function
 from tensorpress.sources.contents import READERS, existing_file
+from tensorpress.sources.digits import digits
 from tensorpress.sources.embedded import corpus as embedded_corpus
 from tensorpress.sources.hub_datasets import column
-from tensorpress.sources.inputs import C4Corpus, Corpus, EmbeddedCorpus, FileCorpus, Wikitext2Corpus
+from tensorpress.sources.inputs import C4Corpus, Corpus, DigitsCorpus, EmbeddedCorpus, FileCorpus, Wikitext2Corpus
 from tensorpress.sources.texts import (
     C4_SPLIT,
     c4_documents,
@@ -48,6 +50,11 @@ def text_of(name: str, spec: Corpus) -> str:
 def prose(name: str, spec: EmbeddedCorpus) -> str:
     """Of the standard library."""
     return "\n\n".join(embedded_corpus.documents(spec.split))
+
+
+def images(name: str, spec: DigitsCorpus) -> str:
+    """Of scikit-learn's digits, an image a line."""
+    return written(digits(spec.split))
 
 
 def file(name: str, spec: FileCorpus) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from tensorpress.errors.refusals import LONGEST_NAME, NAME_PATTERN
+from tensorpress.objectives.images import Shape
 from tensorpress.sources.hub_datasets import HubDataset
 from tensorpress.sources.texts import C4, WIKITEXT2, FileSplit
 from tensorpress.transforms.base import Transform
@@ -66,11 +67,12 @@ class EmbeddedModel(AnyModel):
 
     source: Literal["embedded"]
     name: str = Field(
-        description="dense, bert, or a mixture: moe, moe_grouped, moe_himoe, moe_himoe_published"
+        description="dense, bert, vit, or a mixture: moe, moe_grouped, moe_himoe, "
+        "moe_himoe_published"
     )
     seed: int = Field(0, ge=0)
     width: int | None = Field(
-        None, ge=1, description="hidden size, FFNs and heads in proportion; null: 192"
+        None, ge=1, description="hidden size, FFNs and heads in proportion; null: 192, of vit 64"
     )
     progress: float = Field(
         1.0, ge=0, le=1, description="share of the training after which the model is taken"
@@ -112,7 +114,13 @@ class DerivedModel(AnyModel):
     transform: Transforms = Field(min_length=1)
 
 
-class EmbeddedCorpus(Section):
+class AnyCorpus(Section):
+    """What every corpus says of itself."""
+
+    holds: ClassVar[Literal["text", "images"]] = "text"
+
+
+class EmbeddedCorpus(AnyCorpus):
     """Docstrings and help topics of the standard library."""
 
     joined: ClassVar[str] = "documents joined by blank lines"
@@ -121,7 +129,19 @@ class EmbeddedCorpus(Section):
     split: Literal["train", "heldout"]
 
 
-class FileCorpus(Section):
+class DigitsCorpus(AnyCorpus):
+    """Handwritten digits, 1797 images of 8 x 8 pixels with their labels (scikit-learn's)."""
+
+    joined: ClassVar[str] = "scikit-learn's digits"
+    holds: ClassVar[Literal["text", "images"]] = "images"
+    shape: ClassVar[Shape] = (1, 8, 8)
+    classes: ClassVar[int] = 10
+
+    source: Literal["digits"]
+    split: Literal["train", "heldout"]
+
+
+class FileCorpus(AnyCorpus):
     """A UTF-8 text file, or a part of it; documents are separated by blank lines."""
 
     joined: ClassVar[str] = "one file"
@@ -133,7 +153,7 @@ class FileCorpus(Section):
     )
 
 
-class HubCorpus(Section):
+class HubCorpus(AnyCorpus):
     """A text that papers measure: from the hub at a pinned commit, or from a local file of it."""
 
     dataset: ClassVar[HubDataset]
@@ -162,4 +182,4 @@ class C4Corpus(HubCorpus):
 
 Model = EmbeddedModel | LocalModel | HubModel | ConfigModel
 StudyModel = Model | DerivedModel
-Corpus = EmbeddedCorpus | FileCorpus | Wikitext2Corpus | C4Corpus
+Corpus = EmbeddedCorpus | DigitsCorpus | FileCorpus | Wikitext2Corpus | C4Corpus

@@ -233,7 +233,7 @@ class _Build:
             entry = StoredTensor(
                 tuple(tensor.shape),
                 self.family.layer_of(name),
-                embedding=name == f"{self.family.embedding}.weight",
+                embedding=name == self.family.table,
                 replaced=name in self._compressed,
             )
             self.dense.append(entry)

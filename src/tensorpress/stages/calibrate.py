@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.loading import load_model, load_reader
 from tensorpress.checkpoints.moments import save_moments
 from tensorpress.planning.artifacts import CalibrationArtifact
 from tensorpress.running.oom import CPU
@@ -25,8 +25,8 @@ def run(
     settings = made.settings
     text = corpus.read_text(encoding="utf-8")
     architecture = made.model.architecture
-    rows = calibration_rows(architecture.objective, load_tokenizer(model), text, settings)
+    rows = calibration_rows(architecture.objective, load_reader(model), text, settings)
     # calibration brings it to the device, after it has replaced modules
     network = load_model(model, CPU, dtype)
     layers = calibrate(network, architecture, rows, settings.batch, device, settings.gradients)
-    save_moments(layers, architecture.objective.ids(rows).numel(), target)
+    save_moments(layers, len(rows) * settings.window, target)

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Num
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import ModuleShape, group_of
@@ -61,15 +60,15 @@ class _RecordingSlices(DenseSlices):
 
 
 def calibration_rows(
-    objective: Objective, tokenizer: PreTrainedTokenizerBase, text: str, settings: Calibration
-) -> Int[Tensor, "windows ..."]:
+    objective: Objective, reader: Any, text: str, settings: Calibration
+) -> Num[Tensor, "windows ..."]:
     """Rows of whole windows with the tokens that ``settings`` ask for, or all that the text has.
 
     Fewer are said, and written with the moments (``moments.tokens_of``).
     """
     count = -(-settings.tokens // settings.window)
-    rows = objective.rows(tokenizer, text, settings.window, count, settings.bos)
-    tokens = objective.ids(rows).numel()
+    rows = objective.rows(reader, text, settings.window, count, settings.bos)
+    tokens = len(rows) * settings.window
     if tokens < settings.tokens:
         warn(
             f"calibration.tokens: {settings.tokens} are wanted, corpus {settings.corpus!r} has "
@@ -81,7 +80,7 @@ def calibration_rows(
 def calibrate(
     model: PreTrainedModel,
     architecture: Architecture,
-    rows: Int[Tensor, "windows ..."],
+    rows: Num[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
     gradients: bool = True,
@@ -89,7 +88,7 @@ def calibrate(
 ) -> Iterator[dict[str, Tensor]]:
     """Moments of every layer over ``rows`` of the objective: what ``save_moments`` writes.
 
-    Those of the outer layer come last, and weigh the embedding's rows (``_Lookups``).
+    Those of the outer layer come last, and weigh the embedding's rows (``_Lookups``), if any.
     The text is passed over once for so many layers as have ``values_at_once`` values of moments.
     Experts see the tokens that the router really sends them. ``gradients``: of the objective by
     the outputs of every module, which takes a backward pass. The model's hooks
@@ -101,17 +100,19 @@ def calibrate(
     moments = [Moments() for _ in shapes]
     for layer, moment in enumerate(moments):
         _attach(model, architecture, layer, moment)
-    lookups = _Lookups(outer.modules["embedding"])
-    model.get_input_embeddings().register_forward_hook(lookups.count)
-    model.base_model.register_forward_hook(lookups.end)
+    lookups = _Lookups(outer.modules["embedding"]) if "embedding" in outer.modules else None
+    if lookups is not None:
+        model.get_input_embeddings().register_forward_hook(lookups.count)
+        model.base_model.register_forward_hook(lookups.end)
     if gradients:
-        # without weights that require gradients the graph begins at the embedded tokens
+        # without weights that require gradients the graph begins at the embedded tokens or patches
         model.get_input_embeddings().register_forward_hook(lambda _, ids, x: x.requires_grad_())
 
     def run(where: torch.device, size: int) -> None:
         for moment in moments:
             moment.clear()
-        lookups.clear()
+        if lookups is not None:
+            lookups.clear()
         _stream(model, architecture.objective, rows.split(size), where, gradients)
 
     for layers in passes(shapes, values_at_once):
@@ -124,7 +125,7 @@ def calibrate(
             yield _finite(tensors, layer, model.dtype)
             moments[layer].clear()
     # every pass reads the same text
-    yield lookups.tensors()
+    yield lookups.tensors() if lookups is not None else {}
 
 
 class _Lookups:

@@ -16,7 +16,7 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.completeness import contents
 from tensorpress.checkpoints.gguf_tokenizers import write_tokenizer
-from tensorpress.checkpoints.loading import empty_model, load_tokenizer, objective_of
+from tensorpress.checkpoints.loading import empty_model, load_reader, objective_of
 from tensorpress.checkpoints.quantised.dequantise import dequantise
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.redaction import one_line
@@ -143,7 +143,7 @@ def copy(
     if (file := gguf_of(name, spec)) is not None:
         return _settle_gguf(name, spec, file, target)
     _settle_code(target, spec.trust_remote_code)
-    _check_tokenizer(name, target)
+    _check_reader(name, target)
     return held_tensors(directory, f"models.{name}.path")
 
 
@@ -161,7 +161,7 @@ def download(
         _bring(name, spec, file, target)
     _download_code(name, spec, target)
     shards = _hub_shards(name, spec, names, target)
-    _check_tokenizer(name, target)
+    _check_reader(name, target)
     return _hub_tensors(name, spec, shards, target)
 
 
@@ -174,7 +174,7 @@ def _settle_gguf(
     (target / CONFIG).write_text(config, encoding="utf-8")
     _settle_code(target, trusted=False)
     write_tokenizer(file, target, f"models.{name}")
-    _check_tokenizer(name, target)
+    _check_reader(name, target)
     return dict(read_header(file).tensors)
 
 
@@ -221,14 +221,14 @@ def _hub_tensors(name: str, spec: HubModel, shards: list[str], target: Path) -> 
     return tensors_in(files[0])
 
 
-def _check_tokenizer(name: str, directory: Path) -> None:
-    """Read the tokenizer before the weights come; code of its own runs where the model does."""
+def _check_reader(name: str, directory: Path) -> None:
+    """Read what reads for a model before the weights come; its own code runs where that does."""
     if not sealed_files(directory):
-        where = f"models.{name}"
-        rows = vocabulary_size(read_config(directory / CONFIG, where), where)
-        check_tokenizer(directory, rows, where)
-        tokenizer = load_tokenizer(directory, where)
-        objective_of(directory).check_tokenizer(tokenizer, where)
+        where, objective = f"models.{name}", objective_of(directory)
+        if objective.reads == "text":
+            rows = vocabulary_size(read_config(directory / CONFIG, where), where)
+            check_tokenizer(directory, rows, where)
+        objective.check_reader(load_reader(directory, where), where)
 
 
 def _configs(directory: Path) -> list[str]:

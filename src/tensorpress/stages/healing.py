@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Num
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,7 +28,7 @@ from tensorpress.stages.training import train
 def heal(
     model: PreTrainedModel,
     architecture: Architecture,
-    rows: Int[Tensor, "windows ..."],
+    rows: Num[Tensor, "windows ..."],
     spec: Factors,
     seed: int,
     device: torch.device,

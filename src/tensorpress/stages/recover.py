@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.loading import load_model, load_reader
 from tensorpress.checkpoints.rows import StorageRow, read_rows, write_rows
 from tensorpress.config.recovery import Adapters, Distillation, Factors
 from tensorpress.files.atomic import replacing
@@ -39,7 +39,7 @@ def run(
     """
     text, spec, kind = corpus.read_text(encoding="utf-8"), made.spec, _KINDS[type(made.spec)]
     architecture = made.model.architecture
-    asked = architecture.objective.rows(load_tokenizer(source), text, spec.window, bos=spec.bos)
+    asked = architecture.objective.rows(load_reader(source), text, spec.window, bos=spec.bos)
 
     def work(where: torch.device, batch: int) -> Mapping[str, Any]:
         """What is trained, of a model of its own: training uses it up."""

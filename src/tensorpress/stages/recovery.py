@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Num
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ NAME = "recovery"
 def recover(
     model: PreTrainedModel,
     architecture: Architecture,
-    rows: Int[Tensor, "windows ..."],
+    rows: Num[Tensor, "windows ..."],
     spec: Adapters,
     seed: int,
     device: torch.device,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ from tensorpress.running.placement import place
 def norm_moments(
     model: PreTrainedModel,
     architecture: Architecture,
-    rows: Int[Tensor, "windows ..."],
+    rows: Num[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
 ) -> dict[str, Float[Tensor, "hidden hidden"]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tensorpress.checkpoints.loading import load_model, load_tokenizer
+from tensorpress.checkpoints.loading import load_model, load_reader
 from tensorpress.checkpoints.tensorfile import save_tensors
 from tensorpress.files.atomic import replacing
 from tensorpress.planning.artifacts import StreamArtifact
@@ -26,9 +26,9 @@ def run(
     """Pass the text through the model and write the moments."""
     settings, architecture = made.settings, made.model.architecture
     text = corpus.read_text(encoding="utf-8")
-    rows = calibration_rows(architecture.objective, load_tokenizer(model), text, settings)
+    rows = calibration_rows(architecture.objective, load_reader(model), text, settings)
     network = load_model(model, CPU, dtype)
     moments = norm_moments(network, architecture, rows, settings.batch, device)
-    tokens = architecture.objective.ids(rows).numel()
+    tokens = len(rows) * settings.window
     with replacing(target) as temporary:
         save_tensors(moments, {"tokens": str(tokens)}, temporary)

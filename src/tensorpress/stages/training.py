@@ -37,19 +37,18 @@ def train(
     teacher: Teacher | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Take the steps of ``spec`` at a constant rate on the mean loss of a token.
+    """Take the steps of ``spec`` at a constant rate on the mean loss of an answer.
 
     ``batch``: windows of one forward pass where those of ``spec`` are too many. ``dtype``: of
     products, where the weights are wider. ``TensorpressError`` where the loss is not finite.
     """
     batches = iter(training_rows(rows, spec, seed).split(spec.batch))
-    predicted = objective.predicted(rows.shape[-1])
     mixed = dtype not in {parameter.dtype for parameter in model.parameters()}
     model.train()
     for step in tqdm(range(spec.steps), desc="recover", unit="step"):
         for _ in range(spec.accumulation):
             asked = next(batches).to(device)
-            weight = 1 / (objective.ids(asked)[:, predicted].numel() * spec.accumulation)
+            weight = 1 / (objective.answers(asked) * spec.accumulation)
             for part in asked.split(batch or spec.batch):
                 with torch.autocast(device.type, dtype, enabled=mixed):
                     losses = objective.losses(model, part, weight, auxiliary=True, teacher=teacher)

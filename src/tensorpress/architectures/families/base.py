@@ -141,7 +141,8 @@ class Family:
     model_type: str
     linears: Mapping[str, Slot]
     layer: str = "model.layers.{layer}"
-    embedding: str = "model.embed_tokens"
+    embedding: str | None = "model.embed_tokens"
+    """The table of tokens; of models that read none, as those of images, there is none."""
     head: str | None = "lm_head"
     """Output layer of the running model, if it has one."""
     experts: Experts | None = None
@@ -194,7 +195,17 @@ class Family:
 
     def slot(self, module: str) -> Slot:
         """Where the matrix of a module stands, experts aside."""
-        return self.linears.get(module, Slot(self.embedding))
+        return self.linears[module] if module in self.linears else Slot(self._table())
+
+    @property
+    def table(self) -> str | None:
+        """Tensor of the table of tokens, if there is one."""
+        return None if self.embedding is None else f"{self.embedding}.weight"
+
+    def _table(self) -> str:
+        if self.embedding is None:
+            raise TensorpressError(f"model_type {self.model_type} has no table of tokens")
+        return self.embedding
 
     def key(self, what: str) -> str:
         """What this family's configs call a size (``CONFIG_KEYS``)."""
@@ -230,7 +241,7 @@ class Family:
     def linear_path(self, layer: int, module: str) -> str:
         """Module path of the linear layer (or the embedding) that holds ``module``."""
         if module == "embedding":
-            return self.embedding
+            return self._table()
         return f"{self.layer_path(layer)}.{self.linears[module].path}"
 
     def block_path(self, layer: int, group: str) -> str:
@@ -277,13 +288,16 @@ class Family:
     def layer_shape(self, config: Config, layer: int) -> LayerShape:
         """Shapes of every module of ``layer``, from the config alone.
 
-        The number after the last layer stands for the outer layer, which has the embedding.
+        The number after the last layer stands for the outer layer, which has the embedding, if
+        there is one.
         """
         hidden, heads = self._known(config, "hidden"), self._known(config, "heads")
         kv_heads = self.size(config, "kv_heads") or heads
         head_dim = self.size(config, "head_dim") or hidden // heads
         if layer == self.layer_count(config):
-            table = {"embedding": ModuleShape(int(config["vocab_size"]), hidden)}
+            table = {}
+            if self.embedding is not None:
+                table["embedding"] = ModuleShape(int(config["vocab_size"]), hidden)
             return LayerShape(hidden, heads, kv_heads, head_dim, table, layer)
         shapes = {
             "attention.q": ModuleShape(heads * head_dim, hidden),

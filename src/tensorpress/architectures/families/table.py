@@ -10,6 +10,7 @@ from tensorpress.architectures.families.found import family_of
 from tensorpress.architectures.shortcuts import SLICED
 from tensorpress.errors import TensorpressError
 from tensorpress.errors.refusals import line
+from tensorpress.objectives.registry import load
 
 UNKEYED = "the family of a model is an entry of its own in the keys (identities.py)"
 
@@ -32,6 +33,7 @@ NAMES = (
     "qwen3",
     "qwen3_moe",
     "roberta",
+    "vit",
 )
 """Of the families' files, which are named like their ``model_type``."""
 COUNTED = ("hidden", "layers", "heads", "kv_heads", "inner")
@@ -49,6 +51,12 @@ def plain_architecture(config: Mapping[str, Any], where: str) -> Architecture:
     """
     plain = str(config.get("model_type")).removeprefix(COMPRESSED).removeprefix(SLICED)
     return architecture_of({**config, "model_type": plain}, where)
+
+
+def reads_images(config: Mapping[str, Any]) -> bool:
+    """Whether models of a ``config.json`` are asked about images; families with a file may be."""
+    written = FAMILIES.get(str(config.get("model_type")))
+    return written is not None and load(written.objective).reads == "images"
 
 
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:

@@ -1,4 +1,4 @@
-"""Task ``accuracy``: how often the likeliest token is the true one."""
+"""Task ``accuracy``: how often the likeliest token, or label, is the true one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tensorpress.checkpoints.loading import load_tokenizer, objective_of
+from tensorpress.checkpoints.loading import load_reader, objective_of
 from tensorpress.checkpoints.rows import EvalRow
 from tensorpress.config.tasks.accuracy import Spec
 from tensorpress.evaluation.job import EvaluationJob
@@ -16,7 +16,7 @@ from tensorpress.objectives.base import predicting
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
-    """Share of all predicted tokens, and of those of each window, with its standard error."""
+    """Share of all that is predicted, and of each window, with its standard error."""
     objective = predicting(objective_of(job.run_directory), "task accuracy")
     protocol = text_protocol(
         job,
@@ -26,8 +26,8 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
         max_windows=spec.max_windows,
         question=objective.question,
     )
-    tokenizer = load_tokenizer(job.run_directory)
-    rows = objective.rows(tokenizer, job.text("text"), spec.window, spec.max_windows)
+    reader = load_reader(job.run_directory)
+    rows = objective.rows(reader, job.text("text"), spec.window, spec.max_windows)
 
     @torch.inference_mode()
     def answered(model: PreTrainedModel, device: torch.device, batch: int) -> Tensor:

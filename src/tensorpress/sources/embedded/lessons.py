@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Companion(Protocol):
-    """What goes with a model's weights: a tokenizer."""
+    """What goes with a model's weights: a tokenizer, or what scales images."""
 
     def save_pretrained(self, save_directory: Path) -> object:
         """Write its files into a folder."""

@@ -14,6 +14,7 @@ UNKEYED = "what a model is and how it is trained is part of its key by value (co
 VOCABULARY = 2048
 NEXT_TOKENS = "tensorpress.sources.embedded.prose:next_tokens"
 MASKED_TOKENS = "tensorpress.sources.embedded.prose:masked_tokens"
+DIGITS = "tensorpress.sources.embedded.pictures:labels_of_digits"
 
 SCALED = ("hidden_size", "head_dim", "intermediate_size", "moe_intermediate_size")
 """Sizes of ``config.json`` that grow with a model's width; it has as many heads at every one."""
@@ -159,6 +160,26 @@ EMBEDDED: dict[str, EmbeddedSpec] = {
         window=128,
         batch_tokens=1024,
         neighbours=True,
+        matrix_rate=0.009,
+    ),
+    "vit": EmbeddedSpec(
+        config={
+            "model_type": "vit",
+            "architectures": ["ViTForImageClassification"],
+            "image_size": 8,
+            "patch_size": 2,
+            "num_channels": 1,
+            "num_labels": 10,
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+        },
+        lessons=DIGITS,
+        tokens=700_000,  # 30 times the images
+        first_share=0.2,
+        window=17,  # tokens of an image
+        batch_tokens=17 * 64,
         matrix_rate=0.009,
     ),
     "moe": _MOE,

@@ -24,7 +24,7 @@ BETAS = (0.8, 0.95)
 FIRST_MOMENTUM, LAST_MOMENTUM, MOMENTUM_STEPS = 0.85, 0.95, 100
 LEAST_RATE = 0.02
 BALANCE_WEIGHT = 0.2
-WRITERS = (".o_proj", ".down_proj", ".output.dense")
+WRITERS = (".o_proj", ".down_proj", ".output.dense", ".fc2")
 """In names of what writes the residual stream."""
 
 
