@@ -42,7 +42,7 @@ def run(
     storage, _ = assemble(model, placements, "float32", folder / "out")
     tokenizer = load_tokenizer(folder / "out")
     windows = token_windows(tokenizer, text, 512, 40)
-    result = perplexity(load_model(folder / "out", CPU), NEXT_TOKEN, windows, 8, CPU, 1)
+    result = perplexity(load_model(folder / "out", CPU), NEXT_TOKEN, windows, 8, CPU)
     return (error / total) ** 0.5, result.perplexity, storage.stored_bits
 
 

@@ -41,20 +41,20 @@ def constant(logits: float) -> LlamaForCausalLM:
 def test_uniform_model_has_perplexity_of_the_vocabulary() -> None:
     tokenizer = tiny_tokenizer()
     windows = token_windows(tokenizer, tiny_text(), 32, 5)
-    result = perplexity(constant(0.0), NEXT_TOKEN, windows, 2, CPU, 700)
+    result = perplexity(constant(0.0), NEXT_TOKEN, windows, 2, CPU)
     assert result.perplexity == pytest.approx(300)
     assert result.tokens == 5 * 31
     assert result.perplexity_stderr == pytest.approx(0, abs=1e-4)
     assert result.window_nats == pytest.approx([math.log(300)] * 5)
-    assert result.bits_per_byte == pytest.approx(result.tokens * math.log2(300) / 700)
+    assert result.bits_per_byte(700) == pytest.approx(result.tokens * math.log2(300) / 700)
 
 
 def test_one_window_has_no_standard_error() -> None:
     windows = token_windows(tiny_tokenizer(), tiny_text(), 32, 2)
     model = tiny_llama(1).eval()
-    alone, both = (perplexity(model, NEXT_TOKEN, windows[:n], 2, CPU, 1) for n in (1, 2))
+    alone, both = (perplexity(model, NEXT_TOKEN, windows[:n], 2, CPU) for n in (1, 2))
     assert (len(alone.window_nats), alone.perplexity_stderr) == (1, None)
-    losses = [perplexity(model, NEXT_TOKEN, window[None], 1, CPU, 1).nats for window in windows]
+    losses = [perplexity(model, NEXT_TOKEN, window[None], 1, CPU).nats for window in windows]
     assert both.window_nats == pytest.approx(losses, rel=1e-6)
     # of two values the standard error of the mean is half their distance
     error = both.perplexity * abs(losses[0] - losses[1]) / 2
@@ -74,7 +74,7 @@ def test_short_corpus_and_infinite_loss_are_errors() -> None:
         token_windows(tokenizer, "short", 64)
     windows = token_windows(tokenizer, tiny_text(), 32, 3)
     with pytest.raises(TensorpressError, match="window 0 of 3"):
-        perplexity(constant(float("nan")), NEXT_TOKEN, windows, 2, CPU, 1)
+        perplexity(constant(float("nan")), NEXT_TOKEN, windows, 2, CPU)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -18,14 +18,12 @@ from tensorpress.objectives.base import Predicting
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """Negative log-likelihood of the predicted tokens of equal windows, and what they are."""
+    """Negative log-likelihood of what is predicted of equal windows: tokens, or a label."""
 
     window_nats: tuple[float, ...]
     """Mean token NLL of each window, in the order of the text."""
     predicted: int
     """Tokens of each window."""
-    bytes: int | None
-    """Of the text that all of them stand for; what is no text has none."""
 
     @property
     def tokens(self) -> int:
@@ -48,12 +46,9 @@ class PerplexityResult:
         error = standard_error(self.window_nats)
         return None if error is None else self.perplexity * error
 
-    @property
-    def bits_per_byte(self) -> float | None:
-        """Bits per UTF-8 byte of the text that is predicted, comparable between tokenizers."""
-        if self.bytes is None:
-            return None
-        return self.nats * self.tokens / math.log(2) / self.bytes
+    def bits_per_byte(self, size: int) -> float:
+        """Bits per UTF-8 byte of the ``size`` that the tokens stand for, whatever the tokenizer."""
+        return self.nats * self.tokens / math.log(2) / size
 
 
 @torch.inference_mode()
@@ -63,12 +58,10 @@ def perplexity(
     rows: Num[Tensor, "windows ..."],
     batch: int,
     device: torch.device,
-    predicted_bytes: int | None,
 ) -> PerplexityResult:
     """Score every answer that the rows of a corpus (``Objective.rows``) ask for.
 
-    ``predicted_bytes``: of the text that these stand for, if it is one. A window whose loss is not finite
-    raises ``TensorpressError``; none is ever skipped.
+    A window whose loss is not finite raises ``TensorpressError``; none is ever skipped.
     """
     means: list[float] = []
     predicted = 0
@@ -79,4 +72,4 @@ def perplexity(
     for index, mean in enumerate(means):
         if not math.isfinite(mean):
             raise TensorpressError(f"window {index} of {len(means)} has a loss of {mean}")
-    return PerplexityResult(tuple(means), predicted, predicted_bytes)
+    return PerplexityResult(tuple(means), predicted)

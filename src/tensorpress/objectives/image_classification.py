@@ -87,9 +87,7 @@ class ImageClassification(Predicting):
             (weight * learnt.sum()).backward()
         return losses.detach()[:, None]
 
-    def right(
-        self, model: Any, rows: Float[Tensor, "images 1+values"]
-    ) -> Bool[Tensor, "images 1"]:
+    def right(self, model: Any, rows: Float[Tensor, "images 1+values"]) -> Bool[Tensor, "images 1"]:
         import torch
 
         with torch.no_grad():

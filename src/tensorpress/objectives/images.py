@@ -74,7 +74,8 @@ class Scaling:
         """
         shape = shape_of(config)
         rescale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
-        mean, std = [0.0] * shape[0], [1.0] * shape[0]
+        mean: Any = [0.0] * shape[0]
+        std: Any = [1.0] * shape[0]
         if settings.get("do_normalize", True):
             mean, std = (settings.get(name) for name in ("image_mean", "image_std"))
         for name, values in {"image_mean": mean, "image_std": std}.items():
@@ -88,9 +89,7 @@ class Scaling:
                 f"{where}: preprocessor_config.json: rescale_factor: {rescale} is not allowed; "
                 "allowed: a number"
             )
-        return cls(
-            shape, tokens_of(config), classes_of(config), rescale, tuple(mean), tuple(std)
-        )
+        return cls(shape, tokens_of(config), classes_of(config), rescale, tuple(mean), tuple(std))
 
     def rows(self, text: str, most: int | None) -> Float[Tensor, "images 1+values"]:
         """The first ``most`` images of a text, or all: of each the label, then what it holds.

@@ -73,8 +73,8 @@ def check_corpus(at: str, corpus: CorpusArtifact, model: ModelArtifact) -> None:
     spec, reads = corpus.spec, model.architecture.objective.reads
     if spec.holds != reads:
         raise TensorpressError(
-            f"{at}: {corpus.name!r} holds {spec.holds}, which is not allowed for model "
-            f"{model.name!r}, {model.architecture.objective.described}; allowed: a corpus of {reads}"
+            f"{at}: {corpus.name!r}, of {spec.holds}, is not allowed for model {model.name!r}, "
+            f"{model.architecture.objective.described}; allowed: a corpus of {reads}"
         )
     if isinstance(spec, DigitsCorpus):
         config = model.architecture.config

@@ -10,6 +10,7 @@ from tensorpress.architectures import shortcuts
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.files.storage import VALUE_BITS
+from tensorpress.objectives.images import classes_of
 
 
 @cache
@@ -51,9 +52,9 @@ def table_values(architecture: Architecture) -> int:
 
 
 def answers(architecture: Architecture) -> int:
-    """Logits of a token, as many as the table has rows; those of an image are next to none."""
+    """Logits of a token, as many as the table has rows, or of an image, one a class."""
     table = embedding(architecture)
-    return table.out_features if table else 0
+    return table.out_features if table else classes_of(architecture.config)
 
 
 def largest_matrix(architecture: Architecture) -> int:

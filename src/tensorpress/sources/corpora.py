@@ -18,7 +18,14 @@ from tensorpress.sources.contents import READERS, existing_file
 from tensorpress.sources.digits import digits
 from tensorpress.sources.embedded import corpus as embedded_corpus
 from tensorpress.sources.hub_datasets import column
-from tensorpress.sources.inputs import C4Corpus, Corpus, DigitsCorpus, EmbeddedCorpus, FileCorpus, Wikitext2Corpus
+from tensorpress.sources.inputs import (
+    C4Corpus,
+    Corpus,
+    DigitsCorpus,
+    EmbeddedCorpus,
+    FileCorpus,
+    Wikitext2Corpus,
+)
 from tensorpress.sources.texts import (
     C4_SPLIT,
     c4_documents,

@@ -24,7 +24,7 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     found = window_nats(training["input_ids"], windows.tolist(), spec.order, len(tokenizer))
     held, predicted = slice(0, spec.window), slice(1, spec.window)
     counted = predicted_bytes(job, tokenizer, job.text("text"), windows, held, predicted)
-    result = PerplexityResult(tuple(found), spec.window - 1, counted)
+    result = PerplexityResult(tuple(found), spec.window - 1)
     words = f"interpolated modified Kneser-Ney, order {spec.order}; {protocol.words}"
     row = partial(EvalRow, version=words, protocol=protocol.id)
     return [
@@ -36,5 +36,5 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
             samples=result.tokens,
             observations=result.window_nats,
         ),
-        row(metric="bits_per_byte", value=result.bits_per_byte, samples=result.bytes),
+        row(metric="bits_per_byte", value=result.bits_per_byte(counted), samples=counted),
     ]

@@ -15,7 +15,7 @@ from tensorpress.objectives.base import PredictingTokens, predicting
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
-    """Spec, or the objective's own measure, and bits per byte of the same tokens, where it is of text."""
+    """Perplexity, or the objective's own measure, and bits per byte of what is predicted of a text."""
     objective = predicting(objective_of(job.run_directory), "task perplexity")
     protocol = text_protocol(
         job,
@@ -30,20 +30,10 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
     reader = load_reader(job.run_directory)
     text = job.text("text")[: spec.characters]
     rows = objective.rows(reader, text, spec.window, spec.max_windows, spec.bos)
-    counted = None
-    if isinstance(objective, PredictingTokens):
-        counted = predicted_bytes(
-            job,
-            reader,
-            text,
-            objective.ids(rows),
-            objective.text(spec.window, spec.bos),
-            objective.predicted(spec.window, spec.bos),
-        )
     result = job.with_fallback(
         "perplexity",
         job.model(job.run_directory),
-        lambda model, device, batch: perplexity(model, objective, rows, batch, device, counted),
+        lambda model, device, batch: perplexity(model, objective, rows, batch, device),
         spec.batch,
     )
     row = partial(EvalRow, version=protocol.words, protocol=protocol.id)
@@ -57,6 +47,11 @@ def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
             observations=result.window_nats,
         )
     ]
-    if result.bits_per_byte is not None:
-        found.append(row(metric="bits_per_byte", value=result.bits_per_byte, samples=result.bytes))
+    if isinstance(objective, PredictingTokens):
+        held, asked = (
+            each(spec.window, spec.bos) for each in (objective.text, objective.predicted)
+        )
+        counted = predicted_bytes(job, reader, text, objective.ids(rows), held, asked)
+        bits = result.bits_per_byte(counted)
+        found.append(row(metric="bits_per_byte", value=bits, samples=counted))
     return found
