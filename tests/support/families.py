@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tensorpress.architectures.families.table import FAMILIES
 from tensorpress.checkpoints.loading import objective_of
 from tensorpress.objectives import registry
+from tensorpress.objectives.images import shape_of
 
 NAMES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -18,6 +21,10 @@ LLAMA = {**NAMES, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim":
 SIZES = {
     "bert": {**NAMES, "intermediate_size": 64, "max_position_embeddings": 64},
     "roberta": {**NAMES, "intermediate_size": 64, "max_position_embeddings": 66},
+    "vit": {
+        **NAMES, "intermediate_size": 64, "image_size": 8, "patch_size": 2, "num_channels": 1,
+        "num_labels": 10,
+    },
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
@@ -94,8 +101,9 @@ FOUND: dict[str, dict[str, Any]] = {
     "starcoder2": LLAMA,
 }  # fmt: skip
 """Sizes of types without a file, whose families are found by their structure."""
-RENAMED = ("gemma3",)
+RENAMED = ("gemma3", "vit")
 """Types whose tensors have other names on the hub, which the fetch changes."""
+TEXTS = sorted(name for name, family in FAMILIES.items() if family.embedding is not None)
 CAUSAL = sorted(name for name, family in FAMILIES.items() if family.objective == "causal_lm")
 
 
@@ -104,6 +112,15 @@ def auto_class(model_type: str) -> Any:
     written = FAMILIES.get(model_type)
     objective = written.objective if written else "causal_lm"
     return getattr(transformers, registry.load(objective).auto_class)
+
+
+def inputs(model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
+    """What a model is given: tokens, or as many random images as there are windows of them."""
+    if model.main_input_name == "input_ids":
+        return {"input_ids": ids}
+    generator = torch.Generator().manual_seed(0)
+    shape = shape_of(vars(model.config))
+    return {model.main_input_name: torch.randn(len(ids), *shape, generator=generator)}
 
 
 def loaded(model: Path) -> PreTrainedModel:

@@ -10,11 +10,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoConfig
 
-from support.families import SIZES, auto_class, loaded
+from support.families import SIZES, auto_class, inputs, loaded
 from support.workspace import save_tiny
 from tensorpress.checkpoints.checkpoint import Checkpoint
 from tensorpress.checkpoints.loading import load_model
 from tensorpress.running.oom import CPU
+from tensorpress.sources.embedded.pictures import Preprocessor
 from tensorpress.sources.inputs import LocalModel
 from tensorpress.stages.fetching import fetch_model
 from tensorpress.stages.residual import norm_moments
@@ -32,6 +33,7 @@ def tiny(model_type: str, folder: Path, dtype: torch.dtype = torch.float32, **se
         if name.endswith("bias") or parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     saved = save_tiny(network.to(dtype), folder.with_name("saved"))
+    Preprocessor().save_pretrained(saved)  # what models of tokens have no use for
     fetch_model("m", LocalModel(source="local", path=str(saved)), folder, torch.device("cpu"))
     return folder
 
@@ -39,7 +41,8 @@ def tiny(model_type: str, folder: Path, dtype: torch.dtype = torch.float32, **se
 def logits(folder: Path) -> torch.Tensor:
     ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return loaded(folder).eval()(input_ids=ids).logits
+        model = loaded(folder).eval()
+        return model(**inputs(model, ids)).logits
 
 
 def sliced(

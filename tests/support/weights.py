@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from support.families import SIZES, auto_class, loaded
+from support.families import SIZES, auto_class, inputs, loaded
 from support.stages import placed
 from support.untrusted import local
 from support.workspace import masked_tokenizer, save_tiny, tiny_params, tiny_tokenizer
@@ -26,6 +26,7 @@ from tensorpress.config.params import parse
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.svd import Spec
 from tensorpress.running.oom import CPU
+from tensorpress.sources.embedded.pictures import Preprocessor
 from tensorpress.sources.weightfiles import INDEX, SINGLE
 from tensorpress.stages.assembly import assemble
 from tensorpress.stages.decomposition import decompose_layer
@@ -39,13 +40,17 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 def saved(model_type: str, folder: Path, **config: object) -> Path:
     """A tiny random model of a family as transformers saves it; biases are not zero."""
     torch.manual_seed(0)
-    is_masked = FAMILIES[model_type].objective == "masked_lm"
-    tokenizer = masked_tokenizer() if is_masked else tiny_tokenizer()
+    objective = FAMILIES[model_type].objective
+    tokenizer = masked_tokenizer() if objective == "masked_lm" else tiny_tokenizer()
     sizes = {"vocab_size": len(tokenizer), **SIZES[model_type], **config}
     network = auto_class(model_type).from_config(AutoConfig.for_model(model_type, **sizes))
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
+    if objective == "image_classification":
+        network.save_pretrained(folder)
+        Preprocessor().save_pretrained(folder)
+        return folder
     return save_tiny(network, folder, tokenizer)
 
 
@@ -75,7 +80,7 @@ def shard(folder: Path, index: Callable[[dict[str, str]], object] = lambda index
 
 def logits(model: PreTrainedModel) -> Tensor:
     with torch.inference_mode():
-        return model(input_ids=IDS).logits
+        return model(**inputs(model, IDS)).logits
 
 
 def reference(folder: Path) -> Tensor:

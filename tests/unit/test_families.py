@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.families import FOUND, RENAMED, SIZES, auto_class, loaded
+from support.families import FOUND, RENAMED, SIZES, auto_class, inputs, loaded
 from support.methods import ALONE
 from support.stages import placed
 from transformers import AutoConfig
@@ -101,7 +101,7 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
     ids = torch.randint(96, (2, 24), generator=torch.Generator().manual_seed(0))
     plain = loaded(model).eval()
     with torch.inference_mode():
-        dense_logits = plain(input_ids=ids).logits
+        dense_logits = plain(**inputs(plain, ids)).logits
     for number, (spec, group) in enumerate(cases(model)):
         where = f"{spec.method} of {group}"
         folder = tmp_path / str(number)
@@ -110,8 +110,8 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
         used = watch(ours)
         twin = dense_twin(model, placement)
         with torch.inference_mode():
-            expected = twin(input_ids=ids).logits
-            found = ours(input_ids=ids).logits
+            expected = twin(**inputs(twin, ids)).logits
+            found = ours(**inputs(ours, ids)).logits
         torch.testing.assert_close(
             found, expected, atol=3e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}"
         )
@@ -119,7 +119,8 @@ def test_every_method_runs_factored_and_equals_the_dense_rebuild(
             densify(folder / "out", folder / "dense")
             again = loaded(folder / "dense").eval()
             with torch.inference_mode():
-                torch.testing.assert_close(again(input_ids=ids).logits, found, atol=1e-4, rtol=1e-4)
+                logits = again(**inputs(again, ids)).logits
+                torch.testing.assert_close(logits, found, atol=1e-4, rtol=1e-4)
         assert used, f"{where}: the compressed modules were bypassed"
         if spec.method not in ("dense", "drop"):
             assert not torch.allclose(found, dense_logits, atol=1e-5), where
@@ -130,19 +131,24 @@ def test_calibration_sees_every_module_and_changes_nothing(model: Path) -> None:
     architecture = Checkpoint.open(model).architecture
     ids = torch.randint(96, (4, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        before = network(input_ids=ids).logits
-    passes = architecture.objective.passes
+        before = network(**inputs(network, ids)).logits
+    passes, read = architecture.objective.passes, ids.numel()
     rows = ids if passes == 1 else torch.stack([ids, torch.full_like(ids, 1)], dim=1)
+    if architecture.objective.reads == "images":
+        (pixels,) = inputs(network, ids).values()
+        rows = torch.cat([torch.arange(len(ids))[:, None], pixels.flatten(1)], dim=1)
+        read = len(ids) * architecture.size("positions")
     moments = list(calibrate(network, architecture, rows, 2, CPU))
     with torch.inference_mode():
-        torch.testing.assert_close(network(input_ids=ids).logits, before, atol=1e-5, rtol=1e-4)
+        after = network(**inputs(network, ids)).logits
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
     for shape, layer in zip(architecture.shapes, moments, strict=True):
         for module, size in shape.modules.items():
             site = site_of(module)
             assert layer[site].shape[-1] == size.in_features
             tokens = int(layer[f"{site}.tokens"].sum())
             top_k = architecture.size("top_k") if module.startswith("experts") else 1
-            assert tokens == ids.numel() * (top_k or 1) * passes, module
+            assert tokens == read * (top_k or 1) * passes, module
             assert float(layer[site].diagonal(dim1=-2, dim2=-1).sum()) > 0
             assert layer[f"{module}.gradient"].shape[-1] == size.out_features
             assert float(layer[f"{module}.gradient"].sum()) > 0, module

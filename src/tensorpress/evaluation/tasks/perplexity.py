@@ -15,7 +15,7 @@ from tensorpress.objectives.base import PredictingTokens, predicting
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:
-    """Perplexity, or the objective's own measure, and bits per byte of what is predicted of a text."""
+    """Perplexity, or the objective's own measure; bits per byte of what is predicted of a text."""
     objective = predicting(objective_of(job.run_directory), "task perplexity")
     protocol = text_protocol(
         job,
