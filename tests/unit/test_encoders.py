@@ -96,7 +96,7 @@ def test_the_dense_model_loses_nothing(bare: Path, tmp_path: Path) -> None:
 def test_a_compressed_encoder(bare: Path, tmp_path: Path) -> None:
     """Calibrated with gradients; the table looked up by slices; its cosines are those by hand."""
     rows = ENCODING.rows(masked_tokenizer(), tiny_text(), 18, 6)
-    save_moments(calibrated(bare, rows, 2), ENCODING.ids(rows).numel(), tmp_path / "moments")
+    save_moments(calibrated(bare, rows, 2), rows.numel(), tmp_path / "moments")
     placements = []
     for layer, group, method, settings in (
         (1, "ffn", "svd", {"rank": 8, "whiten": "both"}),

@@ -98,6 +98,8 @@ def page(found: Iterable[tuple[str, str, str]]) -> str:
         "small and random from its class's default config and run once. What is not compressed, as",
         "linear attention or shared experts, is left as it is and counted.",
         "",
+        f"Of other types, by a file: {', '.join(f'`{name}`' for name in others())}.",
+        "",
         "| model type | understood | compressed |",
         "| --- | --- | --- |",
         *(f"| `{name}` | {how} | {what} |" for name, how, what in known),
@@ -107,6 +109,11 @@ def page(found: Iterable[tuple[str, str, str]]) -> str:
         *(f"| `{name}` | {what} |" for name, how, what in listed if how == "refused"),
     ]
     return "\n".join(lines)
+
+
+def others() -> list[str]:
+    """Types with a file that are no causal language models in transformers, not even by a mask."""
+    return sorted(FAMILIES.keys() - MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys())
 
 
 def all_types() -> list[str]:

@@ -84,9 +84,14 @@ def init(model: str, text: Path | None, minutes: float) -> str:
     if not minutes > 0:
         raise TensorpressError(f"--minutes: {minutes:g} is not allowed; allowed: more than 0")
     name, spec = _model(model)
-    texts = _texts(text)
     architecture = architecture_of(model_config(name, spec), f"models.{name}")
     predicting(architecture.objective, f"init: {model}")
+    if architecture.objective.reads != "text":
+        raise TensorpressError(
+            f"init: {model} is not allowed, {architecture.objective.described}; allowed: models of "
+            "text; studies/vit.yaml is a study of images"
+        )
+    texts = _texts(text)
     machine = machine_of(architecture, COMPUTE)
     outside = [each for each in (getattr(spec, "path", None), text) if each and _outside(each)]
     bos = begins_with_bos(name, spec)
