@@ -112,7 +112,7 @@ def page(found: Iterable[tuple[str, str, str]]) -> str:
 
 
 def others() -> list[str]:
-    """Types with a file that are no causal language models in transformers, not even by a mask."""
+    """Types with a file for which transformers has no causal language model."""
     return sorted(FAMILIES.keys() - MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys())
 
 

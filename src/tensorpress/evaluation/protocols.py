@@ -20,6 +20,7 @@ class Protocol:
     which the first ``characters`` are read (``None``: all) and cut into windows of ``window``
     tokens without overlap, the first ``max_windows`` of them (``None``: all), each beginning with
     the BOS token if ``bos``. ``dtype`` is the precision of weights and activations.
+    ``tokenizer_sha256`` is of images' scaling where they are read.
     ``question``: how an objective asks for a window's tokens; ``None``: each but the first, given
     those before it.
     """
@@ -68,7 +69,7 @@ def text_protocol(
     bos: bool = False,
     question: str | None = None,
 ) -> Protocol:
-    """The protocol of windows over the corpus in a role, with the tokenizer of the job's run."""
+    """The protocol of windows over the corpus in a role, with what reads for the job's run."""
     return Protocol(
         text_sha256=hashlib.sha256(job.text(role).encode()).hexdigest(),
         joined=job.joined.get(role, ""),
@@ -77,15 +78,19 @@ def text_protocol(
         max_windows=max_windows,
         bos=bos,
         dtype=dtype,
-        tokenizer_sha256=tokenizer_sha256(job.run_directory),
+        tokenizer_sha256=reader_sha256(job.run_directory),
         question=question,
     )
 
 
-def tokenizer_sha256(directory: Path) -> str:
-    """Hash of the tokenizer saved in a model folder, or of what scales its images."""
+def reader_sha256(directory: Path) -> str:
+    """Hash of what reads corpora for the model in a folder: a tokenizer, or what scales pixels."""
     if objective_of(directory).reads == "images":
-        names = [PREPROCESSOR]
-    else:
-        names = vocabulary(files_of(directory), str(directory))
+        return file_fingerprint(directory / PREPROCESSOR)
+    return tokenizer_sha256(directory)
+
+
+def tokenizer_sha256(directory: Path) -> str:
+    """Hash of the tokenizer saved in a model folder."""
+    names = vocabulary(files_of(directory), str(directory))
     return file_fingerprint(*(directory / name for name in names))
