@@ -116,7 +116,7 @@ def test_what_splits_heads_is_refused_where_there_are_none() -> None:
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [
-        ("vit", "transformers has no causal language model of this type"),
+        ("deit", "transformers has no causal language model of this type"),
         ("bitnet", "no attention of it computes what is known"),
         ("bert-generation", "its tokens see later ones"),
         ("nothing", "a small model of it does not run"),
