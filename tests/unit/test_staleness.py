@@ -204,7 +204,9 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
         replaced("transforms/fold_norms.py", "1 - unit", "2 - unit"), set()
     ),
     "what calibrate does": (
-        replaced("stages/calibrate.py", "ids(rows).numel()", "ids(rows).nelement()"),
+        replaced(
+            "stages/calibrate.py", "len(rows) * settings.window", "settings.window * len(rows)"
+        ),
         CALIBRATED - {"decompose tt"},  # which reads no moments
     ),
     "what assemble does": (
