@@ -8,7 +8,7 @@ import torch
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.linalg import tucker
 from tensorpress.linalg.gram import leading_right
-from tensorpress.linalg.tucker import Leading, hosvd, multi_mode_dot, partial_tucker, smallest
+from tensorpress.linalg.tucker import Leading, hosvd, multi_mode_dot, partial_tucker, smallest_first
 from tensorpress.methods.registry import spec_class
 
 SHAPE = (5, 20, 24)
@@ -84,7 +84,7 @@ def test_what_cannot_be_better_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> 
 def test_several_sizes_begin_with_one_factorisation(ranks: dict[int, int]) -> None:
     tensor = torch.randn(2, 40, 12, generator=torch.Generator().manual_seed(0))
     first = Leading.of(tensor, {0: 2, 1: 25, 2: 12} if 0 in ranks else {1: 25, 2: 12})
-    assert smallest(tensor, ranks) == (0 if 0 in ranks else 2)
+    assert smallest_first(tensor, ranks)[0] == (0 if 0 in ranks else 2)
     found, alone = partial_tucker(tensor, ranks, first=first), partial_tucker(tensor, ranks)
     assert error(tensor, *found) == pytest.approx(error(tensor, *alone), rel=1e-5)
 

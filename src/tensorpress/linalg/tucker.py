@@ -148,7 +148,7 @@ class Leading:
 
     @classmethod
     def of(cls, tensor: Tensor, ranks: Mapping[int, int]) -> Leading:
-        mode = smallest(tensor, ranks)
+        mode = smallest_first(tensor, ranks)[0]
         basis, squares = leading_right(row_blocks(tensor, mode), ranks[mode], tall=True)
         return cls(basis, squares, multi_mode_dot(tensor, {mode: basis}))
 
@@ -157,9 +157,9 @@ class Leading:
         return self.core.narrow(mode, 0, rank), self.basis[:, :rank]
 
 
-def smallest(tensor: Tensor, ranks: Mapping[int, int]) -> int:
-    """The mode that a sequential HOSVD of these ranks begins with."""
-    return min(ranks, key=lambda mode: tensor.shape[mode])
+def smallest_first(tensor: Tensor, ranks: Mapping[int, int]) -> list[int]:
+    """The modes with ranks, in the order of a sequential HOSVD."""
+    return sorted(ranks, key=lambda mode: tensor.shape[mode])
 
 
 def sequential_hosvd(
@@ -174,7 +174,7 @@ def sequential_hosvd(
     """
     bases: dict[int, Tensor] = {}
     tails: dict[int, float] = {}
-    for mode in sorted(ranks, key=lambda m: tensor.shape[m]):
+    for mode in smallest_first(tensor, ranks):
         rank = ranks[mode]
         if first is not None and not bases:
             squares = first.squares
