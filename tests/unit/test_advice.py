@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.files.paths import moments
 from tensorpress.methods import svd
 from tensorpress.methods.advised import Choice, Spec
-from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.base import Factors, MethodSpec
 from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU
@@ -223,10 +224,11 @@ def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
     assert list(tried) == list(methods)
 
 
-@pytest.mark.parametrize("method", ["tt", "tucker_ffn", "tucker_qkvo"])
-def test_what_sizes_share_changes_none_of_them(method: str, llama_directory: Path) -> None:
-    """Trains are the same; Tucker, which is swept less, takes as much and loses as much."""
-    checkpoint = Checkpoint.open(llama_directory)
+def all_sizes(
+    method: str, directory: Path
+) -> Iterator[tuple[dict[str, torch.Tensor], Factors, Factors]]:
+    """The weights of each factor set of a layer, its factors among all sizes, and those alone."""
+    checkpoint = Checkpoint.open(directory)
     torch.manual_seed(0)
     for attempt in attempts(checkpoint.architecture.shape(0), (method,)):
         own = {m: checkpoint.weight(0, m) for m in attempt.shape.modules}
@@ -240,13 +242,23 @@ def test_what_sizes_share_changes_none_of_them(method: str, llama_directory: Pat
             expected = load(method).decompose(own, attempt.shape, spec, given)
             for each, alone in zip(made, expected, strict=True):
                 assert each.store.settings == alone.store.settings
-                found, wanted = each.store.stacked(), alone.store.stacked()
-                if method == "tt":
-                    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
-                    continue
-                weights = torch.stack([own[module] for module in each.modules])
-                off = [float((w.view_as(weights) - weights).norm()) for w in (found, wanted)]
-                assert off[0] == pytest.approx(off[1], rel=0.01)
+                yield own, each, alone
+
+
+def test_trains_among_all_sizes_are_those_alone(llama_directory: Path) -> None:
+    for _, each, alone in all_sizes("tt", llama_directory):
+        torch.testing.assert_close(
+            each.store.stacked(), alone.store.stacked(), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("method", ["tucker_ffn", "tucker_qkvo"])
+def test_tucker_among_all_sizes_errs_as_alone(method: str, llama_directory: Path) -> None:
+    """It is swept less."""
+    for own, each, alone in all_sizes(method, llama_directory):
+        weights = torch.stack([own[module] for module in each.modules])
+        off = [float((f.store.stacked().view_as(weights) - weights).norm()) for f in (each, alone)]
+        assert off[0] == pytest.approx(off[1], rel=0.01)
 
 
 def test_a_plan_with_advice(llama_directory: Path, tmp_path: Path) -> None:
