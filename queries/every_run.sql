@@ -3,7 +3,8 @@
 -- recovery. `run`: folder of the checkpoint, of several seeds the first; `checkpoints`: of all.
 WITH runs AS (
     SELECT
-        model, recipe, layer_set, array_to_string(layers, ',') AS layers, layer_count,
+        model, derived, recipe, recipe_entry, layer_set,
+        array_to_string(layers, ',') AS layers, layer_count,
         methods, module_groups, approach, control, rounding_bits, trained,
         min(run) AS run,
         count(DISTINCT run) AS runs,

@@ -2,7 +2,7 @@
 -- many, which, and of how many tokens. The uncompressed model stands once, not with every run.
 WITH counted AS (
     SELECT
-        model, task, protocol, recipe, layer_set,
+        model, derived, task, protocol, recipe, layer_set,
         array_to_string(layers, ',') AS layers,
         layer, state, value, text, samples
     FROM results
@@ -15,7 +15,7 @@ named AS (
         CASE WHEN state = 'compressed' THEN recipe || ' ' || CASE
             WHEN min(layers) OVER line = max(layers) OVER line THEN layer_set
             ELSE layers
-        END ELSE '' END AS run,
+        END ELSE coalesce(derived, '') END AS run,
         value::BIGINT AS experts_without_tokens,
         text AS experts,
         samples AS tokens

@@ -1,13 +1,15 @@
 -- Damage predicted from weights, moments and gradients beside the loss measured, both in nats per
 -- token, mean over seeds, runs without recovery; and their rank correlation (Spearman) over all runs
--- of a model that were measured alike. A run that several recipes share counts once.
+-- of a model that were measured alike. A run that several recipes share counts once, and one of a
+-- derived model, of whose making nothing is predicted, does not.
 WITH predictions AS (
     SELECT
         model, recipe, layer_set, array_to_string(layers, ',') AS layers,
         protocol AS prediction_protocol,
         avg(value) AS predicted_nats
     FROM results
-    WHERE kind = 'prediction' AND metric = 'predicted_damage' AND layer IS NULL
+    WHERE
+        kind = 'prediction' AND metric = 'predicted_damage' AND layer IS NULL AND derived IS NULL
     GROUP BY ALL
 ),
 

@@ -36,7 +36,7 @@ measured AS (
     WHERE kind = 'expert_balance' AND layer IS NOT NULL AND recipe = 'baseline'
     GROUP BY ALL
     UNION ALL
-    SELECT model, task, protocol, 'experts', NULL, metric, NULL, avg(value)
+    SELECT coalesce(derived, model), task, protocol, 'experts', NULL, metric, NULL, avg(value)
     FROM results
     WHERE
         kind = 'heterogeneity' AND comparison = 'experts' AND state IS NULL

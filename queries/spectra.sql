@@ -1,6 +1,6 @@
 -- Singular spectra of the weights of an uncompressed model, by module and layer.
 SELECT
-    model, task, protocol, layer, module,
+    coalesce(derived, model) AS model, task, protocol, layer, module,
     max(value) FILTER (WHERE metric = 'effective_rank') AS effective_rank,
     max(value) FILTER (WHERE metric = 'stable_rank') AS stable_rank,
     max(value) FILTER (WHERE metric = 'energy_captured') AS energy_captured,

@@ -53,7 +53,9 @@ class Study:
     def add(self, metric: str, value: float, **fields: Any) -> None:
         """One row of the results; fields not given are empty, counts one."""
         given = {"model": self.model, "layer_set": "two", "layers": (1, 2), "layer_count": 2}
-        self.results.append(result(**{**given, **fields, "metric": metric, "value": value}))
+        entry = {} if fields.get("recipe") == "baseline" else {"recipe_entry": fields.get("recipe")}
+        known = {**given, **entry, **fields}
+        self.results.append(result(**known, metric=metric, value=value))
 
     def baseline(self, **kinds: float) -> None:
         """The uncompressed model's perplexity, and other metrics by kind."""

@@ -62,9 +62,8 @@ def folder(whole: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         "stack": ["ffn.up"], "stack_bits": 835584, "dense_bits": 1572864,
     }  # fmt: skip
     (home / "plan.json").write_text(json.dumps({"dtype": "float16", "modules": [entry]}))
-    study = SiteArtifact(
-        REPORTS, dict.fromkeys(results["recipe"].unique(), recipe), {"tt": method_spec("tt")}, "key"
-    )
+    recipes = dict.fromkeys(results["recipe"].unique(), recipe)
+    study = SiteArtifact(REPORTS, recipes, {"tt": method_spec("tt")}, {}, "key")
     run = results.loc[results["recipe"] == FULL, "run"].min()
     tables = {name: whole[name] for name in ("results", "decompositions")}
     queries = sorted((ROOT / "queries").glob("*.sql"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
 from pathlib import Path
 
@@ -146,6 +148,17 @@ def test_advice_on_a_derived_model_fetches_what_it_is_made_of(inputs: Path) -> N
     assert advice.options.calibration.model.architecture.shape(0).hidden_size == 24
 
 
+def test_a_derived_model_is_a_run_of_the_one_it_is_made_of() -> None:
+    params = derived_params()
+    params["recipes"]["narrow"] = params["recipes"]["svd"]
+    with pytest.raises(TensorpressError, match=r"models: 'narrow' is not allowed; allowed: a name"):
+        parse(params)
+    params = derived_params()
+    params["reports"] = {"v": {"notebook": "verdict", "model": "narrow", "task": "heldout"}}
+    with pytest.raises(TensorpressError, match=r"reports.v.model: 'narrow'.*allowed: tiny, whose"):
+        parse(params)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -176,14 +189,26 @@ def test_the_workflow_runs_on_a_narrower_model(
     assert (ran["fetch_model"], ran["stream"], ran["transform"]) == (1, 1, 1)
     results = read_rows(sorted(Path("results/aggregate").glob("*/results.parquet")), ResultRow)
     found = {(row.model, row.recipe): row for row in results if row.metric == "perplexity"}
-    whole, narrow = found["tiny", "baseline"], found["narrow", "baseline"]
+    plain = {"baseline", "svd", "drop"}
+    assert set(found) == {("tiny", r) for r in (*plain, "narrow", "narrow/svd", "narrow/drop")}
+    whole, narrow = found["tiny", "baseline"], found["tiny", "narrow"]
     assert whole.bits_saved_with_embeddings_percent == 0
     # all but the widths of heads and of the FFN shrinks with the stream
     assert narrow.bits_saved_with_embeddings_percent == pytest.approx(25.0)
     assert narrow.dense_bits == whole.dense_bits
     assert narrow.value > whole.value * 0.5
-    factored = found["narrow", "svd"]
+    assert (narrow.methods, narrow.approach, narrow.control) == ("slicegpt", "pruning", None)
+    assert narrow.module_groups == "attention+ffn+embedding"
+    factored = found["tiny", "narrow/svd"]
     assert factored.stored_bits < narrow.stored_bits
+    assert (factored.methods, factored.approach) == ("slicegpt+svd-whitened", "mixture")
+    done = workspace.run("tensorpress", "query", "frontier", "--json")
+    points = {row["recipe"]: row for row in json.loads(done.stdout)}
+    lost = math.log(narrow.value / whole.value)
+    assert points["narrow"]["nats_lost"] == pytest.approx(lost)
+    assert points["narrow"]["nats_lost_half_width"] is not None
+    (page,) = Path("results/site").glob("study-*/index.html")
+    assert "narrow/svd" in page.read_text()
     (size,) = (each for each in study_sizes(parse(derived_params())) if each.recipe == "baseline")
     assert size.saved.stored_bits == narrow.stored_bits
     assert size.saved.with_embeddings_percent == narrow.bits_saved_with_embeddings_percent

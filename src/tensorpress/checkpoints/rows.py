@@ -156,13 +156,17 @@ class EvalRow:
 class RecipeRow:
     """Which recipe on which model and layers, by the names in ``params.yaml``.
 
-    ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``.
+    ``layers`` are those compressed, none for the baseline, whose recipe is ``baseline``. A model
+    ``derived`` of another one of the study is a way to compress that one, which is ``model``, and
+    ``recipe`` begins with its name; ``recipe_entry`` is the entry of ``recipes``, if there is one.
     ``compared_with``: another recipe that this one varies. ``seed`` is given where
     chance entered. ``run`` is the checkpoint's folder within ``results``.
     """
 
     model: str
+    derived: str | None
     recipe: str
+    recipe_entry: str | None
     compared_with: str | None
     layer_set: str
     layers: tuple[int, ...]

@@ -116,7 +116,7 @@ def write_metrics(plan: Plan) -> None:
             values[f"{row['task']}_{row['metric']}"] = round(row["value"], 5)
     with replacing(paths.METRICS) as temporary:
         temporary.write_text(strict_json(metrics, sort_keys=True) + "\n")
-    for model in plan.models:
+    for model in dict.fromkeys(model.compared_model for model in plan.models.values()):
         _write_plot(model, [row for row in rows if row["model"] == model])
 
 

@@ -213,7 +213,13 @@ class Params(Section):
                 spec_of(f"models.{name}", model.name, model.width)
             if isinstance(model, DerivedModel):
                 self.source_of(name)
+                if name in self.recipes:
+                    allowed = "a name that no recipe has: in tables it is a recipe's"
+                    raise TensorpressError(line("models", name, allowed))
         for name, report in self.reports.items():
+            if isinstance(model := self.models[report.model], DerivedModel):
+                allowed = f"{model.of}, whose pages have its runs"
+                raise TensorpressError(line(f"reports.{name}.model", report.model, allowed))
             kind = NOTEBOOKS[report.notebook].kind
             if self.tasks[report.task].kind != kind:
                 shown = [task for task, spec in self.tasks.items() if spec.kind == kind]

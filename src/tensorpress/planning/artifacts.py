@@ -54,6 +54,16 @@ class ModelArtifact:
         """The fetched model, what was made of it, and so on up to this one."""
         return (self,)
 
+    @property
+    def derived_by(self) -> tuple[Transform, ...]:
+        """Transforms that made it of another model of the study, which it is compared with."""
+        return ()
+
+    @property
+    def compared_model(self) -> str:
+        """Name of the model that it is compared with."""
+        return self.lineage[0].name
+
 
 @dataclass(frozen=True)
 class TransformedArtifact(ModelArtifact):
@@ -76,6 +86,13 @@ class TransformedArtifact(ModelArtifact):
     @property
     def lineage(self) -> tuple[ModelArtifact, ...]:
         return (*self.source.lineage, self)
+
+    @property
+    def derived_by(self) -> tuple[Transform, ...]:
+        if self.name == self.compared_model:  # the study's only model of that name
+            return ()
+        before = self.source.derived_by if self.source.name == self.name else ()
+        return (*before, self.transform)
 
 
 @dataclass(frozen=True)

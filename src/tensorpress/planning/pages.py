@@ -12,6 +12,8 @@ from tensorpress.keying.fingerprints import all_modules, code_fingerprint
 from tensorpress.keying.keys import file_fingerprint, key
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.identities import job_code
+from tensorpress.sources.inputs import DerivedModel
+from tensorpress.transforms.base import Transform
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SiteArtifact:
     recipes: Mapping[str, Recipe] = field(repr=False)
     methods: Mapping[str, MethodSpec] = field(repr=False)
     """Settings of what the recipes' steps name."""
+    transforms: Mapping[str, tuple[Transform, ...]] = field(repr=False)
+    """Of every model that is derived of another one."""
     key: str
 
     @property
@@ -64,16 +68,22 @@ def site(params: Params, made: Sequence[ReportArtifact], table_id: str) -> SiteA
         return None
     named = {step.method for recipe in params.recipes.values() for step in recipe.steps}
     methods = {name: spec for name, spec in params.methods.items() if name in named}
+    derived = {
+        name: model.transform
+        for name, model in params.models.items()
+        if isinstance(model, DerivedModel)
+    }
     content = key(
         stage="site",
         table=table_id,
         reports=[each.id for each in made],
         recipes={name: each.model_dump(mode="json") for name, each in params.recipes.items()},
         methods={name: each.model_dump(mode="json") for name, each in methods.items()},
+        transforms={name: [t.model_dump(mode="json") for t in ts] for name, ts in derived.items()},
         queries=_queries(),
         code=code_fingerprint(job_code("site")),
     )
-    return SiteArtifact(tuple(made), params.recipes, methods, content)
+    return SiteArtifact(tuple(made), params.recipes, methods, derived, content)
 
 
 def _queries() -> str:

@@ -242,9 +242,12 @@ class Plan(Inputs):
 
     def _baselines(self) -> Iterator[RecipeRun]:
         for model in self.models.values():
-            recipes = [r for r in self.params.recipes.values() if model.name in r.models]
+            # what is derived of a model is compared with it
+            made = (m.name for m in self.models.values() if m.compared_model == model.name)
+            alike = dict.fromkeys([model.name, *made])
+            recipes = [r for r in self.params.recipes.values() if {*alike} & {*r.models}]
             tasks = {t: None for r in recipes for t in r.tasks if not self._compares(t)}
-            tasks |= dict.fromkeys(self.params.models[model.name].baseline_tasks)
+            tasks |= {t: None for name in alike for t in self.params.models[name].baseline_tasks}
             run = self._run(model, ())
             evaluations = tuple(self._evaluation(run, task) for task in tasks)
             yield RecipeRun(BASELINE, None, NO_LAYERS, (), run, None, evaluations)

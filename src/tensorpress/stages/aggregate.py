@@ -8,18 +8,23 @@ from pathlib import Path
 from tensorpress.checkpoints.rows import (
     DecompositionRow,
     JobRow,
-    RecipeRow,
     ResultRow,
     read_rows,
     write_rows,
 )
-from tensorpress.files import paths
 from tensorpress.methods.advised import Advice
 from tensorpress.planning.artifacts import RecipeRun
 from tensorpress.planning.compression import compression_of
 from tensorpress.planning.jobs import Job
 from tensorpress.running.records import read_all, this_run
-from tensorpress.stages.aggregation import RunResult, TaskResult, job_rows, model_row, result_rows
+from tensorpress.stages.aggregation import (
+    RunResult,
+    TaskResult,
+    job_rows,
+    model_row,
+    recipe_row,
+    result_rows,
+)
 
 
 def run(
@@ -43,16 +48,7 @@ def run(
     bits_of = dict(zip(dict.fromkeys(each.run.id for each in recipe_runs), storage, strict=True))
     runs = [
         RunResult(
-            recipe=RecipeRow(
-                model=each.run.model.name,
-                recipe=each.recipe,
-                compared_with=each.compared_with,
-                layer_set=each.layer_set,
-                layers=each.layers,
-                layer_count=len(each.layers),
-                seed=each.seed,
-                run=each.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
-            ),
+            recipe=recipe_row(each),
             model=model_row(each.run),
             compression=compression_of(each.run, known),
             storage=bits_of[each.run.id],

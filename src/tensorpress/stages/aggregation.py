@@ -17,8 +17,10 @@ from tensorpress.checkpoints.rows import (
     StorageRow,
     read_rows,
 )
+from tensorpress.config.params import BASELINE
+from tensorpress.files import paths
 from tensorpress.files.storage import VALUE_BITS
-from tensorpress.planning.artifacts import AnyCheckpoint
+from tensorpress.planning.artifacts import AnyCheckpoint, RecipeRun
 from tensorpress.planning.compression import Compression
 from tensorpress.planning.jobs import Job
 from tensorpress.running.records import Record
@@ -44,6 +46,29 @@ class RunResult:
     compression: Compression
     storage: Path
     tasks: tuple[TaskResult, ...]
+
+
+def recipe_row(run: RecipeRun) -> RecipeRow:
+    """Which recipe on which model, as tables name them."""
+    model = run.run.model
+    derived = model.name if model.derived_by else None
+    entry = run.recipe if run.recipe != BASELINE else None
+
+    def named(recipe: str | None) -> str | None:
+        return "/".join(filter(None, (derived, recipe))) or None
+
+    return RecipeRow(
+        model=model.compared_model,
+        derived=derived,
+        recipe=named(entry) or BASELINE,
+        recipe_entry=entry,
+        compared_with=run.compared_with and named(run.compared_with),
+        layer_set=run.layer_set,
+        layers=run.layers,
+        layer_count=len(run.layers),
+        seed=run.seed,
+        run=run.run.checkpoint.relative_to(paths.RESULTS).as_posix(),
+    )
 
 
 def model_row(run: AnyCheckpoint) -> ModelRow:

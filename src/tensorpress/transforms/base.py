@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.methods.approach import Approach
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,8 @@ class Transform(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    approach: ClassVar[Approach] = "control"
+    """What it is beside methods; a control computes what the model did."""
     reads_stream: ClassVar[bool] = False
     """Whether it goes by the second moments of what norms hand on (rule ``stream``)."""
 

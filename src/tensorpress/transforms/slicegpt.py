@@ -23,6 +23,7 @@ from pydantic import Field
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.shortcuts import SHORTCUTS, described, obstacle
 from tensorpress.errors import TensorpressError
+from tensorpress.methods.approach import Approach
 from tensorpress.transforms.base import Transform
 from tensorpress.transforms.fold_norms import folded, readers
 from tensorpress.transforms.running import as_run
@@ -39,6 +40,7 @@ WRITERS = ("attention.o", "ffn.down", "experts.down")
 class Spec(Transform):
     """``width``: the new hidden size."""
 
+    approach: ClassVar[Approach] = "pruning"
     reads_stream: ClassVar[bool] = True
 
     transform: Literal["slicegpt"]

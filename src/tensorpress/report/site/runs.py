@@ -77,11 +77,11 @@ class RunPages:
         recipes = rows.drop_duplicates(_KEYS)
         first = rows.iloc[0]
         parts = [self._head(rows)]
-        if first["recipe"] != BASELINE:
-            parts += [self._settings(name) for name in dict.fromkeys(recipes["recipe"])]
+        parts += [self._transforms(name) for name in recipes["derived"].dropna().unique()]
+        parts += [self._settings(name) for name in recipes["recipe_entry"].dropna().unique()]
         parts.append(self._measured(recipes))
         parts.append(self._texts(first))
-        if first["recipe"] != BASELINE:
+        if pd.notna(first["recipe_entry"]):
             parts.append(self._modules(run, first))
         parts.append(self._of_parts(recipes))
         return "".join(parts)
@@ -107,6 +107,11 @@ class RunPages:
             f"<p>Model <b>{html.escape(first['model'])}</b>, in {kept} of the results.</p>",
             losses,
         ) + table_html(facts)
+
+    def _transforms(self, name: str) -> str:
+        made = [(each.transform, _settings(each)) for each in self.study.transforms[name]]
+        frame = pd.DataFrame(made, columns=["transform", "settings"])
+        return _page(f"<h2>Model <code>{html.escape(name)}</code></h2>") + table_html(frame)
 
     def _settings(self, name: str) -> str:
         recipe = self.study.recipes[name]
@@ -152,10 +157,10 @@ class RunPages:
             words = f"As {where} beside the checkpoint says; errors are relative, of the weights."
             return _page(title, f"<p>{words}</p>") + table_html(_entries(plan["modules"]))
         layers = [int(layer) for layer in first["layers"].split(",") if layer]
-        named = {step.method for step in self.study.recipes[first["recipe"]].steps}
+        named = {step.method for step in self.study.recipes[first["recipe_entry"]].steps}
         of = self.decompositions
         kept = of[
-            (of["model"] == first["model"])
+            (of["model"] == (first["derived"] if pd.notna(first["derived"]) else first["model"]))
             & of["method_name"].isin(named)
             # the embedding belongs to no layer that is listed
             & (of["layer"].isin(layers) | (of["group"] == "embedding"))
@@ -199,7 +204,8 @@ def _shown(value: Any) -> str:
 
 def _settings(setting: BaseModel) -> str:
     """Settings as in ``params.yaml``, those left out there with what they are then."""
-    given = setting.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"method"})
+    named = {"method", "transform"}
+    given = setting.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=named)
     return ", ".join(f"{name}: {_plain(value)}" for name, value in given.items())
 
 
