@@ -201,9 +201,7 @@ def test_ranks_of_slices_are_carried_out() -> None:
     layer = LayerShape(6, 1, 1, 6, {"experts.up": shape})
     inputs = {"experts.up": known_of(8, 6, 4).moment}
     ranks = (2, None, 0, 3)
-    budget = Budget(
-        saved=0.5, allocate="loss", ranks=(Ranked(module="experts.up", ranks=ranks),)
-    )  # fmt: skip
+    budget = of_advice(ranks)
     spec = svd.Spec(method="svd", whiten="input", budget=budget)
     (made,) = svd.decompose({"experts.up": weight}, layer, spec, inputs)
     assert made.stored_values == 14 * 5 + 48
@@ -218,12 +216,18 @@ def test_ranks_of_slices_are_carried_out() -> None:
     assert made.lower_bound <= error
 
 
+def of_advice(ranks: tuple[int | None, ...]) -> Budget:
+    """A budget that the advice has filled in."""
+    given = Budget(saved=0.5, allocate="loss")
+    return given.model_copy(update={"ranks": (Ranked(module="experts.up", ranks=ranks),)})
+
+
 @pytest.mark.parametrize(
     ("ranks", "format"), [((2, 2), "low_rank"), ((None, None), "dense"), ((0, 0), "zero")]
 )
 def test_equal_ranks_need_no_ragged_format(ranks: tuple, format: str) -> None:
     layer = LayerShape(6, 1, 1, 6, {"experts.up": ModuleShape(8, 6, 2)})
-    budget = Budget(saved=0.5, allocate="loss", ranks=(Ranked(module="experts.up", ranks=ranks),))
+    budget = of_advice(ranks)
     spec = svd.Spec(method="svd", budget=budget)
     (made,) = svd.decompose({"experts.up": torch.randn(2, 8, 6)}, layer, spec, None)
     assert made.store.name == format

@@ -60,7 +60,7 @@ CASES = [
     ("sparse_tucker", "experts", {"budget": {"saved": 0.4}, "share": 0.8}),
     ("gptq", "experts", {"bits": 3, "group_size": None}),
     ("sparse", "experts", {"budget": {"saved": 0.5}}),
-    ("sparse", "ffn", {"pattern": "1:3", "block": 9, "criterion": "wanda"}),
+    ("sparse", "ffn", {"pattern": "1:3", "criterion": "wanda"}),
     ("sparse", "attention", {"pattern": "2:4", "criterion": "magnitude"}),
     ("sparse", "ffn", {"budget": {"saved": 0.9}, "threshold": "published"}),
     ("sparse_plus_low_rank", "experts", {"budget": {"saved": 0.4}, "rank": 2, "sweeps": 2}),
@@ -256,6 +256,12 @@ def test_td_moe_keeps_its_budget_and_compress_adds_an_expert_factor() -> None:
             "ranks.head_dim: 7 .* 1 to 6",
         ),
         ("td_moe", "experts", {"ratio": 0.99}, "ratio: 0.99 leaves no room"),
+        (
+            "tt_sparse",
+            "ffn",
+            {"order": 3, "budget": {"saved": 0.3}, "outliers": 0.9},
+            r"outliers: 0\.9 of ffn\.gate, with budget\.saved: 0\.3, leaves no room for a train",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(method, group, settings, message) -> None:

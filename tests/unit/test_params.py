@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,57 @@ def test_schema_is_in_step() -> None:
             None,
             ["methods.svd: {'method': 'svd', 'rank': None", "exactly one of"],
         ),
+        ("methods.svd", {"rank": 3}, ["methods.svd.method: missing"]),
+        (
+            "methods.svd",
+            {"method": "neurons", "neurons": 5, "select": "magic"},
+            ["methods.svd.select: 'magic' is not allowed; allowed: 'greedy' or 'leverage'"],
+        ),
+        (
+            "methods.svd",
+            {"method": "neurons", "neurons": 5, "rank": 1},
+            ["methods.svd.rank: unknown key; allowed: alignment, budget"],
+        ),
+        (
+            "methods.svd",
+            {"method": "neurons", "neurons": 0},
+            ["methods.svd.neurons: 0 is not allowed; allowed: 1 or more"],
+        ),
+        (
+            "methods.svd",
+            {"method": "svd", "budget": {"saved": 0.5, "kept": 0.1}},
+            ["methods.svd.budget", "kept is filled in from the advice; allowed: leave it out"],
+        ),
+        (
+            "methods.svd",
+            {"method": "svd", "budget": {"saved": 0.5, "ranks": []}},
+            ["methods.svd.budget", "ranks is filled in from the advice"],
+        ),
+        (
+            "methods.svd",
+            {"method": "advised", "saved": 0.5, "choices": []},
+            ["methods.svd", "choices is filled in from the advice"],
+        ),
+        (
+            "methods.svd",
+            {"method": "svd", "rank": 5, "whiten": "input", "ridge": math.inf},
+            ["methods.svd.ridge: inf is not allowed; allowed: a finite number"],
+        ),
+        (
+            "methods.svd",
+            {"method": "sparse", "share": 0.5, "damping": 1e-9},
+            ["methods.svd.damping: 1e-09 is not allowed; allowed: 1e-06 or more"],
+        ),
+        (
+            "methods.svd",
+            {"method": "sparse", "share": 0.5, "criterion": "wanda", "damping": 0.1},
+            ["damping belongs to criterion: sparsegpt, not to 'wanda'; allowed: leave it out"],
+        ),
+        (
+            "methods.svd",
+            {"method": "quantised_plus_correction", "correction": {"rank": 2}, "damping": 1},
+            ["damping belongs to base.quantiser: gptq, not to 'rtn'; allowed: leave it out"],
+        ),
         ("models.tiny.path", "", ["models.tiny.path: '' is not allowed; allowed: a path"]),
         (
             "models.tiny.path",
@@ -134,9 +186,11 @@ def test_wrong_values_give_one_line(path: str, value: object, parts: list[str]) 
          "calibration.corpus: nothing is not allowed; allowed: a text"),
         # numbers that are others
         ("rank: 8", "rank: 010",
-         'methods.svd.rank: 010 is read by YAML as 8; allowed: 8, or a quoted text ("010")'),
+         "methods.svd.rank: 010 is read by YAML as 8; "
+         'allowed: 8, where a number is meant, or a quoted text ("010")'),
         ("tokens: 256", "tokens: 1:30",
-         'calibration.tokens: 1:30 is read by YAML as 90; allowed: 90, or a quoted text ("1:30")'),
+         "calibration.tokens: 1:30 is read by YAML as 90; "
+         'allowed: 90, where a number is meant, or a quoted text ("1:30")'),
         # words that pydantic takes for 1
         ("rank: 8", "rank: on",
          "methods.svd.rank: on is read by YAML as true; allowed: a number"),

@@ -73,12 +73,43 @@ def test_content_of_local_inputs_is_part_of_the_key(inputs: Path) -> None:
     assert live(tiny_params()) == before
 
 
+def tt_sparse(**place: object) -> dict:
+    places = [{"layer": 0, "row": 0, "column": 0, **place}]
+    return {"method": "tt_sparse", "order": 3, "rank": 2, "super_weights": places}
+
+
+def by_loss(saved: float, floor: int) -> dict:
+    budget = {"saved": saved, "allocate": "loss", "floor": floor}
+    return {"method": "svd", "budget": budget, "whiten": "both"}
+
+
+def test_ranks_by_loss_need_no_room_in_every_matrix(inputs: Path) -> None:
+    """Where all may vanish: one may have the values of the others."""
+    params = tiny_params()
+    params["methods"]["svd"] = by_loss(0.99, 0)
+    assert len(Plan(parse(params)).advices) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
             {"methods": {"svd": {"method": "svd", "rank": 33}}},
             "methods.svd.rank: 33 is above the limit at ffn.gate; allowed: 1 to 32",
+        ),
+        (
+            {"methods": {"svd": tt_sparse(layer=3)}},
+            "methods.svd.super_weights: ffn.down of layer 3 is not in model 'tiny'; allowed: "
+            "layers 0 to 2, attention.q",
+        ),
+        (
+            {"methods": {"svd": tt_sparse(module="experts.down")}},
+            "methods.svd.super_weights: experts.down of layer 0 is not in model 'tiny'",
+        ),
+        (
+            {"methods": {"svd": by_loss(0.99, 2)}},
+            "methods.svd.budget.floor: 2 takes more than budget.saved: 0.99 leaves; "
+            "allowed: 0 to 0",
         ),
         ({"layer_sets": {"one": [7]}}, "layer_sets.one: 7 is not allowed; allowed: 0 to 2"),
         ({"models": {"tiny": {"source": "local", "path": "no"}}}, "models.tiny.path: 'no'"),

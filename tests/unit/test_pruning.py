@@ -114,9 +114,9 @@ def test_errors_of_columns_add_up_to_that_of_the_outputs(weight: Tensor, moment:
 
 @pytest.mark.parametrize(("block", "share"), [(5, 0.37), (IN, 0.5), (64, 0.9)])
 def test_exactly_the_share_goes(block: int, share: float, weight: Tensor, moment: Tensor) -> None:
-    for criterion in ("magnitude", "sparsegpt"):
+    for how in ({"criterion": "magnitude"}, {"criterion": "sparsegpt", "block": block}):
         for flat in (weight, torch.ones_like(weight)):  # equal scores too
-            store = pruned(flat, moment, criterion=criterion, share=share, block=block).store
+            store = pruned(flat, moment, share=share, **how).store
             assert OUT * IN - store.kept[0] == round(share * OUT * IN)
     published = pruned(weight, moment, share=share, block=block, threshold="published").store
     assert published.kept[0] < OUT * IN - round(share * OUT * IN)

@@ -79,12 +79,13 @@ def _stored(size: Size) -> tuple[str, ...]:
     if size.advised_saved is not None:
         return ("", f"{100 * size.advised_saved:.2f} or more", "", "", "", "", "")
     saved = size.saved
+    more, less = (" or more", " or less") if size.is_largest else ("", "")
     return (
-        f"{size.stored_values:,}",
-        f"{saved.with_embeddings_percent:.2f}",
-        f"{saved.modules_percent:.2f}",
-        f"{saved.blocks_percent:.2f}",
-        f"{saved.without_embeddings_percent:.2f}",
-        f"{size.flops_per_token:.3g}",
-        significant(size.peak_bytes / 1e9),
+        f"{size.stored_values:,}{less}",
+        f"{saved.with_embeddings_percent:.2f}{more}",
+        f"{saved.modules_percent:.2f}{more}",
+        f"{saved.blocks_percent:.2f}{more}",
+        f"{saved.without_embeddings_percent:.2f}{more}",
+        f"{size.flops_per_token:.3g}{less}",
+        f"{significant(size.peak_bytes / 1e9)}{less}",
     )

@@ -43,7 +43,8 @@ class Size:
     ask for at most (``footprint``). ``flops_per_token``: two per MAC of every matrix product but
     attention's own, whose number depends on the context. ``advised_saved``: the share of all bits
     that advice is to save at least, where it is to choose; what it will choose is not known, so
-    that of the sizes only those of the jobs are, and the model's own.
+    that of the sizes only those of the jobs are, and the model's own. ``is_largest``: the weights
+    decide how large factors are, and these are the largest.
     """
 
     model: str
@@ -59,6 +60,7 @@ class Size:
     decompose_peak_bytes: int
     assemble_peak_bytes: int
     advised_saved: float | None
+    is_largest: bool
 
     @property
     def known_saved(self) -> BitsSaved | None:
@@ -91,6 +93,7 @@ class Size:
                 "with_embeddings": known.with_embeddings_percent,
             },
             "advised_saved": self.advised_saved,
+            "is_largest": self.is_largest,
             "dense_flops_per_token": self.dense_flops_per_token,
             "flops_per_token": self.known(self.flops_per_token),
             "peak_bytes": self.known(self.peak_bytes),
@@ -209,6 +212,7 @@ def _size(
         decompose_peak_bytes=max((job.peak_bytes for job in jobs), default=0),
         assemble_peak_bytes=assembly.peak_bytes,
         advised_saved=next(asked, None),
+        is_largest=any(spec.sized_by_weights for spec, _ in steps),
     )
 
 

@@ -15,7 +15,7 @@ from tensorpress.sources.hub_datasets import HubDataset
 class BaseTask(BaseModel):
     """Fields and facts that every kind of task has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     if TYPE_CHECKING:
         kind: str

@@ -14,6 +14,8 @@ UNKEYED = "what is refused is not made"
 Place = tuple[int | str, ...]
 """Keys and indices that lead to a value."""
 
+TAGS = ("method", "kind", "source", "train", "transform")
+"""Keys whose values say which settings stand beside them: pydantic's locations have them, too."""
 LONGEST_NAME = 60
 """Characters: files are named after a model, its methods and a task, in 255 bytes."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -32,6 +34,7 @@ ALLOWED = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "float_parsing": "a number",
+    "finite_number": "a finite number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "dict_type": "names with values",
@@ -65,6 +68,8 @@ def explain(
     elif first["type"] == "union_tag_invalid":
         field = context["discriminator"].strip("'")
         text = line(f"{path}.{field}", context["tag"], context["expected_tags"].replace("'", ""))
+    elif first["type"] == "union_tag_not_found":
+        text = f"{path}.{context['discriminator'].strip(chr(39))}: missing"
     elif first["type"] == "string_type" and not isinstance(value, dict | list):
         text = misread(path if is_key else f"{path}:", texts.get(place), value)
     elif context.get("pattern") == NAME_PATTERN or context.get("max_length") == LONGEST_NAME:
@@ -133,12 +138,17 @@ def truth_for_number(
 def _place_in_file(loc: Place, raw: Any, lacks_last: bool = False) -> Place:
     """Pydantic's location in the file, which has no union tags; but what it lacks is named."""
     place: list[int | str] = []
+    tagged = False
     for index, part in enumerate(loc):
+        # a method may have a setting of its own name: the tag stands before it
+        if not tagged and isinstance(raw, dict) and part in [raw.get(tag) for tag in TAGS]:
+            tagged = True
+            continue
         inside = (isinstance(raw, dict) and part in raw) or (
             isinstance(raw, list) and isinstance(part, int) and part < len(raw)
         )
         if inside:
-            raw = raw[part]
+            raw, tagged = raw[part], False
         if inside or (lacks_last and index == len(loc) - 1):
             place.append(part)
     return tuple(place)

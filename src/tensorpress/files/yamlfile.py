@@ -96,7 +96,8 @@ def _check_number(node: yaml.ScalarNode, place: Place) -> None:
     base_8 = node.tag == _INT and len(text) > 1 and text.isdecimal() and text.startswith("0")
     if base_8 or (node.tag in (_INT, _FLOAT) and ":" in text):
         value = _value_of(node)
-        raise TensorpressError(misread(f"{dotted(place)}:", node.value, value, f"{value}, or "))
+        meant = f"{value}, where a number is meant, or "
+        raise TensorpressError(misread(f"{dotted(place)}:", node.value, value, meant))
 
 
 def _value_of(node: yaml.ScalarNode) -> Any:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.allocation import Curve
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import Factors, MethodSpec, dense_store
+from tensorpress.methods.budget import left_out
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:
@@ -102,7 +104,12 @@ class Spec(MethodSpec):
     methods: tuple[str, ...] = Field(TRIED_METHODS, description="methods that take a budget")
     quantise: bool = Field(True, description="rounding weights to nearest is an option too")
     group_size: int | None = Field(64, ge=2, description="weights that share a scale when rounded")
-    choices: tuple[Choice, ...] = Field((), description="filled in from the advice, leave it out")
+    choices: SkipJsonSchema[tuple[Choice, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, given: Any) -> Any:
+        return left_out(given, "choices")
 
     @field_validator("methods")
     @classmethod

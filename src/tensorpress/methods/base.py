@@ -34,7 +34,7 @@ Whitening = Literal["none", "input", "both"]
 class MethodSpec(BaseModel):
     """Settings of one method as written in ``params.yaml``; subclasses add their own fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     approach: ClassVar[Approach]
     """What the method is; each says it."""
@@ -168,6 +168,11 @@ class MethodSpec(BaseModel):
     @property
     def depends_on_layer_index(self) -> bool:
         """Whether what is stored of a layer depends on which layer it is, beside its shape."""
+        return False
+
+    @property
+    def sized_by_weights(self) -> bool:
+        """Whether layouts are the largest that factors may come to: how large, weights decide."""
         return False
 
     @property

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from tensorpress.errors import TensorpressError
+
+
+def left_out(given: Any, *names: str) -> Any:
+    """What a user gives, unless it names what the advice fills in: copies of settings have that."""
+    if wrong := [name for name in names if isinstance(given, Mapping) and name in given]:
+        raise ValueError(f"{wrong[0]} is filled in from the advice; allowed: leave it out")
+    return given
 
 
 class Ranked(BaseModel):
@@ -25,9 +33,9 @@ class Ranked(BaseModel):
 
 
 class Budget(BaseModel):
-    """How small the result must be, in place of ranks."""
+    """How small the result must be, in place of ranks; ``kept`` and ``ranks`` come from advice."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
     allocate: Literal["uniform", "importance", "loss"] = Field(
@@ -40,8 +48,13 @@ class Budget(BaseModel):
         description="loss: what has a rank of its own; all matrices of a layer have the same share",
     )
     floor: int = Field(1, ge=0, description="loss: the least rank of a matrix")
-    kept: float | None = Field(None, description="filled in from the advice, leave it out")
-    ranks: tuple[Ranked, ...] = Field((), description="filled in from the advice, leave it out")
+    kept: SkipJsonSchema[float | None] = None
+    ranks: SkipJsonSchema[tuple[Ranked, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, given: Any) -> Any:
+        return left_out(given, "kept", "ranks")
 
     @model_validator(mode="after")
     def _of_loss(self) -> Self:

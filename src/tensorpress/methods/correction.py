@@ -32,7 +32,7 @@ MADE_BY = {"svd": (svd, svd), "tt": (tt, tt), "tucker": (tucker_ffn, td_moe)}
 class Correction(BaseModel):
     """What is added to the rounded weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal["svd", "tt", "tucker"] = "svd"
     rank: int | None = Field(None, ge=1, description="largest rank; of Tucker, of both modes")

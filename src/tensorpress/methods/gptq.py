@@ -39,7 +39,7 @@ class Spec(MethodSpec):
     group_size: int | None = Field(
         128, ge=2, description="adjacent weights that share a scale; null: all of a module do"
     )
-    damping: float = Field(0.01, gt=0, description="of the moments' mean diagonal, added to it")
+    damping: float = Field(0.01, ge=1e-6, description="of the moments' mean diagonal, added to it")
 
     @property
     def needs_moments(self) -> bool:

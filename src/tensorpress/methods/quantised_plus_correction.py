@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Base(BaseModel):
     """How the weights are rounded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     quantiser: Literal["rtn", "gptq"] = "rtn"
     bits: int = Field(4, ge=2, le=8)
@@ -74,13 +74,18 @@ class Spec(WhitenedSpec):
         "of several the one of least error",
     )
     sweeps: int = Field(1, ge=1, description="how often base and correction are fitted in turn")
-    damping: float = Field(0.01, gt=0, description="of GPTQ's moments")
+    damping: float = Field(0.01, ge=1e-6, description="of GPTQ's moments")
 
     @model_validator(mode="after")
     def _sized(self) -> Self:
         given = [self.budget, self.correction.rank, self.correction.budget]
         if sum(each is not None for each in given) != 1:
             raise ValueError("give exactly one of budget, correction.rank and correction.budget")
+        if "damping" in self.model_fields_set and self.base.quantiser != "gptq":
+            raise ValueError(
+                f"damping belongs to base.quantiser: gptq, not to {self.base.quantiser!r}; "
+                "allowed: leave it out"
+            )
         return self
 
     @property

@@ -43,7 +43,7 @@ class PruningSpec(KeepsSuperWeights):
     share: float | None = Field(None, gt=0, lt=1, description="of the weights that go")
     budget: Budget | None = None
     block: int = Field(128, ge=1, description="columns that SparseGPT chooses among at a time")
-    damping: float = Field(0.01, gt=0, description="of the moments' mean diagonal, added to it")
+    damping: float = Field(0.01, ge=1e-6, description="of the moments' mean diagonal, added to it")
     threshold: Literal["ours", "published"] = Field(
         "ours",
         description="published: at least one more goes than asked for, as in the papers' code",
@@ -65,7 +65,14 @@ class PruningSpec(KeepsSuperWeights):
             raise ValueError("give exactly one of share and budget, or a pattern N:M")
         if self.group is not None and given:
             raise ValueError(f"{given[0]} is not allowed where pattern {self.pattern} says it")
-        if self.group is not None and self.block % self.group[1]:
+        unused = {"block", "damping"} & self.model_fields_set
+        if unused and self.criterion != "sparsegpt":
+            raise ValueError(
+                f"{min(unused)} belongs to criterion: sparsegpt, not to {self.criterion!r}; "
+                "allowed: leave it out"
+            )
+        by_blocks = self.criterion == "sparsegpt"
+        if by_blocks and self.group is not None and self.block % self.group[1]:
             raise ValueError(
                 f"block: {self.block} cuts groups of {self.pattern}; "
                 f"allowed: multiples of {self.group[1]}"

@@ -38,7 +38,7 @@ BATCH_VALUES = 2**24
 class Adaptive(BaseModel):
     """A ridge that follows from what the factors without one change (COALA)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     adaptive: float = Field(gt=0, description="weight of the error of weights beside outputs'")
 
@@ -124,6 +124,8 @@ class Spec(WhitenedSpec):
                 f"allowed: 0 to {smaller}"
             )
         each = shape.slices * (shape.out_features + shape.in_features)
+        if self.budget.allocate == "loss" and each > self.budget.allowed(shape.numel):
+            return 1  # others of the step may have less: checks.check_floor knows them all
         return self.budget.largest(limit, lambda rank: rank * each, shape.numel, module)
 
     @unkeyed

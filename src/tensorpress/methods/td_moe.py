@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 class Ranks(BaseModel):
     """Explicit ranks; ``expert`` only where the expert mode is compressed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
     out: int = Field(ge=1)
     in_: int = Field(ge=1, alias="in")

@@ -111,6 +111,10 @@ class Spec(TrainSpec):
             raise ValueError("shape: 'search' is not allowed with modes: apart; allowed: balanced")
         return self
 
+    @property
+    def sized_by_weights(self) -> bool:
+        return self.error is not None
+
     def modes_for(self, shape: ModuleShape) -> TTShape:
         if self.modes == "paired":
             return super().modes_for(shape)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
+from tensorpress.errors import TensorpressError
 from tensorpress.formats.coordinates import coordinate_bits
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
@@ -67,7 +68,13 @@ class Spec(KeepsSuperWeights, TrainSpec):
                 allowed = self.budget.allowed(shape.numel) - sparse
                 saved = self.budget.model_copy(update={"kept": allowed / shape.numel})
                 fitting = self.model_copy(update={"budget": saved})
-                settings = fitting.train_settings(shape, module, shape.numel)
+                try:
+                    settings = fitting.train_settings(shape, module, shape.numel)
+                except TensorpressError as error:
+                    raise TensorpressError(
+                        f"outliers: {self.outliers} of {module}, with budget.saved: "
+                        f"{self.budget.saved}, leaves no room for a train; allowed: less of either"
+                    ) from error
             counts = [count] * shape.slices
             found.append(Layout((module,), "tt_sparse", {**settings, "outliers": counts}))
         return found

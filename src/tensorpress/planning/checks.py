@@ -10,6 +10,7 @@ from tensorpress.config.params import Calibration, LayerSet, MiddleLayers, Middl
 from tensorpress.config.tasks.registry import kinds_for
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.super_weights import KeepsSuperWeights
 from tensorpress.objectives.base import predicting
 from tensorpress.objectives.images import by, classes_of, shape_of
 from tensorpress.planning.artifacts import (
@@ -147,6 +148,19 @@ def check_method(name: str, spec: MethodSpec, shape: LayerShape, group: str) -> 
             )
     except TensorpressError as error:
         raise TensorpressError(f"methods.{name}.{error}") from error
+
+
+def check_super_weights(name: str, spec: MethodSpec, model: ModelArtifact) -> None:
+    """Refuse super weights in layers or modules that the model has not: they protect nothing."""
+    if not isinstance(spec, KeepsSuperWeights):
+        return
+    layers, modules = model.architecture.layers, model.architecture.modules
+    for each in spec.super_weights:
+        if each.layer >= layers or each.module not in modules:
+            raise TensorpressError(
+                f"methods.{name}.super_weights: {each.module} of layer {each.layer} is not in "
+                f"model {model.name!r}; allowed: layers 0 to {layers - 1}, {', '.join(modules)}"
+            )
 
 
 def check_whole(

@@ -42,6 +42,7 @@ from tensorpress.planning.checks import (
     check_group,
     check_method,
     check_modules,
+    check_super_weights,
     check_task,
     check_trained,
     check_whole,
@@ -189,6 +190,7 @@ class Plan(Inputs):
     ) -> DecompositionArtifact:
         spec = self.params.methods[method]
         check_method(method, spec, shape, group)
+        check_super_weights(method, spec, model)
         advised = self._advice(model, method, scope) if spec.needs_advice else None
         moments = self._moments(model) if spec.needs_moments else None
         if spec.needs_gradients:

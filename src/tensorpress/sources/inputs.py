@@ -21,7 +21,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST
 class Section(BaseModel):
     """Unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Transform(BaseModel, ABC):
     """One way to make a model of a model, with its settings as written in ``params.yaml``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     approach: ClassVar[Approach] = "control"
     """What it is beside methods; a control computes what the model did."""
