@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -59,6 +60,26 @@ def test_a_kill_at_every_stage(bare: Workspace, reference: Path) -> None:
             bare.snakemake("--unlock")
     assert_completes(bare, reference, JOBS - done)
     assert bare.nothing_to_do()
+
+
+def test_a_whole_file_that_a_killed_driver_had_marked_hides_nothing(
+    done: Workspace, reference: Path
+) -> None:
+    """The job outlives Snakemake and finishes; what nobody began is begun by the next run."""
+    (factors,) = done.folder.glob("results/decompose/tiny-svd-*/*.parquet")
+    marker = base64.b64encode(str(factors.relative_to(done.folder)).encode()).decode()
+    (done.folder / ".snakemake/incomplete" / marker).touch()
+    shutil.rmtree(done.folder / "results/reports")
+    assert_completes(done, reference, Counter(report=1, site=1))
+    assert done.nothing_to_do()
+
+
+def test_forcing_a_job_does_not_hide_what_is_missing(done: Workspace, reference: Path) -> None:
+    shutil.rmtree(done.folder / "results/reports")
+    forced = done.snakemake("--forcerun", "fetch_corpus", check=False)
+    assert forced.returncode != 0
+    assert "is still missing (of 1 files): run the same command again" in forced.stderr
+    assert_completes(done, reference, Counter(report=1, site=1))
 
 
 def test_a_kill_between_two_outputs_without_snakemakes_memory(
