@@ -11,7 +11,7 @@ WITH measured AS (
         any_value(value) FILTER (metric = 'svd_error') AS svd_error,
         any_value(value) FILTER (metric = 'family_bound') AS lower_bound,
         any_value(value) FILTER (metric = 'scrambled_error') AS scrambled_error,
-        any_value(half_width(NULL, stderr, stderr_samples, 1))
+        any_value(half_width(NULL, NULL, stderr, stderr_samples, 1))
             FILTER (metric = 'scrambled_error') AS scrambled_half_width
     FROM results
     WHERE kind = 'best_of_family' AND layer IS NOT NULL

@@ -28,7 +28,7 @@ over_layers AS (
         count(*) AS layers,
         count(*) FILTER (log_ratio < 0) AS layers_where_right_is_better,
         avg(log_ratio) AS mean_log_ratio,
-        half_width(stddev_samp(log_ratio), NULL, NULL, count(*)) AS log_half_width
+        half_width(stddev_samp(log_ratio), NULL, NULL, NULL, count(*)) AS log_half_width
     FROM by_layer
     GROUP BY ALL
 )

@@ -13,7 +13,7 @@ WITH runs AS (
 seeds AS (
     SELECT
         model, task, kind, protocol, recipe, layer_set, layers, metric,
-        coalesce(half_width(stddev_samp(mean_value), NULL, NULL, count(*)), 0) AS seeds_half_width,
+        coalesce(half_width(stddev_samp(mean_value), NULL, NULL, NULL, count(*)), 0) AS seeds_half_width,
         CASE WHEN count(*) = 1 THEN any_value(observations) END AS outcomes
     FROM runs
     GROUP BY ALL

@@ -1,6 +1,6 @@
 -- Perplexity (of masked models pseudo-perplexity) of every recipe on every set of layers: the mean
 -- over the seeds of its recovery, with a 95 % interval from Student's t over seeds, or, where there
--- is one run, over the windows of the evaluation; of one window there is none. `nats_lost` per token
+-- is one run, over blocks of the evaluation's windows; of one window there is none. `nats_lost` per token
 -- is over the uncompressed model, by the same protocol. `kind` is what figures and sentences call a
 -- run: the control that it is, else its approach.
 WITH runs AS (
@@ -19,7 +19,10 @@ WITH runs AS (
         -- what one window says is no sample of the text, whatever the seeds say
         CASE
             WHEN count(stderr) = count(*)
-                THEN half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*))
+                THEN half_width(
+                    stddev_samp(value), avg(value) * mean_half_width(any_value(observations)),
+                    avg(stderr), min(stderr_samples), count(*)
+                )
         END AS half_width
     FROM results
     WHERE kind = 'perplexity' AND metric IN (SELECT quality_metrics.metric FROM quality_metrics)

@@ -1,16 +1,24 @@
 -- What was measured of whole runs, beside the uncompressed model by the same protocol: means over the
 -- seeds of recovery. `change` is paired over the windows or items that both read, of a perplexity in
 -- nats per token, its 95 % interval with what seeds add; `half_width` is that of the value.
-WITH runs AS (
+WITH measured AS (
+    SELECT *, CASE WHEN quality_metrics.metric IS NULL THEN 1 ELSE value END AS scale
+    FROM results LEFT JOIN quality_metrics USING (metric)
+    WHERE layer IS NULL AND module IS NULL AND prompt IS NULL
+),
+
+runs AS (
     SELECT
         model, recipe, layer_set, array_to_string(layers, ',') AS layers,
         task, kind, metric, statistic, state, protocol,
         any_value(version) AS version, -- which may say that memory ran out
         avg(value) AS mean_value,
-        half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*)) AS spread,
+        half_width(
+            stddev_samp(value), avg(scale) * mean_half_width(any_value(observations)),
+            avg(stderr), min(stderr_samples), count(*)
+        ) AS spread,
         max(samples) AS samples
-    FROM results
-    WHERE layer IS NULL AND module IS NULL AND prompt IS NULL
+    FROM measured
     GROUP BY ALL
 ),
 

@@ -9,7 +9,7 @@ WITH rows AS (
         metric, state, max(samples) AS samples,
         avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
         avg(value) AS mean_value,
-        half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*)) AS half_width
+        half_width(stddev_samp(value), NULL, avg(stderr), min(stderr_samples), count(*)) AS half_width
     FROM results
     WHERE kind = 'sentence_fidelity'
     GROUP BY ALL

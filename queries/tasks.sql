@@ -1,5 +1,5 @@
 -- Accuracies of tokens and of the multiple-choice and question tasks: means over the seeds of recovery, with 95 %
--- intervals from Student's t over seeds or, where there is one run, over items. `change` is over the
+-- intervals from Student's t over seeds or, where there is one run, over blocks of items. `change` is over the
 -- uncompressed model on the same items, its interval of the paired differences (and of seeds);
 -- `mcnemar_p` is the exact test's, of one run's right and wrong answers.
 WITH runs AS (
@@ -8,7 +8,10 @@ WITH runs AS (
         task, metric, version, protocol,
         avg(bits_saved_with_embeddings_percent) AS bits_saved_percent,
         avg(value) AS mean_value,
-        half_width(stddev_samp(value), avg(stderr), min(stderr_samples), count(*)) AS spread,
+        half_width(
+            stddev_samp(value), mean_half_width(any_value(observations)),
+            avg(stderr), min(stderr_samples), count(*)
+        ) AS spread,
         count(*) AS runs,
         max(samples) AS samples
     FROM results

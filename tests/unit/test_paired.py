@@ -24,18 +24,44 @@ def losses(seed: int, lead: float, noise: float = 0.01) -> tuple[list[float], li
     return one.tolist(), other.tolist()
 
 
-def test_a_paired_interval_is_that_of_the_differences() -> None:
-    one, other = losses(0, 0.02)
-    found = paired.difference(one, other)
+@pytest.mark.parametrize(("windows", "block"), [(30, 1), (39, 1), (40, 2), (60, 3)])
+def test_a_paired_interval_is_that_of_the_differences(windows: int, block: int) -> None:
+    """Of means of blocks, where there are enough windows."""
+    pair = [run[:windows] for run in losses(0, 0.02)]
+    found = paired.difference(*pair)
     assert found is not None
+    one, other = (np.reshape(run, (-1, block)).mean(1) for run in pair)
     low, high = stats.ttest_rel(other, one).confidence_interval(0.95)
     assert found.mean - found.half_width == pytest.approx(low)
     assert found.mean + found.half_width == pytest.approx(high)
     p = paired.two_sided(found.mean, found.half_width, found.degrees)
     assert p == pytest.approx(stats.ttest_rel(other, one).pvalue)
-    swapped = paired.difference(other, one)
+    swapped = paired.difference(*pair[::-1])
     assert swapped is not None
     assert swapped.mean == -found.mean
+    alone = paired.mean_half_width(pair[1])
+    assert alone == pytest.approx(stats.t.ppf(0.975, len(other) - 1) * stats.sem(other))
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.3])
+def test_windows_that_are_like_their_neighbours_say_less(likeness: float) -> None:
+    """Of 161 windows whose differences follow each other, intervals cover what they say."""
+    draw = np.random.default_rng(3)
+    covered, crossed = 0, 0
+    for _ in range(1000):
+        fresh = draw.normal(0, 1, 200)
+        found = np.zeros(200)
+        for place in range(1, 200):
+            found[place] = likeness * found[place - 1] + fresh[place]
+        gaps, none = found[-161:].tolist(), [0.0] * 161
+        whole = paired.difference(none, gaps)
+        halves = paired.difference_of_best(none, gaps, none, gaps)
+        assert whole is not None
+        assert halves is not None
+        covered += abs(whole.mean) < whole.half_width
+        crossed += abs(halves.mean) < halves.half_width
+    assert covered / 1000 == pytest.approx(0.95, abs=0.025)
+    assert crossed / 1000 == pytest.approx(0.95, abs=0.025)
 
 
 def test_what_cannot_be_paired_is_not() -> None:

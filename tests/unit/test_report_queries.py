@@ -13,6 +13,7 @@ from support.stages import ask, records
 from support.study import BASELINE, HALF_WIDTH, LAYERS, Study, method_spec
 from support.workspace import ROOT
 
+from tensorpress.methods.advised import Choice
 from tensorpress.methods.base import MethodSpec
 from tensorpress.planning.compression import compression
 from tensorpress.report import wording
@@ -61,8 +62,8 @@ def advised(*methods: str) -> MethodSpec:
         "modules": ("ffn.up",), "settings": {}, "bits": 1, "dense_bits": 2, "damage": 0.1,
         "ranks": (), "macs": 1, "dense_macs": 2,
     }  # fmt: skip
-    chosen = [{**choice, "layer": n, "method": method} for n, method in enumerate(methods)]
-    return method_spec("advised", choices=chosen)
+    chosen = [Choice(**choice, layer=n, method=method) for n, method in enumerate(methods)]
+    return method_spec("advised").model_copy(update={"choices": chosen})
 
 
 def hybrid(format: str) -> MethodSpec:

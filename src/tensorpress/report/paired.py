@@ -3,6 +3,10 @@
 Two such runs lose most at the same places, so the spread of their difference is far below that of
 either. Observations that differ in number belong to different texts and cannot be paired, nor can
 those that are unknown.
+
+Neighbours in a text are alike, so that means of blocks of them are taken for independent, not they
+themselves (batch means; Schmeiser 1982 finds 10 to 30 batches enough). Of the embedded prose's 161
+windows blocks give intervals 1.4 times as wide.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from scipy.special import bdtr, stdtr, stdtrit
 
 LEVEL = 0.95
 """Of every interval."""
+BLOCKS = 20
+"""That many observations are put into; fewer than twice as many are blocks of one."""
 
 Observations = Sequence[float] | Sequence[float | None] | None
 
@@ -31,7 +37,17 @@ class Difference:
 
 def difference(one: Observations, other: Observations) -> Difference | None:
     """``other - one``, paired; of fewer than two pairs there is no interval, so nothing."""
-    return _of(_differences(one, other))
+    found = _differences(one, other)
+    if found is None or len(found) < 2:
+        return None
+    mean = float(found.mean())
+    return Difference(mean, *_half_width(found - mean, fitted=1))
+
+
+def mean_half_width(observations: Observations) -> float | None:
+    """Half the interval of the mean of one run's observations; of one alone there is none."""
+    found = difference([0.0] * len(observations or ()), observations)
+    return None if found is None else found.half_width
 
 
 def difference_of_best(
@@ -56,10 +72,11 @@ def difference_of_best(
     halves = [chosen_on_even[1::2], chosen_on_odd[::2]]
     if min(map(len, halves)) < 2:
         return None
-    error = math.hypot(*(float(half.std(ddof=1)) / math.sqrt(len(half)) for half in halves)) / 2
-    degrees = sum(map(len, halves)) - 2
+    residuals = np.empty_like(chosen_on_even)
+    for start, half in zip((1, 0), halves, strict=True):
+        residuals[start::2] = half - half.mean()
     mean = float(sum(half.mean() for half in halves)) / 2
-    return Difference(mean, t_quantile(degrees) * error, degrees)
+    return Difference(mean, *_half_width(residuals, fitted=2))
 
 
 def two_sided(difference: float, half_width: float, degrees: int | None) -> float:
@@ -93,9 +110,10 @@ def _differences(one: Observations, other: Observations) -> np.ndarray | None:
     return np.asarray(other) - np.asarray(one)
 
 
-def _of(found: np.ndarray | None) -> Difference | None:
-    if found is None or len(found) < 2:
-        return None
-    error = float(found.std(ddof=1)) / math.sqrt(len(found))
-    degrees = len(found) - 1
-    return Difference(float(found.mean()), t_quantile(degrees) * error, degrees)
+def _half_width(residuals: np.ndarray, fitted: int) -> tuple[float, int]:
+    """Of the interval of a mean, and its degrees; residuals are over so many ``fitted`` means."""
+    count = len(residuals)
+    blocks = np.array_split(residuals, count if count < 2 * BLOCKS else BLOCKS)
+    degrees = len(blocks) - fitted
+    spread = sum(float(block.sum()) ** 2 for block in blocks) * len(blocks) / degrees
+    return t_quantile(degrees) * math.sqrt(spread) / count, degrees

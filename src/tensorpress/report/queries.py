@@ -21,18 +21,20 @@ from tensorpress.report.paired import (
     difference,
     difference_of_best,
     mcnemar,
+    mean_half_width,
     t_quantile,
     two_sided,
 )
 
 HALF_WIDTH = """
-CREATE MACRO half_width(deviation, stderr, stderr_samples, n) AS CASE
+CREATE MACRO half_width(deviation, of_observations, stderr, stderr_samples, n) AS CASE
     WHEN n > 1 THEN t95(n - 1) * deviation / sqrt(n)
+    WHEN of_observations IS NOT NULL THEN of_observations
     WHEN stderr_samples > 1 THEN t95(stderr_samples - 1) * stderr
 END;
 """
-"""Of the 95 % interval of a mean of n values, or of one value by its standard error, which was
-estimated from so many samples; NULL of a single one."""
+"""Of the 95 % interval of a mean of n values, or of one value by its observations, or by its
+standard error where they were not kept, estimated from so many samples; NULL of a single one."""
 
 BETWEEN_RUNS = """
 CREATE MACRO between_runs(found, one, other) AS struct_pack(
@@ -60,9 +62,9 @@ LIST, DIFFERENCE = "DOUBLE[]", "STRUCT(mean DOUBLE, half_width DOUBLE, degrees B
 def connect() -> duckdb.DuckDBPyConnection:
     """An empty database whose queries may call ``half_width``, and ``t95(degrees of freedom)``.
 
-    They may call ``difference``, ``difference_of_best``, ``two_sided`` and ``mcnemar`` as well, as
-    in ``report.paired``, and read ``quality_metrics``: by which models of each objective are
-    judged.
+    They may call ``difference``, ``difference_of_best``, ``mean_half_width``, ``two_sided`` and
+    ``mcnemar`` as well, as in ``report.paired``, and read ``quality_metrics``: by which models of
+    each objective are judged.
     """
     connection = duckdb.connect()
     connection.create_function("t95", t_quantile, ["BIGINT"], "DOUBLE")
@@ -71,6 +73,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     functions: Sequence[tuple[str, Callable[..., Any], list[Any], str]] = (
         ("difference", _as_struct(difference), [LIST] * 2, DIFFERENCE),
         ("difference_of_best", _as_struct(difference_of_best), [LIST] * 4, DIFFERENCE),
+        ("mean_half_width", mean_half_width, [LIST], "DOUBLE"),
         ("mcnemar", mcnemar, [LIST] * 2, "DOUBLE"),
         ("two_sided", _two_sided, ["DOUBLE", "DOUBLE", "BIGINT"], "DOUBLE"),
     )
