@@ -269,7 +269,11 @@ def _model(model: str) -> tuple[str, LocalModel | HubModel]:
     """
     if found := local_model(model):
         return found
-    repository, _, revision = model.partition("@")
+    repository, at, revision = model.partition("@")
+    if at and not revision:
+        raise TensorpressError(
+            f"init: {model!r} is not allowed; allowed: a branch, tag or commit behind @"
+        )
     file = None
     if repository.endswith(SUFFIX):
         repository, _, file = repository.rpartition("/")

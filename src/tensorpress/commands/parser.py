@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import shtab
@@ -20,7 +21,7 @@ examples:
   tensorpress --params study.yaml query verdict                       what it found
   tensorpress --params study.yaml advise mine --saved 0.2             what to use for each module
   tensorpress export results/assemble/... served                      for servers of such models
-  eval "$(tensorpress --print-completion bash)"                       names complete by tab
+  eval "$(tensorpress --print-completion bash)"                       tab completes commands
 
 exit status: 0, done; 1, one line on stderr says what to mend; 2, the command was not understood
 """
@@ -147,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Grouped,
     )
     whole.add_argument("--params", type=Path, default=paths.PARAMS, help=PARAMS)
+    whole.add_argument("--version", action="version", version=f"%(prog)s {version('tensorpress')}")
     whole.set_defaults(hands_on=False)
     shtab.add_argument_to(whole, "--print-completion", help="a shell's completion, to be sourced")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")

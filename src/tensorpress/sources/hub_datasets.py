@@ -24,6 +24,10 @@ class HubDataset:
     data_files: str | None = None
 
 
+PATIENCE = 5.0
+"""Seconds that the hub may take to say that it is there."""
+
+
 @cache
 def require(dataset: HubDataset, where: str) -> None:
     """Refuse a dataset that is neither cached nor served; ``where`` begins the error."""
@@ -35,16 +39,14 @@ def require(dataset: HubDataset, where: str) -> None:
 
 def within_reach(dataset: HubDataset) -> bool:
     """Whether the hub or its cache has a dataset; that neither has it is known in a second."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
 
-    try:
-        snapshot_download(
-            dataset.path,
-            repo_type="dataset",
-            revision=dataset.revision,
-            allow_patterns="README.md",
-        )
+    known = {"repo_type": "dataset", "revision": dataset.revision}
+    if isinstance(try_to_load_from_cache(dataset.path, "README.md", **known), str):
+        return True
+    try:  # once, where a download tries again and again
+        HfApi().dataset_info(dataset.path, revision=dataset.revision, timeout=PATIENCE)
     except (OSError, HTTPError):
         return False
     return True
