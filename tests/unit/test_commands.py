@@ -47,8 +47,11 @@ def test_completion_knows_commands_and_their_options(capsys: pytest.CaptureFixtu
 
 
 def test_json_of_what_counts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["copy", "params.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": "params.yaml"}
     monkeypatch.chdir(ROOT)
     assert cli.main(["check", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["aggregate"] > 0

@@ -118,7 +118,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _copy(options: argparse.Namespace) -> None:
-    print(f"{workflow.copy(options.part)}: copied")
+    written = str(workflow.copy(options.part))
+    print(strict_json({"written": written}) if options.json else f"{written}: copied")
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -231,13 +232,18 @@ def _densify(options: argparse.Namespace) -> None:
     from tensorpress.commands.densify import densify
 
     densify(options.source, options.target)
-    print(f"{options.target}: dense")
+    written = {"written": str(options.target)}
+    print(strict_json(written) if options.json else f"{options.target}: dense")
 
 
 def _export(options: argparse.Namespace) -> None:
     from tensorpress.commands.export import export
 
     packed, dense = export(options.source, options.target)
+    if options.json:
+        found = {"written": str(options.target), "packed_layers": packed, "dense_modules": dense}
+        print(strict_json(found))
+        return
     words = f"{options.target}: {packed} linear layers in compressed-tensors"
     print(f"{words}, {dense} other compressed modules dense" if dense else words)
 

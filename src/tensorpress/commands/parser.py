@@ -67,6 +67,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", choices=COPIED)
+    _json(parser)
 
 
 def _query(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +87,7 @@ def _stage(parser: argparse.ArgumentParser) -> None:
 def _from_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a folder of results/assemble")
     parser.add_argument("target", type=Path, help="a new folder")
+    _json(parser)
 
 
 def _compare(parser: argparse.ArgumentParser) -> None:
