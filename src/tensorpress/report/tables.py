@@ -71,8 +71,7 @@ def _led(row: str, where: str) -> str:
 def _cells(tag: str, values: Any, wordy: list[bool]) -> str:
     start = '<th tabindex="0" scope="col"' if tag == "th" else "<td"
     kinds = [' class="words"' if words else "" for words in wordy]
-    cells = (
-        f"{start}{kind}>{html.escape(value)}</{tag}>"
-        for kind, value in zip(kinds, values, strict=True)
-    )
+    # names that are joined may break where they are
+    written = (html.escape(value).replace("+", "+<wbr>") for value in values)
+    cells = (f"{start}{k}>{value}</{tag}>" for k, value in zip(kinds, written, strict=True))
     return f"<tr>{''.join(cells)}</tr>"
