@@ -59,13 +59,17 @@ def nats(channel: Any, field: str, title: str, values: Sequence[float]) -> Any:
     return axis.scale(domain=[min(reached), max(reached)], **scale).axis(values=TICKS, format="~g")
 
 
+MARGINS = {"left": 5, "top": 5, "right": 30, "bottom": 5}
+"""Pixels; a reader of the still picture may have wider letters than it was laid out with."""
+
+
 def framed(*layers: altair.Chart) -> altair.LayerChart:
     """Layers as one chart, which looks as all do."""
     import altair
 
     return (
         altair.layer(*layers)
-        .properties(width=720, height=380)
+        .properties(width=720, height=380, padding=MARGINS)
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12)
         .configure_legend(labelFontSize=12, titleFontSize=12, labelLimit=300)
