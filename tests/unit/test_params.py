@@ -109,12 +109,12 @@ def test_schema_is_in_step() -> None:
         ),
         (
             "methods.svd",
-            {"method": "svd", "budget": {"saved": 0.5, "ranks": []}},
+            {"method": "svd", "budget": {"saved": 0.5, "ranks": [1]}},
             ["methods.svd.budget", "ranks is filled in from the advice"],
         ),
         (
             "methods.svd",
-            {"method": "advised", "saved": 0.5, "choices": []},
+            {"method": "advised", "saved": 0.5, "choices": [1]},
             ["methods.svd", "choices is filled in from the advice"],
         ),
         (

@@ -17,8 +17,8 @@ from tensorpress.errors import TensorpressError
 
 
 def left_out(given: Any, *names: str) -> Any:
-    """What a user gives, unless it names what the advice fills in: copies of settings have that."""
-    if wrong := [name for name in names if isinstance(given, Mapping) and name in given]:
+    """What a user gives, unless it says what the advice fills in: copies of settings have that."""
+    if wrong := [name for name in names if isinstance(given, Mapping) and given.get(name)]:
         raise ValueError(f"{wrong[0]} is filled in from the advice; allowed: leave it out")
     return given
 
