@@ -10,6 +10,7 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.linalg.columns import greedy, output_error, refit
+from tensorpress.methods.budget import Budget, Ranked
 from tensorpress.methods.neurons import Spec, curves, decompose
 
 OUT, INNER, TOKENS = 10, 24, 400
@@ -177,14 +178,11 @@ def test_curves_are_the_damage_of_each_size() -> None:
 
 
 def test_what_is_allocated_is_kept() -> None:
-    given = [{"module": "ffn.down", "ranks": [7]}]
-    spec = Spec(method="neurons", budget={"saved": 0.5, "allocate": "loss", "ranks": given})
-    assert spec.kept(layer(), "ffn") == 7
-    whole = Spec(
-        method="neurons",
-        budget={"saved": 0.5, "allocate": "loss", "ranks": [{**given[0], "ranks": [None]}]},
-    )
-    assert whole.kept(layer(), "ffn") == INNER
+    budget = Budget(saved=0.5, allocate="loss")
+    for rank, kept in ((7, 7), (None, INNER)):
+        advised = (Ranked(module="ffn.down", ranks=(rank,)),)
+        spec = Spec(method="neurons", budget=budget.model_copy(update={"ranks": advised}))
+        assert spec.kept(layer(), "ffn") == kept
     each = Spec(method="neurons", budget={"saved": 0.5, "allocate": "loss"})
     with pytest.raises(TensorpressError, match=r"allowed: module, layer"):
         each.check(layer(slices=2), "experts")
