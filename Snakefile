@@ -100,8 +100,9 @@ onsuccess:
     print(records.run_line(records.read_all(), RUN))
     # a job that is forced hides from Snakemake what else is missing behind it
     wanted = [file for job in workflow.dag.targetjobs for file in (*job.input, *job.output)]
-    missing = [file for file in wanted if not os.path.exists(file)]
-    if missing and not (workflow.dag_settings.until or workflow.dag_settings.omit_from):
+    missing = [file for file in wanted if not file.is_storage and not os.path.exists(file)]
+    asked = workflow.dag_settings
+    if missing and not (asked.until or asked.omit_from or asked.batch):
         again = "run the same command again, without forcing jobs"
         raise WorkflowError(f"{missing[0]} is still missing (of {len(missing)} files): {again}")
     for page in filter(os.path.exists, LIVE["reports"]):  # not all, where a target was named

@@ -1,7 +1,8 @@
 -- What was measured of parts of an uncompressed model that are compared or stacked, with names to
 -- read: `part` are the modules, `subject` says what of them is compared.
 SELECT
-    coalesce(derived, model) AS model, task, protocol, layer, metric, state, value, version, text, values_saved_percent,
+    coalesce(derived, model) AS model,
+    task, protocol, layer, metric, state, value, version, text, values_saved_percent,
     CASE comparison
         WHEN 'heads' THEN 'heads of a projection'
         WHEN 'experts' THEN 'experts of a projection'

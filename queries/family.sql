@@ -4,7 +4,8 @@
 -- with a 95 % interval over the orders), and its error over the bound that no algorithm beats.
 WITH measured AS (
     SELECT
-        coalesce(derived, model) AS model, task, protocol, layer, concat_ws('~', module, partner) AS stack, stored_by,
+        coalesce(derived, model) AS model,
+        task, protocol, layer, concat_ws('~', module, partner) AS stack, stored_by,
         values_saved_percent AS budget,
         any_value(value) FILTER (metric = 'family_error') AS tensor_error,
         any_value(samples) FILTER (metric = 'family_error') AS stored_values,

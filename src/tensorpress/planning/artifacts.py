@@ -89,7 +89,7 @@ class TransformedArtifact(ModelArtifact):
 
     @property
     def derived_by(self) -> tuple[Transform, ...]:
-        if self.name == self.compared_model:  # the study's only model of that name
+        if self.name == self.compared_model:  # it stands in place of the fetched one
             return ()
         before = self.source.derived_by if self.source.name == self.name else ()
         return (*before, self.transform)

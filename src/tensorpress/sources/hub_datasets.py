@@ -38,7 +38,7 @@ def require(dataset: HubDataset, where: str) -> None:
 
 
 def within_reach(dataset: HubDataset) -> bool:
-    """Whether the hub or its cache has a dataset; that neither has it is known in a second."""
+    """Whether the hub or its cache has a dataset; that neither has it is soon known."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
 
