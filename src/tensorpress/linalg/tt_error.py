@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 
 import torch
 from jaxtyping import Float
@@ -23,36 +25,56 @@ from tensorpress.linalg.tt_shapes import reachable, train_values, tt_ranks
 
 ROUNDING = 1e-6
 """Share of the error kept back for the rounding of the cores to float32."""
+SMALLEST = 1e-8
+"""Share of the largest singular value that those divided by are raised to: they may vanish."""
 
-
-@dataclass(frozen=True)
 class _Unfolding:
-    """S matrices, their right singular vectors, and the squared tails after 0, 1, ... of them."""
+    """S matrices ``(S, m, n)`` and their singular vectors, which are computed when asked for."""
 
-    matrices: Float[Tensor, "S m n"]
-    basis: Float[Tensor, "S n side"]
-    tails: Float[Tensor, "S side+1"]
+    def __init__(self, matrices: Float[Tensor, "S m n"]) -> None:
+        self.matrices = matrices
+        self.is_wide = matrices.shape[1] < matrices.shape[2]
+        self._product = matrices[:, :, :0]
 
-    @classmethod
-    def of(cls, matrices: Tensor) -> _Unfolding:
-        if matrices.shape[1] >= matrices.shape[2]:
-            basis, squares = spectrum(matrices)
-        else:
-            left, squares = spectrum(matrices.mT)
-            # QR, not a division by singular values: these may vanish
-            basis = torch.linalg.qr(matrices.mT @ left).Q
-        tails = squares.flip(-1).cumsum(-1).flip(-1)
-        return cls(matrices, basis, torch.nn.functional.pad(tails, (0, 1)))
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Singular vectors ``(S, side, side)`` of the smaller side, squared singular values."""
+        return spectrum(self.matrices.mT if self.is_wide else self.matrices)
 
-    def cut(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Projected matrices ``(S, m, rank)`` and the core ``(S, rank, n)``."""
-        count, _, columns = self.matrices.shape
+    @cached_property
+    def tails(self) -> Float[Tensor, "S tails"]:
+        """What is lost, squared, beyond 0, 1, ... singular vectors."""
+        squares = self._spectrum[1]
+        return torch.nn.functional.pad(squares.flip(-1).cumsum(-1).flip(-1), (0, 1))
+
+    def projected(self, rank: int) -> Float[Tensor, "S m rank"]:
+        """The matrices' products with their leading right singular vectors."""
+        if rank == self.matrices.shape[2]:
+            return self.matrices  # nothing is cut off, so the memory is shared
+        vectors, squares = self._spectrum
+        if self.is_wide:
+            return vectors[:, :, :rank] * squares[:, None, :rank].sqrt()
+        if rank > self._product.shape[2]:
+            self._product = self.matrices @ vectors[:, :, :rank]
+        return self._product[:, :, :rank]
+
+    def core(self, rank: int) -> Float[Tensor, "S rank n"]:
+        """The leading right singular vectors, with which ``projected`` is to be multiplied."""
+        columns = self.matrices.shape[2]
         if rank == columns:
-            # nothing is cut off, so the memory is shared
-            identity = torch.eye(columns, dtype=self.basis.dtype, device=self.basis.device)
-            return self.matrices, identity.expand(count, -1, -1)
-        basis = self.basis[:, :, :rank]
-        return self.matrices @ basis, basis.mT
+            return _identities(self.matrices, columns)
+        vectors, squares = self._spectrum
+        if not self.is_wide:
+            return vectors[:, :, :rank].mT
+        values = squares[:, :rank, None].sqrt()
+        least = (SMALLEST * values[:, :1]).clamp_min(1e-300)
+        return vectors[:, :, :rank].mT @ self.matrices / values.maximum(least)
+
+
+def _identities(like: Tensor, size: int) -> Tensor:
+    """An identity for each of the tensors that ``like (S, ...)`` has."""
+    identity = torch.eye(size, dtype=like.dtype, device=like.device)
+    return identity.expand(len(like), -1, -1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,12 @@ class Sweeps:
         ranks: tuple[int, ...] = (1,)
         lost = torch.zeros_like(allowed)
         for k in reversed(range(1, len(self.modes))):
-            tails = self._unfolding(ranks).tails
+            unfolding = self._unfolding(ranks)
+            if caps[k] == unfolding.matrices.shape[1] and not spare.any():
+                # the caps cut nothing here, and so nowhere before
+                ranks = (*caps[1 : k + 1], *ranks)
+                break
+            tails = unfolding.tails
             capped = tails[:, min(caps[k], tails.shape[1] - 1)]
             limit = torch.minimum(capped + spare, allowed - lost).clamp_min(0.0)
             # tails fall to zero, so a rank that suits every tensor exists
@@ -106,21 +133,26 @@ class Sweeps:
 
     def cores(self, swept: Swept) -> list[Tensor]:
         """Cores ``(S, r_{k-1}, n_k, r_k)``."""
-        ranks = swept.ranks
-        cuts = [self._unfolding(ranks[k + 1 :]).cut(ranks[k]) for k in range(1, len(self.modes))]
-        parts = [cuts[0][0], *(core for _, core in cuts)]
+        ranks, modes = swept.ranks, self.modes
+        # before the first bond that is cut all cores but one only hand the indices on
+        uncut = takewhile(lambda k: ranks[k] == math.prod(modes[:k]), range(1, len(modes)))
+        handed = [_identities(self.tensors, ranks[k]) for k in uncut]
+        parts = [*handed, self._unfolding(ranks[len(handed) + 1 :]).matrices]
+        for k in range(len(parts), len(modes)):
+            parts.append(self._unfolding(ranks[k + 1 :]).core(ranks[k]))
         return [
             part.reshape(-1, ranks[k], mode, ranks[k + 1])
-            for k, (part, mode) in enumerate(zip(parts, self.modes, strict=True))
+            for k, (part, mode) in enumerate(zip(parts, modes, strict=True))
         ]
 
     def _unfolding(self, ranks: tuple[int, ...]) -> _Unfolding:
         """The unfolding that is left of the bonds that have got their ``ranks``."""
         if ranks not in self._known:
             bond = len(self.modes) - len(ranks)
-            rest = self._unfolding(ranks[1:]).cut(ranks[0])[0] if len(ranks) > 1 else self.tensors
-            matrices = rest.reshape(len(rest), -1, self.modes[bond] * ranks[0])
-            self._known[ranks] = _Unfolding.of(matrices)
+            rest = (
+                self._unfolding(ranks[1:]).projected(ranks[0]) if len(ranks) > 1 else self.tensors
+            )
+            self._known[ranks] = _Unfolding(rest.reshape(len(rest), -1, self.modes[bond] * ranks[0]))
         return self._known[ranks]
 
 
