@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +29,11 @@ from tensorpress.methods.base import Factors, MethodSpec
 from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU
+from tensorpress.stages import options as stage
 from tensorpress.stages.advise import advise, alternatives
 from tensorpress.stages.calibration import calibrate
 from tensorpress.stages.decomposition import decompose_layer
-from tensorpress.stages.options import attempts, of_sizes, options
+from tensorpress.stages.options import attempts, options, sizes_up_to
 
 
 def test_damage_is_half_the_mean_square_of_gradient_times_change() -> None:
@@ -202,12 +204,37 @@ def test_one_factorisation_serves_all_sizes(
         inputs = {m: x.mT @ x for m, x in roots.items()}
         inputs |= {gradient_of(m): torch.rand(w.shape[0]) for m, w in own.items()}
         asked.clear()
-        sizes = list(of_sizes(attempt, own, inputs))
-        assert len(asked) == 1
-        assert len(sizes) == len(attempt.specs) > 5
-        for spec, (made,) in zip(attempt.specs, sizes, strict=True):
+        fit = sizes_up_to(attempt, own, inputs)
+        assert len(attempt.specs) > 5
+        for spec in attempt.specs:
+            (made,) = fit(spec)
             (expected,) = alone(own, attempt.shape, spec, inputs)
             torch.testing.assert_close(made.store.stacked(), expected.store.stacked())
+        assert len(asked) == 1
+
+
+def test_sizes_that_are_passed_over_would_not_be_chosen(
+    llama_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trains and Tuckers of weights without structure are worse than the SVD from the start."""
+    model, checkpoint = load_model(llama_directory, CPU), Checkpoint.open(llama_directory)
+    windows = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
+    layers = calibrate(model, checkpoint.architecture, windows, 4, CPU)
+    save_moments(layers, windows.numel(), tmp_path / "moments")
+    methods = ("svd", "tt", "tucker_ffn", "tucker_qkvo")
+    tried = found_in(llama_directory, tmp_path, 0, methods)
+    monkeypatch.setattr(stage, "least_damage", lambda *_: math.inf)
+    every = found_in(llama_directory, tmp_path, 0, methods)
+    assert len(tried) < len(every)
+    decomposed = [[c for c in found if c.method != "rounding"] for found in (tried, every)]
+    dense = sum(c.dense_bits for c in every if c.method == "dense")
+    for saved in (0.1, 0.3, 0.5, 0.7):
+        for some, all_of_them in ((tried, every), decomposed):
+            damage, least = (
+                sum(c.damage for c in choose(found, int((1 - saved) * dense)))
+                for found in (some, all_of_them)
+            )
+            assert damage <= least * (1 + GAP)
 
 
 def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
@@ -236,9 +263,10 @@ def all_sizes(
         moments = {m: x.mT @ x for m, x in inputs.items()}
         moments |= {gradient_of(m): torch.rand(w.shape[0]) for m, w in own.items()}
         given = moments if attempt.specs[0].needs_moments else None
-        sizes = list(of_sizes(attempt, own, given))
-        assert len(sizes) == len(attempt.specs) > 4
-        for spec, made in zip(attempt.specs, sizes, strict=True):
+        fit = sizes_up_to(attempt, own, given)
+        assert len(attempt.specs) > 4
+        for spec in attempt.specs:
+            made = fit(spec)
             expected = load(method).decompose(own, attempt.shape, spec, given)
             for each, alone in zip(made, expected, strict=True):
                 assert each.store.settings == alone.store.settings

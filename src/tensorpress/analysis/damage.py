@@ -22,6 +22,9 @@ from tensorpress.architectures.sites import gradient_of, site_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.base import stacked
 
+WHOLE = 256
+"""Largest side of a moment whose symmetry is not worth the cuts."""
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -83,9 +86,22 @@ def changes(
 
 def damage_nats(change: Float[Tensor, "slices out in"], known: Sensitivity) -> float:
     """Predicted rise of the loss in nats per token when ``change`` is added to a weight."""
-    outputs = ((change @ known.moment) * change).sum(-1).clamp_min(0.0)
+    outputs = _squares(change, known.moment).clamp_min(0.0)
     each = (outputs * known.gradient).sum(-1) * known.reached
     return 0.5 * float(each.double().sum())
+
+
+def _squares(
+    rows: Float[Tensor, "slices out in"], moment: Float[Tensor, "slices in in"]
+) -> Float[Tensor, "slices out"]:
+    """``x^T M x`` of every row x; M is symmetric, so half of its products tell all."""
+    if len(moment[0]) <= WHOLE:
+        return ((rows @ moment) * rows).sum(-1)
+    half = len(moment[0]) // 2
+    first, last = rows[..., :half], rows[..., half:]
+    crossed = ((first @ moment[:, :half, half:]) * last).sum(-1)
+    squares = _squares(first, moment[:, :half, :half]), _squares(last, moment[:, half:, half:])
+    return squares[0] + squares[1] + 2 * crossed
 
 
 def damage_of_ranks(

@@ -20,6 +20,11 @@ SAFE_TAIL = 1e-5
 """Share of all energy below which a tail from float32 products may be nothing but rounding."""
 GRAM_LIMIT = 1e-12
 """Share of all energy below which not even a float64 Gram matrix resolves a tail."""
+EVEN = 1e-6
+"""Share of the largest squared length that columns must have to be divided by theirs.
+
+Products of float64 are then orthogonal to 1e-10.
+"""
 ROUNDING = 1e-6
 """Of products in float32, as a share of all energy."""
 
@@ -101,11 +106,22 @@ def leading_right(
             return _by_qr(matrix.flatten(0, 1) if tall else matrix, rank)
         return basis[..., :rank], squares
     left, squares = leading_right(matrix.mT, min(rank, rows))
-    # QR, not a division by singular values: these may vanish. Its columns of zeros become
-    # vectors that are orthogonal to all others
     turned = torch.nn.functional.pad(matrix.mT.double() @ left, (0, max(0, rank - rows)))
-    basis, _ = torch.linalg.qr(turned)
-    return basis, squares
+    exact = matrix.dtype == torch.float64 and rank <= rows
+    return orthonormal(turned, squares[..., :rank] if exact else None), squares
+
+
+def orthonormal(
+    turned: Float[Tensor, "*batch n rank"], squares: Float[Tensor, "*batch rank"] | None
+) -> Float[Tensor, "*batch n rank"]:
+    """A basis of columns that float64 products made, which are orthogonal but for rounding.
+
+    ``squares``: their squared lengths, if known. Where one nearly vanishes a QR makes the basis,
+    in which columns of zeros become vectors that are orthogonal to all others.
+    """
+    if squares is not None and bool((squares[..., -1] > EVEN * squares[..., 0]).all()):
+        return turned / squares[..., None, :].sqrt()
+    return torch.linalg.qr(turned).Q
 
 
 def _by_qr(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

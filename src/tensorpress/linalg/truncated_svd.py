@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tensorpress.linalg.gram import eigenpairs, gram, leading_right
+from tensorpress.linalg.gram import eigenpairs, gram, leading_right, orthonormal
 from tensorpress.linalg.whitening import congruence, output_roots
 
 RIDGE = 1e-8
@@ -72,9 +72,8 @@ def weighted_svd(
         second.diagonal(dim1=-2, dim2=-1).add_(added[..., None])
         squares, vectors = eigenpairs(second)
         root = vectors * squares.clamp_min(0.0).sqrt()[..., None, :]
-        right_basis, _ = leading_right(wide @ root, rank)
-        # QR, not a division by singular values: these may vanish
-        basis, _ = torch.linalg.qr(wide @ (root @ right_basis))
+        right_basis, squares = leading_right(wide @ root, rank)
+        basis = orthonormal(wide @ (root @ right_basis), squares[..., :rank])
     return balanced_factors_of(basis, wide)
 
 

@@ -28,6 +28,7 @@ ROUNDING = 1e-6
 SMALLEST = 1e-8
 """Share of the largest singular value that those divided by are raised to: they may vanish."""
 
+
 class _Unfolding:
     """S matrices ``(S, m, n)`` and their singular vectors, which are computed when asked for."""
 
@@ -152,7 +153,9 @@ class Sweeps:
             rest = (
                 self._unfolding(ranks[1:]).projected(ranks[0]) if len(ranks) > 1 else self.tensors
             )
-            self._known[ranks] = _Unfolding(rest.reshape(len(rest), -1, self.modes[bond] * ranks[0]))
+            self._known[ranks] = _Unfolding(
+                rest.reshape(len(rest), -1, self.modes[bond] * ranks[0])
+            )
         return self._known[ranks]
 
 

@@ -8,7 +8,7 @@ rank-(R1, ..., RN) approximation of higher-order tensors").
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -217,24 +217,30 @@ def weighted_tucker(
     tensor: Tensor, ranks: Mapping[int, int], roots: Mapping[int, Root | Diagonal]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """``partial_tucker`` of the tensor with modes multiplied by their roots, which bases undo."""
-    return next(weighted_tuckers(tensor, [ranks], roots))
+    return weighted_tuckers(tensor, ranks, roots, several=False)(ranks)
 
 
 def weighted_tuckers(
-    tensor: Tensor, sizes: Sequence[Mapping[int, int]], roots: Mapping[int, Root | Diagonal]
-) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
-    """``weighted_tucker`` of several sizes, the largest first.
+    tensor: Tensor,
+    largest: Mapping[int, int],
+    roots: Mapping[int, Root | Diagonal],
+    several: bool = True,
+) -> Callable[[Mapping[int, int]], tuple[Tensor, dict[int, Tensor]]]:
+    """``weighted_tucker`` by ranks, which are at most the ``largest``.
 
-    They share the weighed tensor and what each begins with, and where there are several are swept
-    until a sweep is worth less than ``ROUGHLY``.
+    ``several`` of them share the weighed tensor and what each begins with, and are swept until a
+    sweep is worth less than ``ROUGHLY``.
     """
     for mode, root in roots.items():
         tensor = root.whiten(tensor, mode)
-    first = Leading.of(tensor, sizes[0]) if len(sizes) > 1 else None
-    tolerance = TOLERANCE if first is None else ROUGHLY
-    for ranks in sizes:
+    first = Leading.of(tensor, largest) if several else None
+    tolerance = ROUGHLY if several else TOLERANCE
+
+    def fit(ranks: Mapping[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
         core, bases = partial_tucker(tensor, ranks, first=first, tolerance=tolerance)
-        yield core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
+        return core, bases | {mode: root.unwhiten(bases[mode], 0) for mode, root in roots.items()}
+
+    return fit
 
 
 def _sweep(

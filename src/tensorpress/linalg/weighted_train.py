@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -14,6 +14,9 @@ from tensorpress.linalg.tensor_train import tt_bounds, tt_svd, tt_tensor
 from tensorpress.linalg.tt_error import Sweeps, tt_svd_within
 from tensorpress.linalg.tt_shapes import TTShape, tt_ranks
 from tensorpress.linalg.whitening import Diagonal, Root, mode_roots, output_mode_roots
+
+MERGED = 64
+"""Largest mode that is made of several to be whitened at once."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ class ModeRoots:
         out = weight.shape[0]
         if self.outer:
             weight = weight * reduce(torch.kron, [root.values for root in self.outer])[:, None]
-        tensor = weight.reshape(out, *shape.in_modes)
-        for mode, root in enumerate(self.inner, start=1):
+        roots = _merged(self.inner)
+        tensor = weight.reshape(out, *(len(root.values) for root in roots))
+        for mode, root in enumerate(roots, start=1):
             tensor = root.whiten(tensor, mode)
         return tt_tensor(tensor.reshape(out, -1), shape)
 
@@ -69,6 +73,17 @@ class ModeRoots:
         if self.outer:
             found = [root.unwhiten(core, 2) for core, root in zip(found, self.outer, strict=True)]
         return found
+
+
+def _merged(roots: Sequence[Root]) -> list[Root]:
+    """Roots of adjacent small modes as one, so that a weight is read less often."""
+    found = [roots[0]]
+    for root in roots[1:]:
+        if len(found[-1].values) * len(root.values) <= MERGED:
+            found[-1] = found[-1].kron(root)
+        else:
+            found.append(root)
+    return found
 
 
 def train_matrix(
@@ -113,20 +128,22 @@ def trains_within(
 def trains_of_ranks(
     stack: Float[Tensor, "S out in"],
     shape: TTShape,
-    ranks: Sequence[int],
     roots: list[ModeRoots] | None = None,
-) -> Iterator[list[list[Tensor]]]:
-    """Cores of each matrix as ``train_matrix`` makes them, under several maximal ranks in turn.
+) -> Callable[[int], list[list[Tensor]]]:
+    """Cores of each matrix as ``train_matrix`` makes them, by maximal rank.
 
-    The largest first: unfoldings that trains have in common are factorised once.
+    Unfoldings that a train has in common with the last one are factorised once.
     """
     sweeps = Sweeps(train_targets(stack, shape, roots))
-    for rank in ranks:
+
+    def fit(rank: int) -> list[list[Tensor]]:
         columns = sweeps.cores(sweeps.capped(rank))
         trains = [_paired([column[i] for column in columns], shape) for i in range(len(stack))]
-        if roots is not None:
-            trains = [each.undone(cores) for cores, each in zip(trains, roots, strict=True)]
-        yield trains
+        if roots is None:
+            return trains
+        return [each.undone(cores) for cores, each in zip(trains, roots, strict=True)]
+
+    return fit
 
 
 def train_targets(

@@ -35,6 +35,11 @@ class Root:
         """The root of the inverse moment."""
         return Root(self.directions, self.values.reciprocal())
 
+    def kron(self, other: Root) -> Root:
+        """The root of the Kronecker product of two moments."""
+        directions = torch.kron(self.directions, other.directions)
+        return Root(directions, torch.kron(self.values, other.values))
+
     def whiten(self, tensor: Tensor, mode: int = -1) -> Tensor:
         """``tensor x_mode S^T``, float64: the mode's size becomes r."""
         moved = tensor.double().movedim(mode, -1)

@@ -61,7 +61,10 @@ class Options(BaseModel):
 
 
 class Advised(BaseModel):
-    """What was chosen for some modules, and the best of every method in no more bits."""
+    """What was chosen for some modules, and the best of every method in no more bits.
+
+    As far as it was tried: sizes that could not be chosen are passed over (``stages.options``).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

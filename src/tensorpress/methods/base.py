@@ -323,18 +323,25 @@ def group_of_weights(weights: Mapping[str, Tensor]) -> str:
     return group_of(next(iter(weights)))
 
 
-def at_all_sizes(
+def by_layout(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
-    specs: Sequence[MethodSpec],
-    fit: Callable[[Sequence[Layout], list[Tensor]], Iterator[Factors]],
-) -> Iterator[list[Factors]]:
-    """What each of several sizes of a method stores, by ``fit``: the layouts of one factor set at
-    all sizes and the weights of its modules ``(S, out, in)`` -> its factors at all sizes."""
+    largest: MethodSpec,
+    started: Callable[[Layout, list[Tensor]], Callable[[Layout], Factors]],
+) -> Callable[[MethodSpec], list[Factors]]:
+    """What makes the factors of any size up to the ``largest``.
+
+    ``started`` takes the largest layout of a factor set and the weights of its modules
+    ``(S, out, in)``, and gives what makes the set of a smaller layout.
+    """
+    fits = [started(*each) for each in with_layouts(weights, layer, largest)]
     group = group_of_weights(weights)
-    columns = zip(*(spec.layouts(layer, group) for spec in specs), strict=True)
-    parts = [fit(each, [stacked(weights[m]) for m in each[0].modules]) for each in columns]
-    return map(list, zip(*parts, strict=True))
+
+    def fit(spec: MethodSpec) -> list[Factors]:
+        layouts = spec.layouts(layer, group)
+        return [fit(layout) for fit, layout in zip(fits, layouts, strict=True)]
+
+    return fit
 
 
 def with_layouts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -17,7 +17,7 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
     WhitenedSpec,
-    at_all_sizes,
+    by_layout,
     output_gradients,
     stacked,
     with_layouts,
@@ -174,28 +174,31 @@ def decompose(
     return factors
 
 
-def decompose_sizes(
+def sizes_up_to(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
-    specs: Sequence[Spec],
+    largest: Spec,
     moments: Mapping[str, Tensor] | None,
-) -> Iterator[list[Factors]]:
-    """``decompose`` of several sizes of balanced modes, the largest first, without bounds."""
+) -> Callable[[Spec], list[Factors]]:
+    """``decompose`` of any size of balanced modes up to the ``largest``, without bounds."""
     from tensorpress.linalg.weighted_train import trains_of_ranks
 
-    def fit(layouts: Sequence[Layout], stacks: list[Tensor]) -> Iterator[Factors]:
-        modules, shape = layouts[0].modules, modes_of(layouts[0].settings)
-        stack = padded(stacks[0], shape)
-        metric = metric_of(moments, modules[0], specs[0])
-        ranks = [max(layout.settings["ranks"]) for layout in layouts]
+    def started(first: Layout, stacks: list[Tensor]) -> Callable[[Layout], Factors]:
+        modules, shape = first.modules, modes_of(first.settings)
+        metric = metric_of(moments, modules[0], largest)
         roots = None if metric is None else metric.roots(shape)
-        for trains in trains_of_ranks(stack, shape, ranks, roots):
+        trains_of = trains_of_ranks(padded(stacks[0], shape), shape, roots)
+
+        def fit(layout: Layout) -> Factors:
+            trains = trains_of(max(layout.settings["ranks"]))
             reached = [1, *(core.shape[-1] for core in trains[0])]
             settings = tt_settings(layer.modules[modules[0]], shape, reached)
-            store = Layout(modules, layouts[0].format, settings).build()
-            yield Factors(modules, store.fill(**core_values(trains)))
+            store = Layout(modules, layout.format, settings).build()
+            return Factors(modules, store.fill(**core_values(trains)))
 
-    return at_all_sizes(weights, layer, specs, fit)
+        return fit
+
+    return by_layout(weights, layer, largest, started)
 
 
 @dataclass(frozen=True)

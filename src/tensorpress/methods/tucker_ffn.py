@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
     WhitenedSpec,
-    at_all_sizes,
+    by_layout,
     output_gradients,
     with_layouts,
 )
@@ -121,37 +121,38 @@ def decompose(
     factors = []
     for layout, stacks in with_layouts(weights, layer, spec):
         bounds = tucker_bounds(torch.cat(stacks), _ranks(layout))
-        (made,) = _fitted([layout], stacks, spec, moments)
+        made = _fit(layout, stacks, spec, moments, several=False)(layout)
         upper = bounds[1] if moments is None else None
         factors.append(replace(made, lower_bound=bounds[0], upper_bound=upper))
     return factors
 
 
-def decompose_sizes(
+def sizes_up_to(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
-    specs: Sequence[Spec],
+    largest: Spec,
     moments: Mapping[str, Tensor] | None,
-) -> Iterator[list[Factors]]:
-    """``decompose`` of several sizes, the largest first, without bounds."""
-    return at_all_sizes(
-        weights, layer, specs, lambda layouts, stacks: _fitted(layouts, stacks, specs[0], moments)
+) -> Callable[[Spec], list[Factors]]:
+    """``decompose`` of any size up to the ``largest``, without bounds."""
+    return by_layout(
+        weights, layer, largest, lambda layout, stacks: _fit(layout, stacks, largest, moments)
     )
 
 
-def _fitted(
-    layouts: Sequence[Layout],
+def _fit(
+    largest: Layout,
     stacks: list[Tensor],
     spec: Spec,
     moments: Mapping[str, Tensor] | None,
-) -> Iterator[Factors]:
-    """The factors of each size of one set."""
+    several: bool = True,
+) -> Callable[[Layout], Factors]:
+    """What makes the factors of one set at any size up to the ``largest``."""
     import torch
 
     from tensorpress.linalg.tucker import weighted_tuckers
     from tensorpress.linalg.whitening import Diagonal, Root, output_roots, root_for
 
-    modules, sizes = layouts[0].modules, [_ranks(layout) for layout in layouts]
+    modules, ranks = largest.modules, _ranks(largest)
     tensor = torch.cat(stacks)
     stacks.clear()  # the copy stands in their place
     roots: dict[int, Root | Diagonal] = {}
@@ -159,12 +160,17 @@ def _fitted(
     if known := [each for each in gradients if each is not None]:
         roots[1] = Diagonal(output_roots(torch.cat(known).mean(0)))
     if moments is not None:
-        roots[2] = root_for(tensor, moments[modules[0]], sizes[0][2])
-    for layout, (core, bases) in zip(layouts, weighted_tuckers(tensor, sizes, roots), strict=True):
+        roots[2] = root_for(tensor, moments[modules[0]], ranks[2])
+    tuckers = weighted_tuckers(tensor, ranks, roots, several)
+
+    def fit(layout: Layout) -> Factors:
+        core, bases = tuckers(_ranks(layout))
         store = layout.build().fill(
             left=bases[1].float(), right=bases[2].float(), core=core.float()
         )
-        yield Factors(modules, store)
+        return Factors(modules, store)
+
+    return fit
 
 
 def _ranks(layout: Layout) -> dict[int, int]:

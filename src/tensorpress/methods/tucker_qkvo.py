@@ -7,7 +7,7 @@ in LLMs" (arXiv 2501.15674).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES, side_of
-from tensorpress.methods.base import Factors, MethodSpec, at_all_sizes, with_layouts
+from tensorpress.methods.base import Factors, MethodSpec, by_layout, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.layout import Layout
@@ -172,33 +172,39 @@ def decompose(
     factors = []
     for layout, stacks_of_one in with_layouts(weights, layer, spec):
         bounds = tucker_bounds(_tensor(layout, stacks_of_one), _ranks(layout))
-        (made,) = _fitted([layout], stacks_of_one)
+        made = _fit(layout, stacks_of_one, several=False)(layout)
         factors.append(replace(made, lower_bound=bounds[0], upper_bound=bounds[1]))
     return factors
 
 
-def decompose_sizes(
+def sizes_up_to(
     weights: Mapping[str, Tensor],
     layer: LayerShape,
-    specs: Sequence[Spec],
+    largest: Spec,
     moments: Mapping[str, Tensor] | None,
-) -> Iterator[list[Factors]]:
-    """``decompose`` of several sizes, the largest first, without bounds."""
-    return at_all_sizes(weights, layer, specs, _fitted)
+) -> Callable[[Spec], list[Factors]]:
+    """``decompose`` of any size up to the ``largest``, without bounds."""
+    return by_layout(weights, layer, largest, _fit)
 
 
-def _fitted(layouts: Sequence[Layout], stacks_of_one: list[Tensor]) -> Iterator[Factors]:
-    """The factors of each size of one set."""
+def _fit(
+    largest: Layout, stacks_of_one: list[Tensor], several: bool = True
+) -> Callable[[Layout], Factors]:
+    """What makes the factors of one set at any size up to the ``largest``."""
     from tensorpress.linalg.tucker import weighted_tuckers
 
-    tensor = _tensor(layouts[0], stacks_of_one)
-    found = weighted_tuckers(tensor, [_ranks(layout) for layout in layouts], {})
-    for layout, (core, bases) in zip(layouts, found, strict=True):
+    tensor = _tensor(largest, stacks_of_one)
+    tuckers = weighted_tuckers(tensor, _ranks(largest), {}, several)
+
+    def fit(layout: Layout) -> Factors:
+        core, bases = tuckers(_ranks(layout))
         values = {"hidden": bases[1], "head_dim": bases[3], "core": core.movedim(0, -1)}
         if 0 in bases:
             values["stack"] = bases[0]
         store = layout.build().fill(**{name: value.float() for name, value in values.items()})
-        yield Factors(layout.modules, store)
+        return Factors(layout.modules, store)
+
+    return fit
 
 
 def _tensor(layout: Layout, stacks_of_one: list[Tensor]) -> Tensor:

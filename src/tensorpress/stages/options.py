@@ -7,7 +7,8 @@ damage (``analysis.damage``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tensorpress.analysis.damage import changes, damage_nats, damage_of_ranks, sensitivity
-from tensorpress.architectures.layers import LayerShape
+from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.architectures.sites import ANGLE
 from tensorpress.checkpoints.checkpoint import Checkpoint, LayerWeights
 from tensorpress.checkpoints.manifest import ranks_of
@@ -132,10 +133,11 @@ def options(
     methods: Sequence[str],
     group_size: int | None,
 ) -> Iterator[Choice]:
-    """Every option of a layer's modules; ``weights`` by module, float32, ``(out, in)`` or experts.
+    """The options of a layer's modules; ``weights`` by module, float32, ``(out, in)`` or experts.
 
     Options of several modules are of a whole group. ``group_size``: weights that share a scale
-    where they are rounded.
+    where they are rounded. A method's size is passed over where decompositions that are as small
+    do no more damage than its next larger size did: it would never be chosen.
     """
     known = {module: sensitivity(sites, module, tokens) for module in weights}
 
@@ -174,12 +176,36 @@ def options(
             rounding = Rounding(bits=width, group_size=group_size)
             store = rounding.applied(whole, torch.bfloat16)
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
+    made: list[Choice] = []
     for attempt in attempts(shape, methods):
         own = {module: weights[module] for module in attempt.shape.modules}
         held = expand_sites(sites, own) if attempt.specs[0].needs_moments else None
-        for spec, factors in zip(attempt.specs, of_sizes(attempt, own, held), strict=True):
+        fit = sizes_up_to(attempt, own, held)
+        # a smaller size does no less damage than the last one
+        at_least = 0.0
+        for spec in attempt.specs:
+            size = attempt.bits(spec, value_bits)
+            if least_damage(made, attempt.shape.modules, size) <= at_least:
+                continue
             settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
-            yield choice(spec.method, settings, factors)
+            made.append(choice(spec.method, settings, fit(spec)))
+            at_least = made[-1].damage
+            yield made[-1]
+
+
+def least_damage(
+    made: Sequence[Choice], modules: Mapping[str, ModuleShape], most_bits: float
+) -> float:
+    """Of the choices for some modules, together or each by itself in its share of the bits."""
+    whole = sum(size.numel for size in modules.values())
+    shares = {(module,): most_bits * size.numel / whole for module, size in modules.items()}
+    together = _least(made, tuple(modules), most_bits)
+    return min(together, sum(_least(made, module, share) for module, share in shares.items()))
+
+
+def _least(made: Sequence[Choice], modules: tuple[str, ...], most_bits: float) -> float:
+    same = (c for c in made if set(c.modules) == set(modules) and c.bits <= most_bits)
+    return min((c.damage for c in same), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -189,6 +215,13 @@ class Attempt:
     group: str
     shape: LayerShape
     specs: tuple[MethodSpec, ...]
+
+    def bits(self, spec: MethodSpec, value_bits: int) -> int:
+        """What the factors of a size take, from shapes alone."""
+        with torch.device("meta"):
+            stores = [layout.build() for layout in spec.layouts(self.shape, self.group)]
+        tensors = (stored_tensors(each, None, replaced=True).values() for each in stores)
+        return sum(bits(each, value_bits) for each in tensors)
 
 
 def attempts(shape: LayerShape, methods: Sequence[str]) -> Iterator[Attempt]:
@@ -205,23 +238,29 @@ def attempts(shape: LayerShape, methods: Sequence[str]) -> Iterator[Attempt]:
                     yield Attempt(group, within, fitting)
 
 
-def of_sizes(
+def sizes_up_to(
     attempt: Attempt, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor] | None
-) -> Iterator[list[Factors]]:
-    """Factors of every size, out of one factorisation as far as the method has them so."""
+) -> Callable[[MethodSpec], list[Factors]]:
+    """What makes the factors of each size, the largest first.
+
+    Out of one factorisation as far as the method has them so.
+    """
     method = load(attempt.specs[0].method)
-    if hasattr(method, "decompose_sizes"):
-        yield from method.decompose_sizes(weights, attempt.shape, attempt.specs, moments)
-        return
-    largest: tuple[MethodSpec, dict[tuple[str, ...], Factors]] | None = None
-    for spec in attempt.specs:
-        if largest and largest[0].contains_factors_of(spec, attempt.shape, attempt.group):
-            layouts = spec.layouts(attempt.shape, attempt.group)
-            yield [leading(each, largest[1][each.modules], spec) for each in layouts]
-            continue
+    if hasattr(method, "sizes_up_to"):
+        return method.sizes_up_to(weights, attempt.shape, attempt.specs[0], moments)
+    larger: dict[MethodSpec, dict[tuple[str, ...], Factors]] = {}
+
+    def fit(spec: MethodSpec) -> list[Factors]:
+        for known, factors in larger.items():
+            if known.contains_factors_of(spec, attempt.shape, attempt.group):
+                layouts = spec.layouts(attempt.shape, attempt.group)
+                return [leading(each, factors[each.modules], spec) for each in layouts]
         made = method.decompose(weights, attempt.shape, spec, moments)
-        largest = spec, {each.modules: each for each in made}
-        yield made
+        larger.clear()
+        larger[spec] = {each.modules: each for each in made}
+        return made
+
+    return fit
 
 
 def _fits(spec: MethodSpec, shape: LayerShape, group: str) -> bool:
