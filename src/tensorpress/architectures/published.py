@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from tensorpress.architectures.architecture import Architecture
 from tensorpress.architectures.layers import MODULES
+from tensorpress.keying.section import Section
 
 DOWN = "ffn.down"
 """The module whose entries can be super weights."""
@@ -23,10 +24,8 @@ def _known(module: str) -> str:
     return module
 
 
-class SuperWeight(BaseModel):
+class SuperWeight(Section):
     """One entry of a module's matrix ``(out, in)``: output channel ``row``, input ``column``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer: int = Field(ge=0)
     module: Annotated[str, AfterValidator(_known)] = DOWN

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.keying.section import Section
 from tensorpress.objectives.base import Objective
 from tensorpress.sources.hub_datasets import HubDataset
 
 
-class BaseTask(BaseModel):
+class BaseTask(Section):
     """Fields and facts that every kind of task has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     if TYPE_CHECKING:
         kind: str

@@ -23,6 +23,7 @@ from tensorpress.errors.refusals import Place, explain, line, listed, truth_for_
 from tensorpress.files import paths
 from tensorpress.files.storage import ComputeDtype, Dtype
 from tensorpress.files.yamlfile import read
+from tensorpress.keying.section import Section
 from tensorpress.methods import registry as methods
 from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.rounding import Rounding
@@ -34,7 +35,6 @@ from tensorpress.sources.inputs import (
     EmbeddedModel,
     Model,
     Name,
-    Section,
     StudyModel,
 )
 from tensorpress.transforms.base import Transform

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tensorpress.keying.section import Section
 from tensorpress.methods.rounding import Rounding
-from tensorpress.sources.inputs import Name, Section
+from tensorpress.sources.inputs import Name
 
 
 class Distillation(Section):

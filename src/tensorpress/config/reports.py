@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tensorpress.sources.inputs import Name, Section
+from tensorpress.keying.section import Section
+from tensorpress.sources.inputs import Name
 
 
 @dataclass(frozen=True)

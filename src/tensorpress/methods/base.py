@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tensorpress.architectures.layers import GROUPS, LayerShape, group_of
 from tensorpress.architectures.sites import gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.allocation import Allocation
 from tensorpress.methods.approach import APPROACHES, Approach
 from tensorpress.methods.budget import Budget
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
 Whitening = Literal["none", "input", "both"]
 
 
-class MethodSpec(BaseModel):
+class MethodSpec(Section):
     """Settings of one method as written in ``params.yaml``; subclasses add their own fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     approach: ClassVar[Approach]
     """What the method is; each says it."""

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from tensorpress.errors import TensorpressError
+from tensorpress.keying.section import Section
 
 
 def left_out(given: Any, *names: str) -> Any:
@@ -23,19 +24,15 @@ def left_out(given: Any, *names: str) -> Any:
     return given
 
 
-class Ranked(BaseModel):
+class Ranked(Section):
     """The ranks of a module's slices: ``None`` for a matrix that is kept whole."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     module: str
     ranks: tuple[int | None, ...]
 
 
-class Budget(BaseModel):
+class Budget(Section):
     """How small the result must be, in place of ranks; ``kept`` and ``ranks`` come from advice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     saved: float = Field(gt=0, lt=1, description="share of the modules' values to save")
     allocate: Literal["uniform", "importance", "loss"] = Field(

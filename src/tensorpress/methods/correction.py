@@ -8,10 +8,11 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape, group_of
 from tensorpress.architectures.sites import gradient_of
+from tensorpress.keying.section import Section
 from tensorpress.methods import svd, td_moe, tt, tucker_ffn
 from tensorpress.methods.base import MethodSpec, Whitening
 from tensorpress.methods.budget import Budget, require_rank
@@ -29,10 +30,8 @@ MADE_BY = {"svd": (svd, svd), "tt": (tt, tt), "tucker": (tucker_ffn, td_moe)}
 """Format -> the methods that make its factors of one matrix, and of a stack of experts."""
 
 
-class Correction(BaseModel):
+class Correction(Section):
     """What is added to the rounded weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal["svd", "tt", "tucker"] = "svd"
     rank: int | None = Field(None, ge=1, description="largest rank; of Tucker, of both modes")

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods import gptq
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
 
-class Base(BaseModel):
+class Base(Section):
     """How the weights are rounded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     quantiser: Literal["rtn", "gptq"] = "rtn"
     bits: int = Field(4, ge=2, le=8)

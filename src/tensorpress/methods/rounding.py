@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tensorpress.keying.section import Section
 
 if TYPE_CHECKING:
     import torch
@@ -12,10 +14,8 @@ if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
 
-class Rounding(BaseModel):
+class Rounding(Section):
     """Factors rounded to nearest, symmetrically, with one scale a factor or a group."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bits: int = Field(4, ge=2, le=8)
     group_size: int | None = Field(

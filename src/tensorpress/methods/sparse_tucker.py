@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.formats.coordinates import coordinate_bits
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES
 from tensorpress.methods.base import Factors, MethodSpec, stacked, with_layouts
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
     from tensorpress.formats.base import Format
 
 
-class Ranks(BaseModel):
+class Ranks(Section):
     """Ranks of the residual stream and of the matrices' own side, of heads that of their width."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stream: int = Field(ge=1)
     own: int = Field(ge=1)

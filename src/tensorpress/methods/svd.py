@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
@@ -35,10 +36,8 @@ BATCH_VALUES = 2**24
 """Values of a batch of matrices or of their moments: 128 MiB in float64."""
 
 
-class Adaptive(BaseModel):
+class Adaptive(Section):
     """A ridge that follows from what the factors without one change (COALA)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     adaptive: float = Field(gt=0, description="weight of the error of weights beside outputs'")
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
@@ -32,12 +33,10 @@ if TYPE_CHECKING:
     from tensorpress.linalg.whitening import Diagonal, Root
 
 
-class Ranks(BaseModel):
+class Ranks(Section):
     """Explicit ranks; ``expert`` only where the expert mode is compressed."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
-    )
+    model_config = ConfigDict(serialize_by_alias=True)
 
     out: int = Field(ge=1)
     in_: int = Field(ge=1, alias="in")

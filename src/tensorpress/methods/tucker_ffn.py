@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.base import (
     Factors,
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Ranks(BaseModel):
+class Ranks(Section):
     """Ranks of the output and input modes, the same for every matrix."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     out: int = Field(ge=1)
     in_: int = Field(ge=1, alias="in")

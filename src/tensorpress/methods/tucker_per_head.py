@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import (
     head_moments,
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Ranks(BaseModel):
+class Ranks(Section):
     """Ranks of each head's residual-stream side and of its own side (the study: 64, 16)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden: int = Field(ge=1)
     head_dim: int = Field(ge=1)

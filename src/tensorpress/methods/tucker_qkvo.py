@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES, side_of
 from tensorpress.methods.base import Factors, MethodSpec, by_layout, with_layouts
@@ -29,13 +30,11 @@ if TYPE_CHECKING:
 GroupedQuery = Literal["equal_shapes", "per_projection"]
 
 
-class Ranks(BaseModel):
+class Ranks(Section):
     """Ranks of the truncated modes; the study: hidden 64, head_dim 4, stack 2.
 
     Stacks of fewer projections than ``stack`` (grouped-query attention) keep that mode whole.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden: int = Field(64, ge=1)
     head_dim: int = Field(4, ge=1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from tensorpress.errors.refusals import LONGEST_NAME, NAME_PATTERN
+from tensorpress.keying.section import Section
 from tensorpress.objectives.images import Shape
 from tensorpress.sources.hub_datasets import HubDataset
 from tensorpress.sources.texts import C4, WIKITEXT2, FileSplit
@@ -16,12 +17,6 @@ from tensorpress.transforms.registry import TRANSFORMS, spec_class
 UNKEYED = "settings are part of a key by their values"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=LONGEST_NAME)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 if TYPE_CHECKING:

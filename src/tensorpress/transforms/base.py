@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from tensorpress.architectures.architecture import Architecture
+from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 
 if TYPE_CHECKING:
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from tensorpress.checkpoints.checkpoint import Checkpoint
 
 
-class Transform(BaseModel, ABC):
+class Transform(Section, ABC):
     """One way to make a model of a model, with its settings as written in ``params.yaml``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     approach: ClassVar[Approach] = "control"
     """What it is beside methods; a control computes what the model did."""
