@@ -237,6 +237,29 @@ def test_sizes_that_are_passed_over_would_not_be_chosen(
             assert damage <= least * (1 + GAP)
 
 
+def test_sizes_that_only_weights_tell_are_all_tried(moe_directory: Path) -> None:
+    """Factors of TD-MoE are often smaller than its layout, beside which others look as small."""
+    shape = Checkpoint.open(moe_directory).architecture.shape(0)
+    for method, known in (("svd", True), ("td_moe", False)):
+        for attempt in attempts(shape, (method,)):
+            assert all((attempt.bits(spec, 16) is not None) == known for spec in attempt.specs)
+
+
+def test_a_smaller_size_may_have_a_larger_rank_of_one_mode() -> None:
+    """Ranks that fill a budget one by one do not all fall with it."""
+    shapes = {module: ModuleShape(7, 13) for module in ("ffn.gate", "ffn.up")}
+    layer = LayerShape(13, 1, 1, 13, {**shapes, "ffn.down": ModuleShape(13, 7)})
+    torch.manual_seed(0)
+    weights = {m: torch.randn(s.out_features, s.in_features) for m, s in layer.modules.items()}
+    (attempt,) = attempts(layer, ("tucker_ffn",))
+    first = [spec.layouts(layer, "ffn")[0].settings["out_rank"] for spec in attempt.specs]
+    assert first != sorted(first, reverse=True)
+    moments = {m: torch.eye(w.shape[1]) for m, w in weights.items()}
+    moments |= {gradient_of(m): torch.ones(w.shape[0]) for m, w in weights.items()}
+    fit = sizes_up_to(attempt, weights, moments)
+    assert [fit(s)[0].store.settings["out_rank"] for s in attempt.specs] == first
+
+
 def test_pruning_and_hybrids_are_tried_where_they_fit() -> None:
     """A rank of 8 takes 896 of the 3072 values, 4 bits with their scales 816."""
     methods = ("sparse", "sparse_plus_low_rank", "quantised_plus_correction")

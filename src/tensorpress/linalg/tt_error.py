@@ -1,7 +1,7 @@
 """Tensor trains at a given relative error: as few values as keep it, one list of ranks for all.
 
-Cores but the first are orthonormal, so the squared error of a train is the sum of the squared
-tails that its sweep discards, exactly. The classical rule (Oseledets 2011) allows every bond an
+Cores but one are orthonormal, so the squared error of a train is the sum of the squared tails that
+its sweep discards, exactly. The classical rule (Oseledets 2011) allows every bond an
 equal share of it. Flat unfoldings near the ends cannot use theirs, and a cut at one bond shortens
 the tails of the others. So the least maximal rank that keeps the error is found first; what it
 left over is then spent bond by bond. Against equal shares that stores as little as an eighth
@@ -107,20 +107,15 @@ class Sweeps:
         ranks: tuple[int, ...] = (1,)
         lost = torch.zeros_like(allowed)
         for k in reversed(range(1, len(self.modes))):
-            unfolding = self._unfolding(ranks)
-            if caps[k] == unfolding.matrices.shape[1] and not spare.any():
-                # the caps cut nothing here, and so nowhere before
-                ranks = (*caps[1 : k + 1], *ranks)
-                break
-            tails = unfolding.tails
+            tails = self._unfolding(ranks).tails
             capped = tails[:, min(caps[k], tails.shape[1] - 1)]
             limit = torch.minimum(capped + spare, allowed - lost).clamp_min(0.0)
             # tails fall to zero, so a rank that suits every tensor exists
             rank = max(1, int((tails <= limit[:, None]).all(0).int().argmax()))
             ranks, cut = (rank, *ranks), tails[:, rank]
             spare, lost = spare - (cut - capped).clamp_min(0.0), lost + cut
-        self._known = {key: self._known[key] for key in self._known if ranks[-len(key) :] == key}
         ranks = (1, *ranks)
+        self._keep(ranks)
         return Swept(ranks, train_values(self.modes, ranks), lost)
 
     def capped(self, rank: int) -> Swept:
@@ -132,19 +127,24 @@ class Sweeps:
         """The largest relative error of the tensors."""
         return float((swept.lost / self.energy.clamp_min(1e-300)).max().sqrt())
 
-    def cores(self, swept: Swept) -> list[Tensor]:
-        """Cores ``(S, r_{k-1}, n_k, r_k)``."""
-        ranks, modes = swept.ranks, self.modes
+    def cores(self, ranks: tuple[int, ...]) -> list[Tensor]:
+        """Cores ``(S, r_{k-1}, n_k, r_k)`` of ranks ``r_0 .. r_d`` that the tensors can fill."""
+        modes = self.modes
         # before the first bond that is cut all cores but one only hand the indices on
         uncut = takewhile(lambda k: ranks[k] == math.prod(modes[:k]), range(1, len(modes)))
         handed = [_identities(self.tensors, ranks[k]) for k in uncut]
         parts = [*handed, self._unfolding(ranks[len(handed) + 1 :]).matrices]
         for k in range(len(parts), len(modes)):
             parts.append(self._unfolding(ranks[k + 1 :]).core(ranks[k]))
+        self._keep(ranks)
         return [
             part.reshape(-1, ranks[k], mode, ranks[k + 1])
             for k, (part, mode) in enumerate(zip(parts, modes, strict=True))
         ]
+
+    def _keep(self, ranks: tuple[int, ...]) -> None:
+        """Forget the unfoldings that a sweep of these ranks has not."""
+        self._known = {key: self._known[key] for key in self._known if ranks[-len(key) :] == key}
 
     def _unfolding(self, ranks: tuple[int, ...]) -> _Unfolding:
         """The unfolding that is left of the bonds that have got their ``ranks``."""
@@ -165,7 +165,7 @@ def tt_svd_within(tensors: Float[Tensor, "S ..."], error: float) -> list[Tensor]
     Gram matrices in float64 tell tails down to an error of about 1e-6.
     """
     sweeps = Sweeps(tensors)
-    return sweeps.cores(_smallest(sweeps, error))
+    return sweeps.cores(_smallest(sweeps, error).ranks)
 
 
 def values_within(tensors: Float[Tensor, "S ..."], error: float) -> int:

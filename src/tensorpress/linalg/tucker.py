@@ -170,13 +170,13 @@ def sequential_hosvd(
     Small modes first: each basis is of what the ones before have left, so the largest mode
     meets a small tensor; the error keeps the HOSVD's bound (Vannieuwenhoven et al. 2012). That of
     the first truncated mode is its unfolding's tail, which no tensor of these ranks falls below.
-    ``first``: of the same tensor, of ranks as large.
+    ``first``: of the same tensor; of use where its rank is no smaller.
     """
     bases: dict[int, Tensor] = {}
     tails: dict[int, float] = {}
     for mode in smallest_first(tensor, ranks):
         rank = ranks[mode]
-        if first is not None and not bases:
+        if first is not None and not bases and rank <= first.basis.shape[1]:
             squares = first.squares
             tensor, bases[mode] = first.cut(mode, rank)
         else:
@@ -226,7 +226,7 @@ def weighted_tuckers(
     roots: Mapping[int, Root | Diagonal],
     several: bool = True,
 ) -> Callable[[Mapping[int, int]], tuple[Tensor, dict[int, Tensor]]]:
-    """``weighted_tucker`` by ranks, which are at most the ``largest``.
+    """``weighted_tucker`` by ranks, of which few modes have more than in the ``largest``.
 
     ``several`` of them share the weighed tensor and what each begins with, and are swept until a
     sweep is worth less than ``ROUGHLY``.

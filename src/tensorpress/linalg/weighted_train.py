@@ -137,7 +137,7 @@ def trains_of_ranks(
     sweeps = Sweeps(train_targets(stack, shape, roots))
 
     def fit(rank: int) -> list[list[Tensor]]:
-        columns = sweeps.cores(sweeps.capped(rank))
+        columns = sweeps.cores(tuple(tt_ranks(shape.modes, rank)))
         trains = [_paired([column[i] for column in columns], shape) for i in range(len(stack))]
         if roots is None:
             return trains

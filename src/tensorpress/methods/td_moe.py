@@ -99,6 +99,10 @@ class Spec(MethodSpec):
         sized = self.ranks is not None or self.rank_choice == "nearest_budget"
         return sized and not self.needs_advice
 
+    @property
+    def sized_by_weights(self) -> bool:
+        return self.ranks is None and self.rank_choice != "nearest_budget"
+
     def layouts(self, layer: LayerShape, group: str) -> list[Layout]:
         return [self._layout(m, shape) for m, shape in layer.group(group).items()]
 

@@ -191,10 +191,7 @@ def sizes_up_to(
 
         def fit(layout: Layout) -> Factors:
             trains = trains_of(max(layout.settings["ranks"]))
-            reached = [1, *(core.shape[-1] for core in trains[0])]
-            settings = tt_settings(layer.modules[modules[0]], shape, reached)
-            store = Layout(modules, layout.format, settings).build()
-            return Factors(modules, store.fill(**core_values(trains)))
+            return Factors(modules, layout.build().fill(**core_values(trains)))
 
         return fit
 

@@ -177,7 +177,8 @@ def options(
             store = rounding.applied(whole, torch.bfloat16)
             yield choice(ROUNDING, rounding.model_dump(), [Factors((module,), store)])
     made: list[Choice] = []
-    for attempt in attempts(shape, methods):
+
+    def of_attempt(attempt: Attempt) -> Iterator[Choice]:
         own = {module: weights[module] for module in attempt.shape.modules}
         held = expand_sites(sites, own) if attempt.specs[0].needs_moments else None
         fit = sizes_up_to(attempt, own, held)
@@ -185,12 +186,15 @@ def options(
         at_least = 0.0
         for spec in attempt.specs:
             size = attempt.bits(spec, value_bits)
-            if least_damage(made, attempt.shape.modules, size) <= at_least:
+            if size is not None and least_damage(made, attempt.shape.modules, size) <= at_least:
                 continue
             settings = spec.model_dump(exclude={"method"}, exclude_defaults=True)
             made.append(choice(spec.method, settings, fit(spec)))
             at_least = made[-1].damage
             yield made[-1]
+
+    for attempt in attempts(shape, methods):
+        yield from of_attempt(attempt)
 
 
 def least_damage(
@@ -216,8 +220,10 @@ class Attempt:
     shape: LayerShape
     specs: tuple[MethodSpec, ...]
 
-    def bits(self, spec: MethodSpec, value_bits: int) -> int:
-        """What the factors of a size take, from shapes alone."""
+    def bits(self, spec: MethodSpec, value_bits: int) -> int | None:
+        """What the factors of a size take, where that follows from shapes alone."""
+        if spec.sized_by_weights:
+            return None
         with torch.device("meta"):
             stores = [layout.build() for layout in spec.layouts(self.shape, self.group)]
         tensors = (stored_tensors(each, None, replaced=True).values() for each in stores)
@@ -248,16 +254,15 @@ def sizes_up_to(
     method = load(attempt.specs[0].method)
     if hasattr(method, "sizes_up_to"):
         return method.sizes_up_to(weights, attempt.shape, attempt.specs[0], moments)
-    larger: dict[MethodSpec, dict[tuple[str, ...], Factors]] = {}
+    larger: tuple[MethodSpec, dict[tuple[str, ...], Factors]] | None = None
 
     def fit(spec: MethodSpec) -> list[Factors]:
-        for known, factors in larger.items():
-            if known.contains_factors_of(spec, attempt.shape, attempt.group):
-                layouts = spec.layouts(attempt.shape, attempt.group)
-                return [leading(each, factors[each.modules], spec) for each in layouts]
+        nonlocal larger
+        if larger and larger[0].contains_factors_of(spec, attempt.shape, attempt.group):
+            layouts = spec.layouts(attempt.shape, attempt.group)
+            return [leading(each, larger[1][each.modules], spec) for each in layouts]
         made = method.decompose(weights, attempt.shape, spec, moments)
-        larger.clear()
-        larger[spec] = {each.modules: each for each in made}
+        larger = spec, {each.modules: each for each in made}
         return made
 
     return fit
