@@ -138,7 +138,7 @@ def stack_bytes(config: dict, settings: dict, group: str) -> int:
         (MOE, {"method": "mobe", "rank": 64, "bases": 16, "steps": 2}, "experts", 9.5),
         (MOE, {"method": "sparse_tucker", "budget": {"saved": 0.5}}, "experts", 10.5),
         (MOE, {"method": "dense"}, "experts", 4.0),
-        (LLAMA, {"method": "gptq"}, "ffn", 6.2),
+        (LLAMA, {"method": "gptq"}, "ffn", 6.8),
         (LLAMA, {"method": "sparse", "share": 0.5}, "ffn", 9.0),
         (MOE, {"method": "td_moe", "ratio": 0.4, "whiten": "both"}, "experts", 4.2),
     ],
