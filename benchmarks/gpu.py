@@ -43,7 +43,8 @@ from tensorpress.evaluation.peak_memory import random_prompt
 from tensorpress.evaluation.tasks.speed import decode_speed, machine, prefill_speed
 from tensorpress.formats.base import STORES
 from tensorpress.formats.model import install
-from tensorpress.methods.base import Factors, MethodSpec, stacked
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import Factors, stacked
 from tensorpress.methods.registry import METHODS, load
 
 SMALL = {

@@ -9,7 +9,7 @@ from decompose import ORDER, now, their_train, their_tucker
 from torch import Tensor
 
 from tensorpress.linalg.tt_shapes import TTShape
-from tensorpress.methods.base import Factors, stacked
+from tensorpress.methods.factors import Factors, stacked
 
 TUCKER = {"hidden": 64, "head_dim": 4, "stack": 2}
 

@@ -18,7 +18,7 @@ from tensorpress.architectures.families.table import architecture_of
 from tensorpress.architectures.sites import count_of
 from tensorpress.linalg.columns import greedy, leverage, refit
 from tensorpress.methods import heads, neurons
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 
 pytestmark = needs_golden
 SELECTIONS = DATA2.get("nystroem_selection", [])

@@ -32,8 +32,8 @@ from tensorpress.files.paths import moments
 from tensorpress.linalg.truncated_svd import truncated_svd, weighted_svd
 from tensorpress.methods import svd, tt
 from tensorpress.methods.allocation import Curve
-from tensorpress.methods.base import stacked
 from tensorpress.methods.budget import Budget, Ranked
+from tensorpress.methods.factors import stacked
 from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU
 from tensorpress.stages.allocation import by_importance, by_loss

@@ -23,7 +23,8 @@ from tensorpress.checkpoints.loading import load_model
 from tensorpress.commands.densify import densify
 from tensorpress.commands.meta_model import MetaModel
 from tensorpress.formats.modules import FactoredEmbedding, FactoredExperts, FactoredLinear
-from tensorpress.methods.base import MethodSpec, slices_of
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import slices_of
 from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.planning.sizes import values_of
 from tensorpress.running.oom import CPU

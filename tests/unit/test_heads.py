@@ -10,7 +10,7 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.attention_heads import head_slices
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.heads import VALUES, Spec, decompose
 
 HIDDEN, HEADS, WIDTH = 20, 4, 6

@@ -17,7 +17,8 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.architectures.sites import count_of, gradient_of
 from tensorpress.errors import TensorpressError
 from tensorpress.methods.approach import APPROACHES
-from tensorpress.methods.base import MethodSpec, slices_of, stacked
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import slices_of, stacked
 from tensorpress.methods.registry import METHODS, load
 
 

@@ -11,7 +11,7 @@ from support.workspace import tiny_params, tiny_text
 from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.config.params import parse
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.registry import load
 from tensorpress.planning.plan import Plan
 from tensorpress.running.oom import CPU

@@ -16,7 +16,7 @@ from tensorpress.errors import TensorpressError
 from tensorpress.linalg.compensation import corrections
 from tensorpress.linalg.pruning import Pattern, by_magnitude, by_sparsegpt, by_wanda
 from tensorpress.methods import sparse
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 
 OUT, IN = 24, 32
 CRITERIA = ["magnitude", "wanda", "sparsegpt"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import stored_tensors
 from tensorpress.methods import svd, tucker_qkvo
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.sparse_tucker import Spec, decompose
 
 

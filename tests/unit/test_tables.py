@@ -23,7 +23,7 @@ from tensorpress.files.paths import moments
 from tensorpress.formats import tt_matrix
 from tensorpress.formats.tt_matrix import TTMatrix
 from tensorpress.linalg.tt_shapes import TTShape, balanced_factors, padded_factors
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.registry import load
 from tensorpress.methods.tt import Spec, decompose
 from tensorpress.objectives import registry

@@ -19,7 +19,7 @@ from tensorpress.linalg.tensor_train import tt_tensor
 from tensorpress.linalg.tt_error import Sweeps
 from tensorpress.linalg.tt_shapes import TTShape, train_values
 from tensorpress.linalg.weighted_train import ModeRoots, train_targets
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.registry import load
 from tensorpress.methods.tt import Spec, decompose, modes_of
 

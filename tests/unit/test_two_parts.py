@@ -15,7 +15,8 @@ from tensorpress.errors import TensorpressError
 from tensorpress.files.storage import bits, stored_tensors
 from tensorpress.formats.base import Format
 from tensorpress.formats.build import build
-from tensorpress.methods.base import MethodSpec, dense_store
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import dense_store
 from tensorpress.methods.registry import load
 from tensorpress.methods.tt import Metric
 from tensorpress.methods.two_parts import best_sum, weighed_square

@@ -20,7 +20,7 @@ from torch import Tensor
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.architectures.sites import gradient_of, site_of
 from tensorpress.errors import TensorpressError
-from tensorpress.methods.base import stacked
+from tensorpress.methods.factors import stacked
 
 WHOLE = 256
 """Largest side of a moment whose symmetry is not worth the cuts."""

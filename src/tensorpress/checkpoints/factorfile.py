@@ -13,7 +13,7 @@ from tensorpress.checkpoints.tensorfile import open_tensors, save_tensors
 from tensorpress.files.atomic import replacing
 from tensorpress.formats.base import Format
 from tensorpress.formats.build import build
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 
 SPECTRA = "spectra"
 TURNS = "turns"

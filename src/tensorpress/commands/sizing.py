@@ -26,7 +26,7 @@ from tensorpress.files.storage import (
 from tensorpress.formats.base import Format
 from tensorpress.formats.low_rank import LowRank
 from tensorpress.methods import advised
-from tensorpress.methods.base import slices_of
+from tensorpress.methods.factors import slices_of
 from tensorpress.methods.layout import Layout
 from tensorpress.planning.checks import layer_sets
 from tensorpress.planning.footprint import assembly_footprint, step_footprints

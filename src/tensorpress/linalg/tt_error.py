@@ -1,11 +1,11 @@
 """Tensor trains at a given relative error: as few values as keep it, one list of ranks for all.
 
 Cores but one are orthonormal, so the squared error of a train is the sum of the squared tails that
-its sweep discards, exactly. The classical rule (Oseledets 2011) allows every bond an
-equal share of it. Flat unfoldings near the ends cannot use theirs, and a cut at one bond shortens
-the tails of the others. So the least maximal rank that keeps the error is found first; what it
-left over is then spent bond by bond. Against equal shares that stores as little as an eighth
-(stories260K's embedding, order 4, error 0.6).
+its sweep discards, exactly. The classical rule (Oseledets 2011) allows every bond an equal share of
+it. Flat unfoldings near the ends cannot use theirs, and a cut at one bond shortens the tails of the
+others. So the least maximal rank that keeps the error is found first; what it left over is then
+spent bond by bond. Against equal shares that stores as little as an eighth (stories260K's
+embedding, order 4, error 0.6).
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class _Unfolding:
         vectors, squares = self._spectrum
         if not self.is_wide:
             return vectors[:, :, :rank].mT
+        # the vectors that ``projected`` is of, to the sign: a QR has others
         values = squares[:, :rank, None].sqrt()
         least = (SMALLEST * values[:, :1]).clamp_min(1e-300)
         return vectors[:, :, :rank].mT @ self.matrices / values.maximum(least)

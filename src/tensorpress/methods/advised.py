@@ -13,8 +13,9 @@ from pydantic.json_schema import SkipJsonSchema
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.methods.allocation import Curve
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, dense_store
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import left_out
+from tensorpress.methods.factors import Factors, dense_store
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, with_layouts
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from pydantic import Field
 from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, MethodSpec, stacked, with_layouts
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from tensorpress.methods.attention_heads import (
     head_slices,
     per_head,
 )
-from tensorpress.methods.base import Factors, MethodSpec, dense_store, output_gradients
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.factors import Factors, dense_store, output_gradients
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

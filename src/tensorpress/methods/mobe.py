@@ -12,15 +12,10 @@ from tensorpress.architectures.sites import count_of
 from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Factors,
-    WhitenedSpec,
-    output_gradients,
-    stacked,
-    with_layouts,
-)
+from tensorpress.methods.base import WhitenedSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost
+from tensorpress.methods.factors import Factors, output_gradients, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

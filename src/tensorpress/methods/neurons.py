@@ -14,9 +14,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.allocation import Curve
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, output_gradients, stacked, with_layouts
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, output_gradients, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.super_weights import KeepsSuperWeights
 

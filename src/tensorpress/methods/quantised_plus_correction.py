@@ -19,16 +19,11 @@ from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods import gptq
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Factors,
-    WhitenedSpec,
-    Whitening,
-    dense_store,
-    with_layouts,
-)
+from tensorpress.methods.base import WhitenedSpec, Whitening
 from tensorpress.methods.budget import Budget
 from tensorpress.methods.correction import VALUE_BITS, Correction, Fit
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, dense_store, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.rounding import Rounding
 from tensorpress.methods.tt import Metric, metric_of

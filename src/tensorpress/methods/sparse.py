@@ -16,9 +16,9 @@ from tensorpress.errors import TensorpressError
 from tensorpress.formats.coordinates import coordinate_bits
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, stacked, with_layouts
 from tensorpress.methods.budget import Budget
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.super_weights import Coordinate, KeepsSuperWeights
 

@@ -15,9 +15,9 @@ from tensorpress.architectures.layers import LayerShape, ModuleShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods import svd
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, stacked, with_layouts
 from tensorpress.methods.budget import require_rank
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.sparse import PruningSpec, kept_values, pruned, pruner
 from tensorpress.methods.tt import Metric

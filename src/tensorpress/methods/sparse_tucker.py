@@ -19,10 +19,11 @@ from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES
-from tensorpress.methods.base import Factors, MethodSpec, stacked, with_layouts
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, tucker_held
 from tensorpress.methods.cp import TRANSPOSED
+from tensorpress.methods.factors import Factors, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 from tensorpress.methods.sparse import VALUE_BITS
 

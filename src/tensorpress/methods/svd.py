@@ -16,17 +16,17 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
+from tensorpress.methods.base import WhitenedSpec
+from tensorpress.methods.budget import Budget, require_rank
+from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.factors import (
     Factors,
-    WhitenedSpec,
     bounded,
     dense_store,
     output_gradients,
     stacked,
     with_layouts,
 )
-from tensorpress.methods.budget import Budget, require_rank
-from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -14,16 +14,10 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Factors,
-    MethodSpec,
-    bounded,
-    output_gradients,
-    stacked,
-    with_layouts,
-)
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.factors import Factors, bounded, output_gradients, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

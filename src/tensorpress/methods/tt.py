@@ -14,16 +14,10 @@ from tensorpress.errors import TensorpressError
 from tensorpress.keying.keys import unkeyed
 from tensorpress.linalg.tt_shapes import EXACT_SIDE, TTShape, tt_ranks
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Factors,
-    WhitenedSpec,
-    by_layout,
-    output_gradients,
-    stacked,
-    with_layouts,
-)
+from tensorpress.methods.base import WhitenedSpec
 from tensorpress.methods.budget import Budget
 from tensorpress.methods.cost import VECTORS, Cost
+from tensorpress.methods.factors import Factors, by_layout, output_gradients, stacked, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from tensorpress.methods.attention_heads import (
     inner_settings,
     per_head,
 )
-from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, with_layouts
 from tensorpress.methods.layout import Layout
 from tensorpress.methods.tt import (
     Metric,

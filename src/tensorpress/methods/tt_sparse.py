@@ -17,8 +17,8 @@ from tensorpress.errors import TensorpressError
 from tensorpress.formats.coordinates import coordinate_bits
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import Factors, with_layouts
 from tensorpress.methods.cost import Cost
+from tensorpress.methods.factors import Factors, with_layouts
 from tensorpress.methods.layout import Layout
 from tensorpress.methods.super_weights import Coordinate, KeepsSuperWeights, require_inside
 from tensorpress.methods.tt import TrainSpec, core_values, metric_of, stack_bounds, train_stack

@@ -13,15 +13,10 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
-from tensorpress.methods.base import (
-    Factors,
-    WhitenedSpec,
-    by_layout,
-    output_gradients,
-    with_layouts,
-)
+from tensorpress.methods.base import WhitenedSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
+from tensorpress.methods.factors import Factors, by_layout, output_gradients, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from tensorpress.methods.attention_heads import (
     per_head,
     side_of,
 )
-from tensorpress.methods.base import Factors, WhitenedSpec, output_gradients, with_layouts
+from tensorpress.methods.base import WhitenedSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs, root_side, tucker_held
+from tensorpress.methods.factors import Factors, output_gradients, with_layouts
 from tensorpress.methods.layout import Layout, sizes_of
 
 if TYPE_CHECKING:

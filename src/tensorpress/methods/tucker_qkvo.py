@@ -19,9 +19,10 @@ from tensorpress.keying.keys import unkeyed
 from tensorpress.keying.section import Section
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES, side_of
-from tensorpress.methods.base import Factors, MethodSpec, by_layout, with_layouts
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.factors import Factors, by_layout, with_layouts
 from tensorpress.methods.layout import Layout
 
 if TYPE_CHECKING:

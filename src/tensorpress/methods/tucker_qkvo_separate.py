@@ -11,9 +11,10 @@ from tensorpress.architectures.layers import LayerShape
 from tensorpress.keying.keys import unkeyed
 from tensorpress.methods.approach import Approach
 from tensorpress.methods.attention_heads import MODULES, side_of
-from tensorpress.methods.base import Factors, MethodSpec, with_layouts
+from tensorpress.methods.base import MethodSpec
 from tensorpress.methods.budget import Budget, require_rank
 from tensorpress.methods.cost import VECTORS, Cost, eigen_macs
+from tensorpress.methods.factors import Factors, with_layouts
 from tensorpress.methods.layout import Layout
 from tensorpress.methods.tucker_qkvo import GroupedQuery
 

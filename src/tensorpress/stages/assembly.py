@@ -28,7 +28,7 @@ from tensorpress.files.storage import VALUE_BITS, StoredTensor, bits, bits_saved
 from tensorpress.formats.base import STORES, Format
 from tensorpress.formats.modules import SHARED
 from tensorpress.formats.subset import Subset, narrowed
-from tensorpress.methods.base import dense_store, slices_of
+from tensorpress.methods.factors import dense_store, slices_of
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import FactorPlacement
 from tensorpress.sources.custom_code import base_class

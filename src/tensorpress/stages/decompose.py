@@ -11,7 +11,7 @@ import torch
 from tensorpress.checkpoints.factorfile import save_factors
 from tensorpress.checkpoints.rows import DecompositionRow, write_rows
 from tensorpress.files import paths
-from tensorpress.methods.base import Factors
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.registry import spec_class
 from tensorpress.planning.artifacts import DecompositionArtifact
 from tensorpress.running.oom import with_fallback

@@ -17,7 +17,8 @@ from tensorpress.checkpoints.factorfile import StoredFactors, load_factors
 from tensorpress.checkpoints.moments import InputMoments, tokens_of
 from tensorpress.checkpoints.rows import DecompositionRow
 from tensorpress.methods import registry
-from tensorpress.methods.base import Factors, MethodSpec, bounded, slices_of
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import Factors, bounded, slices_of
 from tensorpress.methods.layout import Layout
 from tensorpress.planning.artifacts import DecompositionArtifact
 

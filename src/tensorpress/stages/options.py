@@ -29,7 +29,8 @@ from tensorpress.files.storage import VALUE_BITS, bits, stored_tensors
 from tensorpress.methods.advised import ROUNDING, Choice, Options
 from tensorpress.methods.advised import Spec as Advised
 from tensorpress.methods.allocation import Curve
-from tensorpress.methods.base import Factors, MethodSpec, dense_store, slices_of, stacked
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import Factors, dense_store, slices_of, stacked
 from tensorpress.methods.registry import load, spec_class
 from tensorpress.methods.rounding import Rounding
 from tensorpress.planning.artifacts import OptionsArtifact
@@ -179,6 +180,7 @@ def options(
     made: list[Choice] = []
 
     def of_attempt(attempt: Attempt) -> Iterator[Choice]:
+        """Its sizes that are worth it; with it ends what their factorisation holds."""
         own = {module: weights[module] for module in attempt.shape.modules}
         held = expand_sites(sites, own) if attempt.specs[0].needs_moments else None
         fit = sizes_up_to(attempt, own, held)

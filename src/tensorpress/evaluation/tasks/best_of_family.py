@@ -28,7 +28,8 @@ from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.spread import standard_error
 from tensorpress.formats.base import STORES
 from tensorpress.linalg.gram import spectrum
-from tensorpress.methods.base import Factors, MethodSpec
+from tensorpress.methods.base import MethodSpec
+from tensorpress.methods.factors import Factors
 from tensorpress.methods.registry import METHODS, load, spec_class
 
 CP_SWEEPS = 50

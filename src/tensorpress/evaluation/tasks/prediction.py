@@ -17,7 +17,7 @@ from tensorpress.config.tasks.prediction import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.files import paths
-from tensorpress.methods.base import stacked
+from tensorpress.methods.factors import stacked
 
 
 def evaluate(job: EvaluationJob, spec: Spec) -> list[EvalRow]:

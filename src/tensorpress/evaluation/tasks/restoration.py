@@ -24,7 +24,7 @@ from tensorpress.config.tasks.restoration import Spec
 from tensorpress.errors import TensorpressError
 from tensorpress.evaluation.job import EvaluationJob
 from tensorpress.evaluation.room import check_room
-from tensorpress.methods.base import stacked
+from tensorpress.methods.factors import stacked
 from tensorpress.methods.registry import spec_class
 
 ENTRIES = 64
